@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""The `isolate.py` spelling of `isolate`.
+
+Installed in the folder of the commands, it would shadow the package `isolate` for every script there, because that
+folder comes first on their path. Imported instead of run, it therefore steps aside: it puts the real package in its own
+place and the import goes on as if this file did not exist.
+"""
+
+import os
+import sys
+
+_NAME = "isolate"
+
+
+def _step_aside() -> None:
+    import importlib
+
+    here = os.path.dirname(os.path.realpath(__file__))
+    path = list(sys.path)
+    sys.path[:] = [entry for entry in path if os.path.realpath(entry or ".") != here]
+    sys.modules.pop(_NAME, None)
+    try:
+        sys.modules[_NAME] = importlib.import_module(_NAME)
+    finally:
+        sys.path[:] = path
+
+
+_step_aside()
+if __name__ == "__main__":
+    from isolate.cli import main
+
+    sys.exit(main())

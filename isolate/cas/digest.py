@@ -1,0 +1,129 @@
+"""Digests, blobs and namespaces: what content is called.
+
+Knows no storage and no transport, and is the only module that imports a hash function. A `Namespace` is parsed once;
+afterwards a digest of the wrong length or alphabet cannot be built through it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from blake3 import blake3
+
+from isolate.errors import InvalidDigest, InvalidNamespace
+
+DEFAULT_NAMESPACE = "blake3-zstd"
+# A hash given without a namespace is read by its length (architecture, decision 3).
+NAMESPACE_BY_HEX_LENGTH = {40: "default-gzip", 64: DEFAULT_NAMESPACE, 128: "sha512-deflate"}
+
+_NAME = re.compile(r"[a-z0-9A-Z\-._]{1,128}")
+_HEX = re.compile(r"[0-9a-f]*")
+
+
+class Hasher(Protocol):
+    """What `hashlib` and `blake3` objects have in common."""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> object: ...
+
+    def digest(self) -> bytes: ...
+
+
+class Blob(NamedTuple):
+    """One content: its digest, and its size in bytes when plain (not encoded)."""
+
+    digest: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """A hash function, with its name in `.isolated` files and its code in records."""
+
+    name: str
+    code: int
+    digest_bytes: int
+    hasher: Callable[[], Hasher]
+
+    def digest(self, content: bytes | bytearray | memoryview) -> bytes:
+        """Return the digest of `content`."""
+        hasher = self.hasher()
+        hasher.update(content)
+        return hasher.digest()
+
+    def parse_hex(self, text: str) -> bytes:
+        """Return the digest spelt in lower-case hex; raises InvalidDigest."""
+        digits = 2 * self.digest_bytes
+        if len(text) != digits or not _HEX.fullmatch(text):
+            raise InvalidDigest(f"{text!r} is not a {self.name} digest: expected {digits} lower-case hex digits")
+        return bytes.fromhex(text)
+
+
+SHA1 = Algorithm("sha-1", 1, 20, lambda: hashlib.sha1(usedforsecurity=False))
+SHA256 = Algorithm("sha-256", 2, 32, hashlib.sha256)
+SHA512 = Algorithm("sha-512", 3, 64, hashlib.sha512)
+BLAKE3 = Algorithm("blake3-256", 4, 32, blake3)
+ALGORITHMS = {algorithm.code: algorithm for algorithm in (SHA1, SHA256, SHA512, BLAKE3)}
+
+
+class Codec(Enum):
+    """How content is encoded; the values are the codes of the block format, zlib has none."""
+
+    IDENTITY = 0
+    ZSTD = 1
+    ZLIB = -1  # only for the namespaces of 2020, over their own API
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A name that fixes how content is hashed and, for the API of 2020, how it is encoded.
+
+    `blake3-*` is ours; every other rule is 2020's: `sha256-` and `sha512-` prefixes, SHA-1 for the rest, zlib for names
+    ending in `-gzip` or `-deflate`, plain bytes for the rest.
+    """
+
+    name: str
+    algorithm: Algorithm
+    codec: Codec
+
+    @classmethod
+    def parse(cls, name: str) -> Namespace:
+        """Return the namespace called `name`; raises InvalidNamespace."""
+        if not _NAME.fullmatch(name) or name in {".", ".."}:
+            raise InvalidNamespace(f"Namespace {name!r} may hold only letters, digits, '-', '.' and '_', at most 128")
+        prefix = name.partition("-")[0]
+        if prefix == "blake3":
+            codecs = {"blake3-zstd": Codec.ZSTD, "blake3-flat": Codec.IDENTITY}
+            if name not in codecs:
+                raise InvalidNamespace(f"Namespace {name!r} is unknown; of blake3 there are {' and '.join(codecs)}")
+            return cls(name, BLAKE3, codecs[name])
+        algorithm = {"sha256": SHA256, "sha512": SHA512}.get(prefix, SHA1)
+        if name == prefix and algorithm is not SHA1:
+            raise InvalidNamespace(f"Namespace {name!r} is incomplete: say {name}-flat or {name}-deflate")
+        return cls(name, algorithm, Codec.ZLIB if name.endswith(("-gzip", "-deflate")) else Codec.IDENTITY)
+
+    @classmethod
+    def of_hash(cls, text: str) -> Namespace:
+        """Return the namespace a bare hash is read in, by its length; raises InvalidDigest."""
+        name = NAMESPACE_BY_HEX_LENGTH.get(len(text))
+        if name is None:
+            raise InvalidDigest(f"{text!r} is not a hash: expected 40, 64 or 128 hex digits")
+        return cls.parse(name)
+
+    @property
+    def empty(self) -> Blob:
+        """The blob without bytes: never stored nor sent, everyone knows it."""
+        return Blob(self.algorithm.digest(b""), 0)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether manifests are version 2.0 and the API of 2020 does not serve it."""
+        return self.algorithm is BLAKE3
+
+    def blob(self, content: bytes) -> Blob:
+        """Return the name of `content`."""
+        return Blob(self.algorithm.digest(content), len(content))

@@ -1,0 +1,39 @@
+"""Time as an argument: the only door to the system's clocks.
+
+Knows nothing of who waits and why; `monotonic` measures durations, `now` dates events, and the two are never mixed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where the time comes from."""
+
+    def now(self) -> float:
+        """Return the wall-clock time in seconds since the epoch, UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back, for durations only."""
+        ...
+
+    async def sleep(self, delay_s: float) -> None:
+        """Return after `delay_s` seconds of this clock."""
+        ...
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)

@@ -1,0 +1,1 @@
+"""Run one command in a tree fetched by its hash, and upload what it leaves behind."""

@@ -1,0 +1,1 @@
+"""Durable backends of the stores that the toolkit defines as protocols."""

@@ -1,0 +1,1 @@
+"""Schedule commands on bots chosen by their dimensions, and collect the results."""

@@ -1,0 +1,1 @@
+"""One body for every backend of a protocol."""

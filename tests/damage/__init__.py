@@ -1,0 +1,1 @@
+"""Damage action × place × next step."""

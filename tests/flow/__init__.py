@@ -1,0 +1,1 @@
+"""Real servers, bots, sockets and processes."""

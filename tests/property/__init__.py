@@ -1,0 +1,1 @@
+"""Random histories against small models."""
