@@ -1,0 +1,43 @@
+# Every target does its own set-up in .venv; a bare Python 3.11 with pip is enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := isolate run_isolated swarming server bench tests setup.py
+PYTEST_ARGS ?=
+
+.PHONY: help demo test unit check lint bench format clean
+
+help: ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+$(VENV)/.ready: setup.py isolate/__init__.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,dev]'
+	@touch $@
+
+demo: $(VENV)/.ready ## Server, two bots, this repository's unit tests in two shards
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.ready ## All tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+unit: $(VENV)/.ready ## The tests that take seconds
+	$(BIN)/python -m pytest tests/unit tests/contract tests/test_layering.py $(PYTEST_ARGS)
+
+lint: $(VENV)/.ready ## ruff and mypy --strict
+	$(BIN)/ruff check $(SOURCES) examples
+	$(BIN)/ruff format --check $(SOURCES) examples
+	$(BIN)/mypy
+
+check: lint test ## What CI runs: lint, layering, all tests
+
+bench: $(VENV)/.ready ## Measure hashing, archive, fetch, map and tasks
+	$(BIN)/python -m bench
+
+format: $(VENV)/.ready ## Format the sources
+	$(BIN)/ruff format $(SOURCES) examples
+	$(BIN)/ruff check --fix $(SOURCES) examples
+
+clean: ## Remove everything these targets made
+	rm -rf $(VENV) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
