@@ -26,7 +26,17 @@ COMMANDS = {
     "swarming-server": "server.cli:main",
     "swarming-bot": "swarming.bot.cli:main",
 }
-DEV = ["build", "hypothesis", "mypy", "pytest", "pytest-asyncio", "pytest-benchmark", "ruff", "types-aiofiles"]
+DEV = [
+    "hypothesis",
+    "mypy",
+    "pytest",
+    "pytest-asyncio",
+    "pytest-benchmark",
+    "ruff",
+    "setuptools>=70",  # the wheel test builds without network
+    "types-aiofiles",
+    "wheel",
+]
 
 
 def version() -> str:
