@@ -1,0 +1,108 @@
+"""What a run came to, and its JSON form: the `--json` file of the tools of 2020, version 5.
+
+Knows no process, no store and no file system. The invariant: exactly one of "the command ended" (`exit_code` is set) and
+"it did not" is told, and whatever went wrong on our side is in `internal_failure`, never in the exit code.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+VERSION = 5
+NOT_FINISHED = "Was terminated before completion"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputsRef:
+    """Where the outputs of a run can be fetched."""
+
+    isolated: str  # the hash, in hex
+    isolatedserver: str  # the URL
+    namespace: str
+
+    def to_json(self) -> dict[str, object]:
+        return {"isolated": self.isolated, "isolatedserver": self.isolatedserver, "namespace": self.namespace}
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """How inputs came or outputs went; sizes are in bytes, one per item."""
+
+    duration_s: float
+    items_cold: tuple[int, ...] = ()  # had to be transferred
+    items_hot: tuple[int, ...] = ()  # were there already
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "duration": self.duration_s,
+            "items_cold": pack_sizes(self.items_cold),
+            "items_hot": pack_sizes(self.items_hot),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The numbers of a run; a part that did not happen is None."""
+
+    download: Transfer | None = None
+    upload: Transfer | None = None
+    initial_number_items: int | None = None  # the local cache before the run
+    initial_size_bytes: int | None = None
+
+    def to_json(self) -> dict[str, object]:
+        download: dict[str, object] = {}
+        if self.initial_number_items is not None:
+            download |= {"initial_number_items": self.initial_number_items, "initial_size": self.initial_size_bytes}
+        if self.download is not None:
+            download |= self.download.to_json()
+        isolated: dict[str, object] = {"download": download}
+        if self.upload is not None:
+            isolated["upload"] = self.upload.to_json()
+        return {"isolated": isolated}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What `run` returns, whatever happened.
+
+    `exit_code` and `duration_s` are the command's own (negative: the signal that ended it), None when it never ran.
+    `inputs_missing` names what the store no longer has: trying again elsewhere is of no use.
+    """
+
+    exit_code: int | None = None
+    duration_s: float | None = None
+    had_hard_timeout: bool = False
+    stopped: bool = False  # ended because the caller asked
+    internal_failure: str | None = None
+    inputs_missing: str | None = None
+    outputs: OutputsRef | None = None
+    stats: Stats = field(default_factory=Stats)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the result as the tools of 2020 write it."""
+        return {
+            "version": VERSION,
+            "exit_code": self.exit_code,
+            "duration": self.duration_s,
+            "had_hard_timeout": self.had_hard_timeout,
+            "internal_failure": self.internal_failure,
+            "outputs_ref": None if self.outputs is None else self.outputs.to_json(),
+            "cas_output_root": None,
+            "stats": self.stats.to_json(),
+        }
+
+
+def pack_sizes(sizes: Iterable[int]) -> str:
+    """Return base64(zlib(varint differences of the ascending `sizes`)); "" for none."""
+    packed = bytearray()
+    previous = 0
+    for size in sorted(sizes):
+        delta, previous = size - previous, size
+        while delta > 0x7F:
+            packed.append(delta & 0x7F | 0x80)
+            delta >>= 7
+        packed.append(delta)
+    return base64.b64encode(zlib.compress(bytes(packed))).decode() if packed else ""
