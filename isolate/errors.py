@@ -146,6 +146,14 @@ class Busy(IsolateError):
     """A resource that has one owner is owned by another process."""
 
 
+class FormatTooNew(IsolateError):
+    """Data written by a newer version of this program."""
+
+
+class IndexCorrupt(IsolateError):
+    """A database file is damaged; what it indexed is still there."""
+
+
 class UploadFailed(IsolateError):
     """Blobs could not be stored: exit status 101, as the tools of 2020 have it."""
 
