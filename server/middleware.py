@@ -1,0 +1,115 @@
+"""Everything that holds for every request: an id, the guard, the drain, and errors as JSON.
+
+Knows no route. The invariant: whatever happens below, the reply carries `X-Request-Id`, is never a traceback, and an
+error that is nobody's fault but ours is in the log under that id.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from isolate.clock import Clock
+from isolate.errors import IsolateError, Unavailable
+from server.auth import Identity, LoopbackGuard
+from server.problem import error_body, error_headers, status_of
+
+JSON = "application/json"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+REQUEST_ID = web.RequestKey("request_id", str)
+IDENTITY = web.RequestKey("identity", Identity)
+
+log = logging.getLogger("server")
+
+
+def reply(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Return `body` as JSON."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return web.Response(body=data, status=status, content_type=JSON, charset="utf-8", headers=headers)
+
+
+class Gate:
+    """The one way into the server: every request passes `handle`, and `close` shuts it."""
+
+    def __init__(self, guard: LoopbackGuard, clock: Clock, id_prefix: str) -> None:
+        self._guard, self._clock, self._prefix = guard, clock, id_prefix
+        self._numbers = itertools.count(1)
+        self._closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """Answer 503 to everything from now on; what is inside already goes on."""
+        self._closed = True
+
+    def middleware(self) -> Any:
+        """Return the middleware for the application."""
+
+        @web.middleware
+        async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await self._handle(request, handler)
+
+        return gate
+
+    async def add_headers(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """Complete the head of every reply: the hook for `on_response_prepare`."""
+        response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+
+    async def _handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[REQUEST_ID] = request_id = f"{self._prefix}-{next(self._numbers):x}"
+        started_s = self._clock.monotonic()
+        try:
+            request[IDENTITY] = self._guard.identify(request.headers)
+            if self._closed:
+                raise Unavailable("The server is shutting down", retry_after_s=1)
+            response = await handler(request)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise  # a redirect
+            response = http_problem(error)
+        except IsolateError as error:
+            response = self._problem(request, error)
+        except ConnectionError:
+            raise  # the client left; there is nobody to answer
+        except Exception as error:  # noqa: BLE001 - the last boundary: whatever it is becomes a 500 and a log entry
+            response = self._problem(request, error)
+        if log.isEnabledFor(logging.DEBUG):
+            spent_ms = 1000 * (self._clock.monotonic() - started_s)
+            log.debug("%s %s %s %d %.1f ms", request_id, request.method, request.path_qs, response.status, spent_ms)
+        return response
+
+    @staticmethod
+    def _problem(request: web.Request, error: Exception) -> web.Response:
+        if status_of(error) == 500:
+            log.error("%s %s %s failed", request[REQUEST_ID], request.method, request.path, exc_info=error)
+        if has_begun(request):
+            raise ConnectionResetError from error  # too late for a status: cutting the stream is the only honest answer
+        return reply(error_body(error), status_of(error), error_headers(error))
+
+
+def has_begun(request: web.Request) -> bool:
+    """Whether the head of the reply is sent already."""
+    return request.writer is not None and request.writer.output_size > 0
+
+
+def http_problem(error: web.HTTPException) -> web.Response:
+    """Return what the framework itself refused (404, 405, 413) in the shape of all other errors.
+
+    JSON also for 404: the client of 2020 retries any other kind for minutes.
+    """
+    code = (error.reason or "error").lower().replace(" ", "_")
+    message = {
+        404: "No such page or call",
+        405: f"This call wants another method: {error.headers.get('Allow', 'see the documentation')}",
+        413: "The body of the request is too large",
+    }.get(error.status, error.reason)
+    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+    return reply({"error": {"code": code, "message": message}}, error.status, headers)
