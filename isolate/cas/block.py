@@ -1,20 +1,124 @@
-"""The records of the block format: encode, decode, verify."""
+"""The records of the block format: encode, decode, verify; the same bytes on the wire and on disk.
+
+Pure: knows no file, no transport and no store. The invariant: a record that was decoded keeps every limit of the format
+and its `check` was right; `layout.py` judged its header before anything was allocated on its word. What a payload holds
+is believed only by `Block.contents()`, which verifies each digest.
+
+Layout, little-endian; `check` is the first 8 bytes of the BLAKE3 of the record with this field zero::
+
+    IBK1  codec 1, algo 1, reserved 2, count 4, plain 4, payload 4, check 8; count x (digest, size 4); payload
+    IBR1  algo 1, digest, size 8, count 4, check 8; count x (digest, size 4)
+    IBA1  algo 1, count 4, check 8; count x digest
+    IBX1  length 4, check 8; JSON object
+    IBZ1  check 8
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import json
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from isolate.cas.codec import zstd_compress, zstd_decompress
 from isolate.cas.digest import Algorithm, Blob, Codec
+from isolate.cas.layout import (
+    ABSENT,
+    BLOCK,
+    BLOCK_HEAD,
+    CHECK_BYTES,
+    END,
+    ERROR,
+    MAX_ENTRIES,
+    MAX_HEADER_BYTES,
+    MAX_PLAIN_BYTES,
+    NO_CHECK,
+    RECIPE,
+    Layout,
+    layout_of,
+    record_length,
+    sealed,
+)
+from isolate.errors import BlobCorrupt, InvalidRecord
+
+__all__ = [
+    "MAX_ENTRIES",
+    "MAX_HEADER_BYTES",
+    "MAX_PLAIN_BYTES",
+    "Absent",
+    "Block",
+    "ChunkList",
+    "End",
+    "Record",
+    "RecordReader",
+    "StreamError",
+    "check_recipe",
+    "decode_record",
+    "encode_record",
+    "record_length",
+]
+
+TRIAL_BYTES = 64 << 10
+WORTHWHILE = 0.97  # a frame that saves less than 3 % costs its reader more than it saves
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Contents of one or more blobs, encoded together; `encode()` is the same bytes on the wire and on disk."""
+    """Contents of one or more blobs, encoded together."""
 
     algorithm: Algorithm
     codec: Codec
     entries: tuple[Blob, ...]
-    payload: bytes
+    payload: bytes | memoryview
+    # The bytes it was decoded from: a store appends and serves blocks unchanged, so nobody should hash them again.
+    _record: bytes = field(default=b"", init=False, repr=False, compare=False)
+
+    @property
+    def plain_size(self) -> int:
+        """Bytes of all contents together."""
+        return sum(size for _, size in self.entries)
+
+    @classmethod
+    def pack(cls, algorithm: Algorithm, contents: Sequence[tuple[Blob, bytes]], level: int | None) -> Block:
+        """Return the block of `contents` in this order; as they are when `level` is None or they do not shrink.
+
+        Trusts the caller that each content has its digest. Raises InvalidRecord past the limits of the format.
+        """
+        entries = tuple(blob for blob, _ in contents)
+        plain = contents[0][1] if len(contents) == 1 else b"".join(content for _, content in contents)
+        _check_block(entries, len(plain))
+        if level is not None and (len(plain) <= TRIAL_BYTES or _shrinks(memoryview(plain)[:TRIAL_BYTES], level)):
+            frame = zstd_compress(plain, level)
+            if len(frame) < WORTHWHILE * len(plain):
+                return cls(algorithm, Codec.ZSTD, entries, frame)
+        return cls(algorithm, Codec.IDENTITY, entries, plain)
+
+    def encode(self) -> bytes:
+        """Return the record; a decoded block gives back the bytes it came from."""
+        if self._record:
+            return self._record
+        head = (BLOCK, self.codec.value, self.algorithm.code, 0, len(self.entries), self.plain_size, len(self.payload))
+        return sealed(BLOCK_HEAD.pack(*head, NO_CHECK), _encode_entries(self.entries), self.payload)
+
+    def contents(self) -> Iterator[tuple[Blob, memoryview]]:
+        """Yield each blob with its content, verified; raises InvalidRecord, or BlobCorrupt at the first wrong one."""
+        plain_bytes = self.plain_size
+        if self.codec is Codec.ZSTD:
+            plain = memoryview(zstd_decompress(self.payload, plain_bytes))
+        else:
+            plain = memoryview(self.payload)
+        if len(plain) != plain_bytes:
+            raise InvalidRecord(f"Block holds {len(plain)} bytes of content, its entries say {plain_bytes}")
+        digest, start = self.algorithm.digest, 0
+        for blob in self.entries:
+            content = plain[start : start + blob.size]
+            found = digest(content)
+            if found != blob.digest:
+                raise BlobCorrupt(blob, found)
+            yield blob, content
+            start += blob.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +134,174 @@ class Absent:
     """Digests a `read` asked for and the store does not hold."""
 
     digests: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamError:
+    """The sender cannot go on; `payload` is the body of the error reply it would have sent."""
+
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The stream is complete; without it, it was cut off."""
+
+
+Record = Block | ChunkList | Absent | StreamError | End
+
+
+def encode_record(record: Record, algorithm: Algorithm) -> bytes:
+    """Return the bytes of `record`, whose digests are of `algorithm`."""
+    match record:
+        case Block():
+            return record.encode()
+        case ChunkList(blob, chunks):
+            check_recipe(blob, chunks)
+            head = RECIPE + struct.pack(
+                f"<B{algorithm.digest_bytes}sQI8s", algorithm.code, *blob, len(chunks), NO_CHECK
+            )
+            return sealed(head, _encode_entries(chunks))
+        case Absent(digests):
+            head = ABSENT + struct.pack("<BI8s", algorithm.code, len(digests), NO_CHECK)
+            return sealed(head, b"".join(digests))
+        case StreamError(payload):
+            body = json.dumps(payload).encode()
+            return sealed(ERROR + struct.pack("<I8s", len(body), NO_CHECK), body)
+        case End():
+            return sealed(END + NO_CHECK)
+
+
+def decode_record(data: bytes | memoryview, algorithm: Algorithm) -> Record:
+    """Return the record that is exactly `data`; raises InvalidRecord, also for digests of another algorithm."""
+    data = bytes(data)
+    layout = layout_of(data)
+    if layout is None or layout.length != len(data):
+        raise InvalidRecord("Record is cut off or has bytes behind its end")
+    if layout.check_of(data) != data[layout.check_at : layout.check_at + CHECK_BYTES]:
+        raise InvalidRecord("Record is damaged: its check differs")
+    if layout.algorithm is not None and layout.algorithm is not algorithm:
+        raise InvalidRecord(f"Record holds {layout.algorithm.name} digests where {algorithm.name} is expected")
+    return _DECODERS[data[:4]](data, layout)
+
+
+class RecordReader:
+    """Turns the bytes of a stream into records, whatever the pieces they arrive in; holds one record at most."""
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        self._algorithm = algorithm
+        self._buffer = bytearray()
+        self._wanted = 0  # length of the record at the start of the buffer, 0 while unknown
+        self.ended = False  # whether the end mark was seen
+
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Record]:
+        """Yield the records that `data` completes; exhaust it before the next call.
+
+        Raises InvalidRecord at the first bad one, after those before it; then the stream is lost. Bytes behind the end
+        mark are an error.
+        """
+        self._buffer += data
+        while self._buffer:
+            if self.ended:
+                raise InvalidRecord("Stream goes on behind its end mark")
+            if not self._wanted:
+                with memoryview(self._buffer) as view, view[:MAX_HEADER_BYTES] as head:
+                    self._wanted = record_length(head) or 0
+            if not self._wanted or len(self._buffer) < self._wanted:
+                return
+            with memoryview(self._buffer) as view, view[: self._wanted] as whole:
+                data = bytes(whole)
+            del self._buffer[: self._wanted]
+            self._wanted = 0
+            record = decode_record(data, self._algorithm)
+            self.ended = isinstance(record, End)
+            yield record
+
+    def finish(self) -> None:
+        """Accept that no more bytes come; raises InvalidRecord when the end mark was not seen."""
+        if not self.ended:
+            raise InvalidRecord("Stream was cut off: it has no end mark")
+
+
+def check_recipe(blob: Blob, chunks: Sequence[Blob]) -> None:
+    """Raise InvalidRecord unless `chunks` can be a recipe of `blob`; says nothing about contents."""
+    if not 1 <= len(chunks) <= MAX_ENTRIES:
+        raise InvalidRecord(f"Recipe has {len(chunks)} chunks, allowed are 1 to {MAX_ENTRIES}")
+    if any(not 0 < size <= MAX_PLAIN_BYTES for _, size in chunks):
+        raise InvalidRecord(f"Recipe has a chunk of 0 or more than {MAX_PLAIN_BYTES} bytes")
+    if (total := sum(size for _, size in chunks)) != blob.size:
+        raise InvalidRecord(f"Recipe has chunks of {total} bytes for a blob of {blob.size}")
+
+
+def _decode_block(data: bytes, layout: Layout) -> Block:
+    assert layout.algorithm is not None
+    _, codec, _, _, _, plain, _, _ = BLOCK_HEAD.unpack_from(data)
+    payload_at = layout.body_at + layout.entries_bytes
+    entries = _decode_entries(data, layout)
+    _check_block(entries, plain)
+    block = Block(layout.algorithm, Codec(codec), entries, memoryview(data)[payload_at:])
+    object.__setattr__(block, "_record", data)
+    return block
+
+
+def _decode_recipe(data: bytes, layout: Layout) -> ChunkList:
+    assert layout.algorithm is not None
+    digest, size = struct.unpack_from(f"<{layout.algorithm.digest_bytes}sQ", data, 5)
+    recipe = ChunkList(Blob(digest, size), _decode_entries(data, layout))
+    check_recipe(recipe.blob, recipe.chunks)
+    return recipe
+
+
+def _decode_absent(data: bytes, layout: Layout) -> Absent:
+    assert layout.algorithm is not None
+    digests = struct.iter_unpack(f"{layout.algorithm.digest_bytes}s", data[layout.body_at :])
+    return Absent(tuple(itertools.chain.from_iterable(digests)))
+
+
+def _decode_error(data: bytes, layout: Layout) -> StreamError:
+    try:
+        payload = json.loads(data[layout.body_at :])
+    except (ValueError, RecursionError) as error:
+        raise InvalidRecord("Error record holds no JSON") from error
+    if not isinstance(payload, dict):
+        raise InvalidRecord("Error record holds no JSON object")
+    return StreamError(payload)
+
+
+def _decode_end(_data: bytes, _layout: Layout) -> End:
+    return End()
+
+
+_DECODERS: dict[bytes, Callable[[bytes, Layout], Record]] = {
+    BLOCK: _decode_block,
+    RECIPE: _decode_recipe,
+    ABSENT: _decode_absent,
+    ERROR: _decode_error,
+    END: _decode_end,
+}
+
+
+def _check_block(entries: Sequence[Blob], plain_bytes: int) -> None:
+    if not 1 <= len(entries) <= MAX_ENTRIES:
+        raise InvalidRecord(f"Block has {len(entries)} entries, allowed are 1 to {MAX_ENTRIES}")
+    if plain_bytes > MAX_PLAIN_BYTES:
+        raise InvalidRecord(f"Block has {plain_bytes} bytes of content, limit {MAX_PLAIN_BYTES}")
+    sizes = [size for _, size in entries]
+    if sum(sizes) != plain_bytes:
+        raise InvalidRecord(f"Block has {plain_bytes} bytes of content, its entries say {sum(sizes)}")
+    if not all(sizes):
+        raise InvalidRecord("Block has an entry without content: the empty blob is never sent")
+
+
+def _encode_entries(entries: Sequence[Blob]) -> bytes:
+    return b"".join([digest + size.to_bytes(4, "little") for digest, size in entries])
+
+
+def _decode_entries(data: bytes, layout: Layout) -> tuple[Blob, ...]:
+    assert layout.algorithm is not None
+    with memoryview(data) as view, view[layout.body_at : layout.body_at + layout.entries_bytes] as table:
+        return tuple(map(Blob._make, struct.iter_unpack(f"<{layout.algorithm.digest_bytes}sI", table)))
+
+
+def _shrinks(sample: memoryview, level: int) -> bool:
+    return len(zstd_compress(sample, level)) < WORTHWHILE * len(sample)

@@ -1,0 +1,66 @@
+"""Codecs with output limits: zstd frames are produced and opened here and nowhere else.
+
+Knows no records and no digests. The invariant: nothing is allocated that a frame asks for before what it asks for has
+been compared with what the caller expects.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import zstandard
+
+from isolate.errors import InvalidRecord
+
+MIN_LEVEL, MAX_LEVEL = -5, 9  # slower than 9 is never the right choice for an upload somebody waits for
+MAX_WINDOW_BYTES = 16 << 20  # as large as the largest block, so that no valid block needs more
+
+_FRAME_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+class _PerThread(threading.local):
+    """Contexts cost more than a small block and must not be shared between threads."""
+
+    def __init__(self) -> None:
+        self.compressors: dict[int, zstandard.ZstdCompressor] = {}
+        self.decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
+
+
+_contexts = _PerThread()
+
+
+def zstd_bound(plain_bytes: int) -> int:
+    """Return the size no frame of `plain_bytes` needs to exceed (`ZSTD_compressBound`)."""
+    margin = ((128 << 10) - plain_bytes) >> 11 if plain_bytes < 128 << 10 else 0
+    return plain_bytes + (plain_bytes >> 8) + margin
+
+
+def zstd_compress(plain: bytes | memoryview, level: int) -> bytes:
+    """Return `plain` as one zstd frame that declares its content size."""
+    compressor = _contexts.compressors.get(level)
+    if compressor is None:
+        if not MIN_LEVEL <= level <= MAX_LEVEL:
+            msg = f"Compression level {level} is not in {MIN_LEVEL}…{MAX_LEVEL}"
+            raise ValueError(msg)
+        compressor = _contexts.compressors[level] = zstandard.ZstdCompressor(level=level)
+    return compressor.compress(plain)
+
+
+def zstd_decompress(frame: bytes | memoryview, plain_bytes: int) -> bytes:
+    """Return the content of `frame`, which must be exactly one frame of `plain_bytes`; raises InvalidRecord.
+
+    The header is read first: python-zstandard lets a declared content size override any limit on the output.
+    """
+    if frame[:4] != _FRAME_MAGIC:
+        raise InvalidRecord("Payload is not a zstd frame")
+    try:
+        parameters = zstandard.get_frame_parameters(frame)
+        if parameters.content_size != plain_bytes:
+            raise InvalidRecord(f"Payload does not declare the block's {plain_bytes} bytes of content")
+        if parameters.window_size > MAX_WINDOW_BYTES:
+            raise InvalidRecord(f"Payload needs a window of {parameters.window_size} bytes, limit {MAX_WINDOW_BYTES}")
+        if parameters.dict_id:
+            raise InvalidRecord("Payload needs a dictionary")
+        return _contexts.decompressor.decompress(frame, max_output_size=plain_bytes, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise InvalidRecord(f"Payload is not one whole zstd frame: {error}") from error
