@@ -1,0 +1,52 @@
+"""What the environment says: servers, verbosity, where caches live; the door of the client tools to `os.environ`.
+
+A root. Knows no command line: a flag always wins over what is read here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Defaults of the flags, for one user on one machine."""
+
+    isolate_server: str | None
+    swarming_server: str | None
+    verbosity: int
+    cache_root: Path
+
+    @property
+    def stat_cache(self) -> Path:
+        """Where digests of unchanged files are remembered; safe to delete at any time."""
+        return self.cache_root / "stat"
+
+    @property
+    def blob_cache(self) -> Path:
+        """Where fetched files are kept between runs; safe to delete when no run is going on."""
+        return self.cache_root / "blobs"
+
+
+def load(environment: Mapping[str, str] | None = None) -> Config:
+    """Read `environment`, by default that of this process; an empty variable counts as absent."""
+    known = os.environ if environment is None else environment
+    debug = known.get("ISOLATE_DEBUG", "")
+    return Config(
+        isolate_server=known.get("ISOLATE_SERVER") or None,
+        swarming_server=known.get("SWARMING_SERVER") or None,
+        verbosity=int(debug) if debug.isdecimal() else 0,
+        cache_root=_cache_home(known) / "isolate",
+    )
+
+
+def _cache_home(environment: Mapping[str, str]) -> Path:
+    # The XDG specification: a relative path is to be ignored.
+    configured = environment.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(configured):
+        return Path(configured)
+    home = environment.get("HOME", "")
+    return Path(home if os.path.isabs(home) else os.path.expanduser("~")) / ".cache"

@@ -1,0 +1,242 @@
+"""The terminal: exit statuses, one-line errors, progress; shared by every command line.
+
+A root: only cli modules import it. The invariants: stdout carries results and nothing else; an error is one line on
+stderr, and a traceback only for who asks with `-vv`; every way to end has its exit status in `exit_status`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from isolate.errors import InvalidInput, IsolateError, UploadFailed
+
+EXIT_FAILED, EXIT_USAGE, EXIT_UPLOAD_FAILED, EXIT_INTERRUPTED = 1, 2, 101, 130
+EXIT_HELP = "Exit status: 0 ok, 1 failed, 2 usage, 101 upload failed, 130 interrupted."
+
+_DEBUG = 2  # verbosity from which an error comes with its traceback
+_QUIET_S = 1.0  # what ends within a second shows no progress
+_REFRESH_S = 0.1
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Console:
+    """What a command knows of the terminal it runs on: `ctx.obj` of every command started by `run_command`."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+        self.verbosity = 0
+
+    def error(self, message: str) -> None:
+        click.echo(f"{self.program}: error: {message}", err=True)
+
+    def note(self, message: str) -> None:
+        """Say on stderr what only `-v` wants to know."""
+        if self.verbosity:
+            click.echo(f"{self.program}: {message}", err=True)
+
+    @contextmanager
+    def watch(self) -> Iterator[TerminalMonitor]:
+        """Show what a library does while the body runs."""
+        monitor = TerminalMonitor(self.program)
+        if not sys.stderr.isatty():
+            yield monitor
+            return
+        over = threading.Event()
+        bars = threading.Thread(target=_show_progress, args=(monitor, over), daemon=True)
+        bars.start()
+        try:
+            yield monitor
+        finally:
+            over.set()
+            bars.join()
+
+
+class TerminalMonitor:
+    """A `Monitor` that tallies, and shows each problem as a line on stderr."""
+
+    def __init__(self, program: str) -> None:
+        self.counters: Counter[str] = Counter()
+        self.expected: dict[str, int] = {}
+        self._program = program
+        self._lock = threading.Lock()
+
+    def count(self, counter: str, amount: int = 1) -> None:
+        with self._lock:
+            self.counters[counter] += amount
+
+    def expect(self, counter: str, total: int) -> None:
+        self.expected[counter] = total
+
+    def snapshot(self) -> dict[str, int]:
+        """Return the counters as they are now."""
+        with self._lock:
+            return dict(self.counters)
+
+    def problem(self, message: object) -> None:
+        click.echo(f"{self._program}: warning: {_one_line(str(message))}", err=True)
+
+
+class CommandGroup(click.Group):
+    """Commands that may be abbreviated, and `help [COMMAND]`; runs `default` when no command is given."""
+
+    def __init__(self, *args: Any, default: str = "help", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._default = default
+        self.add_command(_help)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        exact = super().get_command(ctx, cmd_name)
+        near = [name for name in self.list_commands(ctx) if name.startswith(cmd_name)]
+        return exact or (super().get_command(ctx, near[0]) if len(near) == 1 else None)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
+        if not args or (args[0].startswith("-") and args[0].partition("=")[0] not in own):
+            args = [self._default, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.command("help", short_help="Print help, of a command if one is named.")
+@click.argument("command", nargs=-1)
+@click.pass_context
+def _help(ctx: click.Context, command: tuple[str, ...]) -> None:
+    """Print help, of COMMAND if one is named."""
+    shown = ctx.parent
+    assert shown is not None, "help is part of a group"
+    for name in command:
+        found = shown.command.get_command(shown, name) if isinstance(shown.command, click.Group) else None
+        if found is None:
+            raise click.UsageError(f"No such command {name!r}.", ctx.parent)
+        shown = click.Context(found, info_name=found.name, parent=shown)
+    click.echo(shown.get_help())
+
+
+def verbose_option(command: Decorated) -> Decorated:
+    """Add `-v/--verbose`, repeatable; its default is the number in ISOLATE_DEBUG."""
+
+    def note(ctx: click.Context, _parameter: click.Parameter, count: int) -> None:
+        console = ctx.find_object(Console)
+        if console is not None:
+            console.verbosity = max(console.verbosity, count)
+
+    option = click.option(
+        "-v",
+        "--verbose",
+        count=True,
+        expose_value=False,
+        envvar="ISOLATE_DEBUG",
+        callback=note,
+        help="Say more; twice shows tracebacks.",
+    )
+    return option(command)
+
+
+def version_option(command: Decorated) -> Decorated:
+    """Add `--version`."""
+    from isolate import __version__
+
+    return click.version_option(__version__, message="%(prog)s %(version)s")(command)
+
+
+def run_command(program: str, command: click.Command, arguments: Sequence[str] | None = None) -> int:
+    """Run `command` with a `Console` as its `ctx.obj`; return the exit status.
+
+    An int that the callback returns is the status, anything else means 0.
+    """
+    console = Console(program)
+    try:
+        result = command.main(
+            args=None if arguments is None else list(arguments), prog_name=program, standalone_mode=False, obj=console
+        )
+        return result if isinstance(result, int) else 0
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except click.ClickException as error:
+        console.error(_usage_message(error))
+        return EXIT_USAGE
+    except Exception as error:  # noqa: BLE001 - the one place where every error ends
+        return _fail(console, error)
+
+
+def exit_status(error: BaseException) -> int:
+    """Return the exit status that stands for `error`."""
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return EXIT_INTERRUPTED
+    if isinstance(error, UploadFailed):
+        return EXIT_UPLOAD_FAILED
+    return EXIT_USAGE if isinstance(error, InvalidInput) else EXIT_FAILED
+
+
+def describe(error: BaseException) -> str:
+    """Return `error` as one line for a user."""
+    if isinstance(error, OSError) and error.strerror:
+        place = "" if error.filename is None else f": {os.fsdecode(error.filename)!r}"
+        return printable(error.strerror + place)
+    message = _one_line(str(error))
+    if isinstance(error, (IsolateError, OSError)) and message:
+        return message
+    return f"Unexpected {type(error).__name__}: {message} (-vv shows where)"
+
+
+def printable(text: str) -> str:
+    """Return `text` with surrogate-escaped bytes spelt out, so that every stream can print it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Return what a task group failed of: the first foreseeable error of the group, else its first error."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    causes = [first_cause(inner) for inner in error.exceptions]
+    return next((cause for cause in causes if isinstance(cause, IsolateError)), causes[0])
+
+
+def _fail(console: Console, error: Exception) -> int:
+    cause = first_cause(error)
+    if console.verbosity >= _DEBUG:
+        traceback.print_exception(error)
+    console.error(describe(cause))
+    return exit_status(cause)
+
+
+def _usage_message(error: click.ClickException) -> str:
+    message = _one_line(error.format_message())
+    context = getattr(error, "ctx", None)
+    return message if context is None else f"{message} (try '{context.command_path} --help')"
+
+
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.split()))
+
+
+def _show_progress(monitor: TerminalMonitor, over: threading.Event) -> None:
+    """Draw one bar for each counter that has an expected total, from `_QUIET_S` on until `over`."""
+    if over.wait(_QUIET_S):
+        return
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn()
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=RichConsole(stderr=True), transient=True, auto_refresh=False) as progress:
+        while True:
+            ended = over.wait(_REFRESH_S)
+            for counter, done in monitor.snapshot().items():
+                total = monitor.expected.get(counter)
+                state = f"{done:,}" if total is None else f"{done:,} of {total:,}"
+                if counter not in tasks:
+                    tasks[counter] = progress.add_task(counter.replace("_", " "), total=total, state=state)
+                progress.update(tasks[counter], completed=done, total=total, state=state)
+            progress.refresh()
+            if ended:
+                return
