@@ -1,7 +1,7 @@
 """What a run came to, and its JSON form: the `--json` file of the tools of 2020, version 5.
 
-Knows no process, no store and no file system. The invariant: exactly one of "the command ended" (`exit_code` is set) and
-"it did not" is told, and whatever went wrong on our side is in `internal_failure`, never in the exit code.
+Knows no process, no store and no file system. The invariant: `exit_code` is the command's own and None when it did not
+end; whatever went wrong on our side is in `internal_failure`.
 """
 
 from __future__ import annotations

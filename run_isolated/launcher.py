@@ -1,0 +1,220 @@
+"""The small process between a run and its command: starts it, adopts its orphans, and leaves none behind.
+
+Runs fresh and single-threaded (see `COMMAND_LINE`), so it may fork. Knows no time-out and no policy: its owner sends a
+request, then T (SIGTERM to the command's group) and K (SIGKILL to every descendant) as it pleases, and gets one line
+back. The invariant: the line is written, and this process ends, only when no descendant is left, whether the command
+ended, K came, or the owner is gone. Imports little: every run waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple, NoReturn
+
+from run_isolated import linux
+
+# Isolated from the user's environment and site-packages: faster, and nothing of theirs runs here.
+# Arguments: the folder of this package, the control descriptor, the owner's process id.
+_CODE = (
+    "import sys as s; s.path.append(s.argv[1]); from run_isolated.launcher import main as m; m(*map(int, s.argv[2:]))"
+)
+COMMAND_LINE = ("-I", "-S", "-c", _CODE)
+TERMINATE, KILL = b"T", b"K"
+
+_HEADER_BYTES = 8  # length of a request, big-endian
+# A process in uninterruptible sleep (a dead network disk) does not die of SIGKILL; waiting for ever would hang the run.
+_GIVE_UP_S = 20.0
+_LOOK_AGAIN_MS = 20
+_IGNORED = (signal.SIGINT, signal.SIGTERM)  # meant for the owner, which decides
+_RESET = (*_IGNORED, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores the last two
+
+
+class Request(NamedTuple):
+    """What to start: `argv[0]` is a path, all texts are in the file system's encoding."""
+
+    cwd: bytes
+    argv: list[bytes]
+    env: dict[bytes, bytes]
+
+    @classmethod
+    def of(cls, argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> Request:
+        """Return the request for texts; raises ValueError for one with a NUL, which no system call can pass on."""
+        if any("\0" in text for text in (cwd, *argv, *env, *env.values())):
+            raise ValueError("embedded null byte")
+        encode = os.fsencode
+        return cls(encode(cwd), [encode(part) for part in argv], {encode(key): encode(env[key]) for key in env})
+
+    def encode(self) -> bytes:
+        variables = [key + b"=" + value for key, value in self.env.items()]
+        body = b"\0".join([self.cwd, str(len(self.argv)).encode(), *self.argv, *variables])
+        return len(body).to_bytes(_HEADER_BYTES) + body
+
+    @classmethod
+    def decode(cls, body: bytes) -> Request:
+        cwd, count, *rest = body.split(b"\0")
+        variables = (text.partition(b"=") for text in rest[int(count) :])
+        return cls(cwd, rest[: int(count)], {key: value for key, _, value in variables})
+
+
+def main(control: int, owner: int) -> None:
+    """Serve one request that comes over the socket `control` from the process `owner`."""
+    os.set_inheritable(control, False)
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, _wake)
+    awake, wake = os.pipe()
+    os.set_blocking(awake, False)
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    linux.become_subreaper()
+    linux.die_with_parent(signal.SIGHUP, owner)
+    request = _receive(control)
+    if request is not None:
+        _Launch(control, owner, awake).serve(request)
+
+
+def _wake(_number: int, _frame: object) -> None:
+    """Take the signal; what matters is that the wake-up descriptor ends the poll, whose loop looks for the reason."""
+
+
+def _receive(control: int) -> Request | None:
+    """Return the request; None when the owner went away instead."""
+    data = bytearray()
+    while len(data) < _HEADER_BYTES or len(data) < _HEADER_BYTES + int.from_bytes(data[:_HEADER_BYTES]):
+        received = _read(control, 1 << 16)
+        if not received:
+            return None
+        data += received
+    return Request.decode(bytes(data[_HEADER_BYTES:]))
+
+
+def _read(control: int, limit_bytes: int) -> bytes:
+    """Return what the owner sent; nothing when it is gone."""
+    try:
+        return os.read(control, limit_bytes)
+    except OSError:
+        return b""
+
+
+class _Launch:
+    """One command and everything that stems from it."""
+
+    def __init__(self, control: int, owner: int, awake: int) -> None:
+        self._control, self._owner, self._awake = control, owner, awake
+        self._command = 0
+        self._status: int | None = None
+        self._ended_s = 0.0
+
+    def serve(self, request: Request) -> None:
+        started_s = time.monotonic()
+        error = self._start(request)
+        if error:
+            self._answer(f"failed {error}")
+            return
+        while self._status is None and self._obey():
+            self._wait()
+            self._reap()
+        survivors = self._end_all()
+        if self._status is None:  # survived SIGKILL: it counts among the survivors
+            self._status, self._ended_s = int(signal.SIGKILL), time.monotonic()
+        code = os.waitstatus_to_exitcode(self._status)
+        self._answer(f"exited {code} {self._ended_s - started_s:.6f} {survivors}")
+
+    def _start(self, request: Request) -> str:
+        """Start the command; return why that is impossible, "" when it runs."""
+        told, tell = os.pipe()
+        launcher = os.getpid()
+        self._command = os.fork()
+        if self._command == 0:
+            _become(request, launcher, tell)
+        os.close(tell)
+        with os.fdopen(told, "rb") as pipe:
+            error = pipe.read().decode(errors="replace")
+        if error:
+            os.waitpid(self._command, 0)
+        return error
+
+    def _obey(self) -> bool:
+        """Carry out what the owner asks; False when everything is to end now."""
+        if os.getppid() != self._owner:
+            return False
+        ready, _, _ = select.select([self._control], [], [], 0)
+        if ready:
+            orders = _read(self._control, 64)
+            if not orders or KILL in orders:
+                return False
+            with suppress(OSError):
+                os.killpg(self._command, signal.SIGTERM)  # not reaped yet, so the group is still its own
+        return True
+
+    def _wait(self) -> None:
+        """Return when a signal came or the owner spoke."""
+        poll = select.poll()
+        poll.register(self._awake, select.POLLIN)
+        poll.register(self._control, select.POLLIN)
+        poll.poll()
+        self._forget_signals()
+
+    def _wait_for_an_end(self) -> None:
+        """Return when a signal came, or after a moment, for processes that are not our own children yet."""
+        poll = select.poll()
+        poll.register(self._awake, select.POLLIN)
+        poll.poll(_LOOK_AGAIN_MS)
+        self._forget_signals()
+
+    def _forget_signals(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._awake, 4096)
+
+    def _reap(self) -> bool:
+        """Collect every process that ended; False when there is no child left, adopted ones included."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self._command:
+                self._status, self._ended_s = status, time.monotonic()
+
+    def _end_all(self) -> int:
+        """Kill all descendants until none is left; return how many would not die."""
+        give_up_s = time.monotonic() + _GIVE_UP_S
+        while self._reap():
+            victims = [process for process in linux.descendants(linux.processes(), os.getpid()) if process.alive]
+            if time.monotonic() > give_up_s:
+                return max(1, len(victims))
+            if self._status is None:
+                with suppress(OSError):
+                    os.killpg(self._command, signal.SIGKILL)  # all there is where /proc is not
+            linux.kill_groups(victims, os.getpgrp())
+            linux.kill(victims)
+            self._wait_for_an_end()
+        return 0
+
+    def _answer(self, line: str) -> None:
+        with suppress(OSError):  # the owner may be gone; then nobody wants to know
+            os.write(self._control, line.replace("\n", " ").encode() + b"\n")
+
+
+def _become(request: Request, launcher: int, tell: int) -> NoReturn:
+    """Turn this forked child into the command; writes the reason to `tell` when that fails."""
+    try:
+        os.setsid()
+        linux.die_with_parent(signal.SIGKILL, launcher)
+        signal.set_wakeup_fd(-1)
+        for number in _RESET:
+            signal.signal(number, signal.SIG_DFL)
+        os.chdir(request.cwd)
+        os.execve(request.argv[0], request.argv, request.env)  # noqa: S606 - running it is what this is for
+    except (OSError, ValueError) as error:
+        os.write(tell, str(error).encode(errors="replace"))
+    finally:
+        os._exit(127)

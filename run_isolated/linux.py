@@ -1,0 +1,134 @@
+"""The calls of Linux that Python has no name for, and what `/proc` tells about processes.
+
+Knows no command and no policy. `become_subreaper` and `die_with_parent` change the calling process for good and are
+meant for a fresh single-threaded one. Imports little, because the launcher pays for it with every run. On other systems
+the changes are refused by returning False and `/proc` looks empty, so that callers fall back to process groups.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import NamedTuple
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_ZOMBIE = b"Z"
+_PROC = "/proc"
+
+
+class Process(NamedTuple):
+    """One process as `/proc/<pid>/stat` has it."""
+
+    pid: int
+    parent: int
+    group: int
+    state: bytes
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still do anything: a zombie only waits for its parent."""
+        return self.state != _ZOMBIE
+
+
+def become_subreaper() -> bool:
+    """Adopt orphans among our descendants, also those that left their session; False where there is no such thing."""
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(signal_number: int, parent: int) -> bool:
+    """Ask for `signal_number` when the process `parent` ends; it is sent at once when that has happened already.
+
+    The kernel watches the *thread* that started us, so a receiver that is not killed checks `os.getppid()`.
+    """
+    done = _prctl(_PR_SET_PDEATHSIG, signal_number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal_number)
+    return done
+
+
+def _prctl(option: int, value: int) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
+
+
+def processes() -> list[Process]:
+    """Return every process we can see."""
+    return [found for pid in _pids() if (found := _process(pid)) is not None]
+
+
+def _pids() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(_PROC) if name.isdigit()]
+    except OSError:
+        return []
+
+
+def _process(pid: int) -> Process | None:
+    stat = _read(f"{_PROC}/{pid}/stat")
+    # The name, in parentheses, may hold anything; state, parent and group follow the last one.
+    fields = stat[stat.rfind(b")") + 2 :].split(None, 3)
+    return Process(pid, int(fields[1]), int(fields[2]), fields[0]) if len(fields) > 2 else None
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:  # it ended meanwhile, or belongs to somebody else
+        return b""
+
+
+def descendants(everyone: Iterable[Process], ancestor: int) -> list[Process]:
+    """Return those of `everyone` that stem from `ancestor`, nearest first."""
+    children: dict[int, list[Process]] = {}
+    for process in everyone:
+        children.setdefault(process.parent, []).append(process)
+    found: list[Process] = []
+    generation = children.pop(ancestor, [])
+    while generation:
+        found += generation
+        generation = [child for process in generation for child in children.pop(process.pid, [])]
+    return found
+
+
+def of_directory(directory: str, variable: str) -> list[Process]:
+    """Return processes that belong to `directory`: by `variable` in their initial environment, or by working in it."""
+    mark = os.fsencode(f"{variable}={directory}")
+    return [
+        process
+        for process in processes()
+        if process.pid != os.getpid()
+        and process.alive
+        and (_works_in(process.pid, directory) or mark in _read(f"{_PROC}/{process.pid}/environ").split(b"\0"))
+    ]
+
+
+def _works_in(pid: int, directory: str) -> bool:
+    try:
+        return (os.readlink(f"{_PROC}/{pid}/cwd") + "/").startswith(directory + "/")
+    except OSError:
+        return False
+
+
+def kill(victims: Iterable[Process]) -> None:
+    """Send SIGKILL to each of `victims`; one that is gone or not ours is passed over."""
+    for process in victims:
+        with suppress(OSError):
+            os.kill(process.pid, signal.SIGKILL)
+
+
+def kill_groups(victims: Iterable[Process], spare: int) -> None:
+    """Send SIGKILL to the process groups of `victims`, except to the group `spare`.
+
+    A whole group is hit at one moment, which a process that forks faster than we can look does not survive. Only for
+    descendants: their groups are in sessions of their own, so no stranger is in them.
+    """
+    for group in {process.group for process in victims} - {0, 1, spare}:
+        with suppress(OSError):
+            os.killpg(group, signal.SIGKILL)

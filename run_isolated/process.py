@@ -1,0 +1,155 @@
+"""Run one command to its end: time-out, grace, and no process left behind.
+
+Knows neither trees nor stores, and where the output goes only as a descriptor. Policy is here, the system calls are in
+the launcher, which outlives us: should this process be killed, it ends the command. The invariant: when `run` returns,
+raises or is cancelled, every descendant of the command is dead, so its output is complete; nothing waits for the end of
+a pipe that a stray process holds open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, STDOUT, Process
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from isolate.clock import Clock
+from isolate.errors import InternalFailure
+from run_isolated import linux
+from run_isolated.launcher import COMMAND_LINE, KILL, TERMINATE, Request
+
+# In the environment of the command: its work directory. Leftovers of a run whose launcher was killed are found by it.
+MARK = "RUN_ISOLATED_WORK_DIR"
+
+_PACKAGES = str(Path(__file__).resolve().parent.parent)
+_PASSES = 50  # of looking for leftovers by mark; each kills what it saw, so one is the rule
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended; `exit_code` is negative for a signal. With `start_error` it never ran."""
+
+    exit_code: int
+    duration_s: float
+    timed_out: bool = False
+    stopped: bool = False
+    survivors: int = 0  # processes that even SIGKILL did not end
+    start_error: str = ""
+
+
+class Launcher:
+    """A launcher process that waits for its one command."""
+
+    def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._process, self._reader, self._writer = process, reader, writer
+        self._reason: Literal["", "timeout", "stop"] = ""
+
+    @classmethod
+    @asynccontextmanager
+    async def started(cls, stdout: int | None) -> AsyncIterator[Launcher]:
+        """Start a launcher whose command writes stdout and stderr to `stdout`, or inherits all three of ours.
+
+        Start early: it needs some 15 ms. On leaving, it and all its descendants are gone.
+        """
+        ours, its = socket.socketpair()
+        with ours:
+            with its:
+                arguments = [_PACKAGES, str(its.fileno()), str(os.getpid())]
+                stdin, stderr = (None, None) if stdout is None else (DEVNULL, STDOUT)
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, *COMMAND_LINE, *arguments),
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    pass_fds=[its.fileno()],
+                    start_new_session=True,
+                )
+            reader, writer = await asyncio.open_connection(sock=ours)
+            try:
+                yield cls(process, reader, writer)
+            finally:
+                writer.close()  # tells it to end everything
+                with suppress(OSError):
+                    await writer.wait_closed()
+                await process.wait()
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        *,
+        hard_timeout_s: float | None,
+        grace_period_s: float | None,
+        stop: asyncio.Event,
+        clock: Clock,
+    ) -> Ended:
+        """Run `argv` (its first item a path) in `cwd` with exactly `env`, and return how it ended.
+
+        After `hard_timeout_s`, or when `stop` is set: SIGTERM to its process group, SIGKILL to whatever is left when
+        the grace is over. 0 or None for a time means for ever. Raises InternalFailure when the launcher was killed.
+        """
+        try:
+            request = Request.of(argv, str(cwd), env)
+        except ValueError as error:
+            return Ended(1, 0.0, start_error=str(error))
+        self._writer.write(request.encode())
+        async with asyncio.TaskGroup() as group:
+            watchers = [group.create_task(self._end_when_stopped(stop, grace_period_s, clock))]
+            if hard_timeout_s:
+                watchers.append(group.create_task(self._end_in_time(hard_timeout_s, grace_period_s, clock)))
+            answer = await self._answer()
+            for watcher in watchers:
+                watcher.cancel()
+        word, _, rest = answer.partition(" ")
+        if word == "failed":
+            return Ended(1, 0.0, start_error=rest)
+        if word != "exited":
+            await asyncio.to_thread(end_leftovers, Path(env[MARK])) if MARK in env else None
+            raise InternalFailure("The process that watches over the command was killed")
+        code, duration_s, survivors = rest.split()
+        return Ended(
+            int(code), float(duration_s), self._reason == "timeout", self._reason == "stop", survivors=int(survivors)
+        )
+
+    async def _answer(self) -> str:
+        try:
+            return (await self._reader.readline()).decode().rstrip("\n")
+        except OSError:
+            return ""
+
+    async def _end_when_stopped(self, stop: asyncio.Event, grace_period_s: float | None, clock: Clock) -> None:
+        await stop.wait()
+        if not self._reason:
+            self._reason = "stop"
+            await self._terminate(grace_period_s, clock)
+
+    async def _end_in_time(self, hard_timeout_s: float, grace_period_s: float | None, clock: Clock) -> None:
+        await clock.sleep(hard_timeout_s)
+        if not self._reason:
+            self._reason = "timeout"
+            await self._terminate(grace_period_s, clock)
+
+    async def _terminate(self, grace_period_s: float | None, clock: Clock) -> None:
+        self._writer.write(TERMINATE)
+        if grace_period_s:
+            await clock.sleep(grace_period_s)
+            self._writer.write(KILL)
+
+
+def end_leftovers(work_dir: Path) -> int:
+    """Kill what still belongs to a run whose launcher is gone; return how many processes it were."""
+    ended = 0
+    for _ in range(_PASSES):
+        victims = linux.of_directory(str(work_dir), MARK)
+        if not victims:
+            break
+        linux.kill(victims)
+        ended += len(victims)
+    return ended
