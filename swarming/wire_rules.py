@@ -85,16 +85,12 @@ def _check_notes(new: NewTaskRequest) -> None:
     for tag in tags:
         _require(":" in tag, f"tags must be in key:value form, not {tag}")
         _require(len(tag) <= MAX_TAG_CHARS, f"tags must be at most {MAX_TAG_CHARS} characters: {tag[:40]}…")
-        _require(
-            not tag.startswith("swarming.pool.template:"), "swarming.pool.template is reserved; do not use as a tag"
-        )
+        _require(not tag.startswith("swarming.pool.template:"), "swarming.pool.template is a reserved tag")
     if new.bot_ping_tolerance_secs is not None:
         _between("bot_ping_tolerance_secs", new.bot_ping_tolerance_secs, *PING_TOLERANCE_S)
     account = new.service_account
     if account and account not in {"none", "bot"}:
-        _require(
-            len(account) <= 128 and "@" in account, f"'service_account' {account!r} is not an email, 'bot' or 'none'"
-        )
+        _require(len(account) <= 128 and "@" in account, f"service_account {account!r} is no email, 'bot' or 'none'")
         raise InvalidTask(
             "A service_account needs a token server, which this server does not have; use 'none' or 'bot'"
         )
@@ -102,9 +98,8 @@ def _check_notes(new: NewTaskRequest) -> None:
         _require(bool(new.realm), "resultdb is enabled, but realm is not set")
         raise InvalidTask("This server has no ResultDB")
     if new.pubsub_topic or new.pubsub_auth_token or new.pubsub_userdata:
-        _require(
-            bool(_TOPIC.fullmatch(new.pubsub_topic or "")), "pubsub_topic must be projects/<project>/topics/<topic>"
-        )
+        topic = bool(_TOPIC.fullmatch(new.pubsub_topic or ""))
+        _require(topic, "pubsub_topic must be projects/<project>/topics/<topic>")
         _require(len(new.pubsub_userdata or "") <= MAX_USERDATA_CHARS, "pubsub_userdata is too long")
         raise InvalidTask("This server cannot publish to pubsub_topic")
 
@@ -151,11 +146,9 @@ def check_dimensions(dimensions: Sequence[Pair], *, terminate: bool = False) -> 
     _require(len(keys) <= MAX_DIMENSION_KEYS, f"dimensions can have up to {MAX_DIMENSION_KEYS} keys")
     combinations = 1
     for key in sorted(str(key or "") for key in keys):
-        _require(len(key) <= MAX_KEY_CHARS and bool(_DIMENSION_KEY.fullmatch(key)), f"dimension key {key!r} is invalid")
+        _require(is_dimension_key(key), f"dimension key {key!r} is invalid")
         values = [pair.value or "" for pair in dimensions if pair.key == key]
-        _require(
-            len(values) <= MAX_DIMENSION_VALUES, f"dimension key {key!r} has more than {MAX_DIMENSION_VALUES} values"
-        )
+        _require(len(values) <= MAX_DIMENSION_VALUES, f"dimension key {key!r} has too many values")
         _require(len(set(values)) == len(values), f"dimension key {key!r} has repeated values")
         for value in values:
             alternatives = value.split("|")
@@ -165,9 +158,7 @@ def check_dimensions(dimensions: Sequence[Pair], *, terminate: bool = False) -> 
         if key in {"id", "pool"}:
             _require(len(values) == 1, f"{key!r} cannot be specified more than once in dimensions")
         _require(key != "pool" or "|" not in values[0], "'pool' cannot use the OR operator '|'")
-    _require(
-        combinations <= MAX_COMBINATIONS, f"dimensions have more than {MAX_COMBINATIONS} combinations of alternatives"
-    )
+    _require(combinations <= MAX_COMBINATIONS, f"dimensions have more than {MAX_COMBINATIONS} combinations")
     _require(terminate or "pool" in keys, "'pool' is required in dimensions")
 
 
@@ -301,6 +292,6 @@ def _between(what: str, value: int | None, low: int, high: int) -> None:
     _require(low <= value <= high, f"{what} ({value}) must be between {low} and {high} seconds (inclusive)")
 
 
-def _require(fine: bool, message: str) -> None:  # noqa: FBT001
+def _require(fine: bool, message: str) -> None:
     if not fine:
         raise InvalidTask(message)
