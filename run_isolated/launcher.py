@@ -77,6 +77,7 @@ def main(control: int, owner: int) -> None:
     request = _receive(control)
     if request is not None:
         _Launch(control, owner, awake).serve(request)
+    os._exit(0)  # nothing to tidy up, and the interpreter's own way out takes 5 ms
 
 
 def _wake(_number: int, _frame: object) -> None:

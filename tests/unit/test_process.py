@@ -1,0 +1,287 @@
+"""Real commands under the launcher: however they behave, nothing of them is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from isolate.errors import InternalFailure
+from run_isolated.launcher import Request
+from run_isolated.process import MARK, Ended, Launcher, end_leftovers
+from tests.clock import ManualClock
+
+PYTHON = (sys.executable, "-I", "-S", "-c")
+ENV = {"PATH": os.environ["PATH"]}
+IGNORES_TERM = "import os, signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+# Leaves its group and session, forks again, ignores SIGTERM, holds stdout, tells its pid and stays.
+DAEMON = IGNORES_TERM + (
+    "r, w = os.pipe()\n"
+    "if os.fork() == 0:\n"
+    "    os.setsid()\n"
+    "    if os.fork(): os._exit(0)\n"
+    "    print(os.getpid(), flush=True); os.close(w); signal.pause()\n"
+    "os.close(w); os.read(r, 1)\n"
+)
+
+
+class Output:
+    """The reading end of a command's stdout."""
+
+    def __init__(self) -> None:
+        read, self.write = os.pipe()
+        self._file = os.fdopen(read, "rb")
+
+    async def line(self) -> str:
+        return (await asyncio.to_thread(self._file.readline)).decode().strip()
+
+    def rest(self) -> str:
+        """Return everything until nobody can write any more; would hang if a process were left."""
+        self.close_write()
+        return self._file.read().decode()
+
+    def close_write(self) -> None:
+        if self.write >= 0:
+            os.close(self.write)
+            self.write = -1
+
+    def close(self) -> None:
+        self.close_write()
+        self._file.close()
+
+
+@pytest.fixture
+def output() -> Iterator[Output]:
+    opened = Output()
+    yield opened
+    opened.close()
+
+
+class Run:
+    """One command that is running, and the levers to end it."""
+
+    def __init__(self) -> None:
+        self.stop, self.clock = asyncio.Event(), ManualClock()
+        self.ended: asyncio.Task[Ended]
+
+
+@asynccontextmanager
+async def running(
+    output: Output, argv: Sequence[str], cwd: Path = Path("/"), hard_s: float = 0, grace_s: float = 0
+) -> AsyncIterator[Run]:
+    run = Run()
+
+    async def whole() -> Ended:
+        async with Launcher.started(output.write) as launcher:
+            limits = {"hard_timeout_s": hard_s, "grace_period_s": grace_s}
+            return await launcher.run(argv, cwd, ENV, **limits, stop=run.stop, clock=run.clock)
+
+    async with asyncio.TaskGroup() as group:
+        run.ended = group.create_task(whole())
+        yield run
+
+
+async def finish(output: Output, argv: Sequence[str], cwd: Path = Path("/")) -> Ended:
+    async with running(output, argv, cwd) as run:
+        return await run.ended
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for_end(pid: int) -> bool:
+    """Return whether `pid` ended; waits for the event, at most 20 s."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], 20)[0])
+    finally:
+        os.close(descriptor)
+
+
+async def test_exit_code_output_directory_and_environment(output: Output, tmp_path: Path) -> None:
+    code = "import os, sys; print(os.getcwd(), *os.environ); print('to stderr', file=sys.stderr); sys.exit(3)"
+    ended = await finish(output, (*PYTHON, code), tmp_path)
+    assert (ended.exit_code, ended.timed_out, ended.stopped, ended.survivors) == (3, False, False, 0)
+    assert ended.duration_s > 0
+    words = output.rest().split()
+    # Python itself adds LC_CTYPE when it coerces the C locale; stderr is not buffered, so it comes first.
+    assert [word for word in words if word != "LC_CTYPE"] == ["to", "stderr", str(tmp_path), "PATH"]
+
+
+async def test_command_has_its_own_session_default_signals_and_no_strange_descriptors(output: Output) -> None:
+    code = (
+        "import os, signal as s; names = s.SIGTERM, s.SIGINT, s.SIGHUP, s.SIGCHLD\n"
+        "print(os.getsid(0) == os.getpid(), all(s.getsignal(n) in (s.SIG_DFL, s.default_int_handler) for n in names))\n"
+        "print(sorted(os.listdir('/proc/self/fd'))[:4])"
+    )
+    assert (await finish(output, (*PYTHON, code))).exit_code == 0
+    # 3 is the directory being listed
+    assert output.rest() == "True True\n['0', '1', '2', '3']\n"
+
+
+async def test_signal_is_a_negative_exit_code(output: Output) -> None:
+    assert (await finish(output, ("/bin/sh", "-c", "kill -9 $$"))).exit_code == -9
+
+
+@pytest.mark.parametrize("argv", [("/no/such/program",), ("/etc/passwd",), ("/bin/sh", "nul\0nul")])
+async def test_command_that_cannot_start_is_told_not_raised(output: Output, argv: tuple[str, ...]) -> None:
+    ended = await finish(output, argv)
+    assert ended.exit_code == 1
+    assert ended.start_error
+
+
+async def test_directory_that_is_gone_is_a_start_error(output: Output, tmp_path: Path) -> None:
+    assert "No such file" in (await finish(output, ("/bin/true",), tmp_path / "gone")).start_error
+
+
+async def test_daemon_that_ignores_sigterm_does_not_survive_a_normal_end(output: Output) -> None:
+    assert (await finish(output, (*PYTHON, DAEMON))).exit_code == 0
+    # rest() returning proves that nobody holds stdout any more.
+    assert not alive(int(output.rest()))
+
+
+async def test_grandchild_that_holds_stdout_does_not_delay_the_end(output: Output) -> None:
+    ended = await finish(output, ("/bin/sh", "-c", "sleep 1000 & echo printed"))
+    assert ended.exit_code == 0
+    assert output.rest() == "printed\n"
+
+
+async def test_process_that_hops_from_fork_to_fork_is_caught(output: Output) -> None:
+    code = "import os\nif os.fork() == 0:\n    os.setsid()\n    while True:\n        if os.fork(): os._exit(0)\n"
+    assert (await finish(output, (*PYTHON, code))).survivors == 0
+    assert not output.rest()
+
+
+async def test_hard_timeout_sends_sigterm_then_kills_after_the_grace(output: Output) -> None:
+    code = DAEMON + "signal.signal(signal.SIGTERM, lambda *_: print('term', flush=True))\nwhile True: signal.pause()"
+    async with running(output, (*PYTHON, code), hard_s=60, grace_s=5) as run:
+        daemon = int(await output.line())
+        run.clock.advance(60)
+        assert await output.line() == "term"
+        assert not run.ended.done()
+        run.clock.advance(5)
+    ended = run.ended.result()
+    assert (ended.exit_code, ended.timed_out, ended.stopped) == (-9, True, False)
+    assert not alive(daemon)
+
+
+async def test_stop_lets_the_command_end_well_within_its_grace(output: Output) -> None:
+    code = "import signal, sys; signal.signal(15, lambda *_: sys.exit(7)); print('ready', flush=True); signal.pause()"
+    async with running(output, (*PYTHON, code), hard_s=60, grace_s=5) as run:
+        assert await output.line() == "ready"
+        run.stop.set()
+    ended = run.ended.result()
+    assert (ended.exit_code, ended.timed_out, ended.stopped) == (7, False, True)
+
+
+async def test_timeout_after_stop_changes_nothing(output: Output) -> None:
+    code = IGNORES_TERM + "print('ready', flush=True)\nwhile True: signal.pause()"
+    async with running(output, (*PYTHON, code), hard_s=60, grace_s=90) as run:
+        assert await output.line() == "ready"
+        run.stop.set()
+        while not run.clock._sleepers[1:]:  # the grace, beside the time-out
+            await asyncio.sleep(0)
+        run.clock.advance(60)
+        assert not run.ended.done()
+        run.clock.advance(30)
+    assert (run.ended.result().timed_out, run.ended.result().stopped) == (False, True)
+
+
+async def test_cancelling_kills_at_once(output: Output) -> None:
+    code = DAEMON + "print(os.getpid(), flush=True); signal.pause()"
+    async with running(output, (*PYTHON, code), grace_s=1000) as run:
+        pids = [int(await output.line()), int(await output.line())]
+        run.ended.cancel()
+    assert not any(alive(pid) for pid in pids)
+
+
+async def test_killed_launcher_is_an_internal_failure_and_leaves_nothing(output: Output, tmp_path: Path) -> None:
+    code = DAEMON + "os.kill(os.getppid(), 9); signal.pause()"
+    async with Launcher.started(output.write) as launcher:
+        with pytest.raises(InternalFailure):
+            await launcher.run(
+                (*PYTHON, code),
+                tmp_path,
+                ENV | {MARK: str(tmp_path)},
+                hard_timeout_s=None,
+                grace_period_s=None,
+                stop=asyncio.Event(),
+                clock=ManualClock(),
+            )
+    output.close_write()
+    assert wait_for_end(int(await output.line()))
+
+
+async def test_sigkill_of_the_owner_leaves_no_process() -> None:
+    code = DAEMON + "print(os.getpid(), os.getppid(), flush=True); signal.pause()"
+    owner_code = f"""if True:
+        import asyncio, sys
+        from pathlib import Path
+        from isolate.clock import SystemClock
+        from run_isolated.process import Launcher
+        async def main():
+            async with Launcher.started(None) as launcher:
+                await launcher.run({(*PYTHON, code)!r}, Path("/"), {{}}, hard_timeout_s=0, grace_period_s=0,
+                                   stop=asyncio.Event(), clock=SystemClock())
+        asyncio.run(main())
+        """
+    owner = subprocess.Popen([sys.executable, "-c", owner_code], stdout=subprocess.PIPE, text=True)
+    with owner:
+        assert owner.stdout is not None
+        pids = [int(word) for _ in range(2) for word in owner.stdout.readline().split()]
+        assert len(pids) == 3
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+        assert all(wait_for_end(pid) for pid in pids)
+
+
+async def test_unused_launcher_goes_away(output: Output) -> None:
+    async with Launcher.started(output.write) as launcher:
+        pid = launcher._process.pid
+        assert alive(pid)
+    assert not alive(pid)
+
+
+async def test_leftovers_are_found_by_mark_and_by_directory(tmp_path: Path) -> None:
+    marked = subprocess.Popen(["sleep", "1000"], env=ENV | {MARK: str(tmp_path)})
+    inside = subprocess.Popen(["sleep", "1000"], cwd=tmp_path)
+    beside = subprocess.Popen(["sleep", "1000"], env=ENV | {MARK: f"{tmp_path}-2"})
+    try:
+        assert await asyncio.to_thread(end_leftovers, tmp_path) >= 2
+        assert (marked.wait(), inside.wait()) == (-9, -9)
+        assert beside.poll() is None
+    finally:
+        for process in (marked, inside, beside):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request(b"/", [b"/bin/true"], {}),
+        Request(b"/a dir", [b"x", b"", b"\xff\n"], {b"EMPTY": b"", b"A": b"b=c", b"\xfe": b"\xfd"}),
+    ],
+)
+def test_request_survives_its_encoding(request_: Request) -> None:
+    assert Request.decode(request_.encode()[8:]) == request_
+
+
+def test_request_keeps_names_that_are_no_utf8() -> None:
+    assert Request.of(["/x\udcff"], "/", {"A": "\udcfe"}) == Request(b"/", [b"/x\xff"], {b"A": b"\xfe"})
