@@ -1,0 +1,121 @@
+"""`tasks/new`: from the JSON of a client to a `TaskRequest` that obeys every rule.
+
+Knows no scheduler. Normalises as 2020 does (dimensions, alternatives, caches and env sorted) and writes a reference to
+this very server without its address, so that neither the port of today nor the spelling of the host is part of a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from isolate.errors import InvalidInput, InvalidTask
+from swarming import model, wire, wire_in, wire_rules
+
+TERMINATE_EXPIRATION_S = 86_400
+TEMPLATES = ("AUTO", "CANARY_PREFER", "CANARY_NEVER", "SKIP")
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A decoded `tasks/new`."""
+
+    request: model.TaskRequest
+    evaluate_only: bool  # judge and answer, create nothing
+
+
+def new_task(body: bytes, authenticated: str, own_servers: Collection[str] = ()) -> NewTask:
+    """Return the request in `body`; raises InvalidTask. `own_servers` are the URLs that mean this server."""
+    new = wire.decode(body, wire_in.NewTaskRequest)
+    slices = wire_rules.check_request(new)
+    wire.choice(
+        new.pool_task_template, TEMPLATES, "pool_task_template", "AUTO"
+    )  # there are no templates to choose from
+    request = model.TaskRequest(
+        name=new.name or "",
+        priority=new.priority or 0,
+        slices=tuple(_slice(part, own_servers) for part in slices),
+        tags=tuple(new.tags or ()),
+        user=new.user or "",
+        authenticated=authenticated,
+        parent_task_id=new.parent_task_id or None,
+        service_account=new.service_account or "none",
+        realm=new.realm or "",
+        bot_ping_tolerance_s=new.bot_ping_tolerance_secs,
+        request_uuid=(new.request_uuid or "").lower().replace("-", ""),
+    )
+    return NewTask(request, evaluate_only=bool(new.evaluate_only))
+
+
+def terminate_request(bot_id: str, authenticated: str) -> model.TaskRequest:
+    """Return the request that asks a bot to leave when it has nothing to do."""
+    properties = model.TaskProperties(dimensions=(("id", bot_id),), grace_period_s=0)
+    part = model.TaskSlice(properties=properties, expiration_s=TERMINATE_EXPIRATION_S, wait_for_capacity=True)
+    return model.TaskRequest(
+        name=f"Terminate {bot_id}",
+        priority=0,
+        slices=(part,),
+        tags=("terminate:1",),
+        user="",
+        authenticated=authenticated,
+    )
+
+
+def _slice(part: wire_in.Slice, own_servers: Collection[str]) -> model.TaskSlice:
+    return model.TaskSlice(
+        properties=_properties(part.properties or wire_in.Properties(), own_servers),
+        expiration_s=part.expiration_secs or 0,
+        wait_for_capacity=bool(part.wait_for_capacity),
+    )
+
+
+def _properties(sent: wire_in.Properties, own_servers: Collection[str]) -> model.TaskProperties:
+    return model.TaskProperties(
+        dimensions=_dimensions(sent),
+        command=tuple(sent.command or ()),
+        extra_args=tuple(sent.extra_args or ()),
+        relative_cwd=sent.relative_cwd or "",
+        env=tuple(sorted((pair.key or "", pair.value or "") for pair in sent.env or ())),
+        env_prefixes=tuple(sorted((pair.key or "", tuple(pair.value or ())) for pair in sent.env_prefixes or ())),
+        execution_timeout_s=sent.execution_timeout_secs or 0,
+        io_timeout_s=sent.io_timeout_secs or 0,
+        grace_period_s=30 if sent.grace_period_secs is None else sent.grace_period_secs,
+        idempotent=bool(sent.idempotent),
+        inputs=files_ref(sent.inputs_ref, own_servers),
+        outputs=tuple(sent.outputs or ()),
+        caches=tuple(model.NamedCache(name, path) for name, path in _caches(sent)),
+        containment=_containment(sent.containment),
+        secret=wire_rules.secret_bytes(sent),
+    )
+
+
+def files_ref(sent: wire_in.FilesRef | None, own_servers: Collection[str]) -> model.FilesRef | None:
+    """Return a reference as the model keeps it; None when it says nothing."""
+    if sent is None or not (sent.isolated or sent.isolatedserver or sent.namespace):
+        return None
+    server = (sent.isolatedserver or "").rstrip("/")
+    return model.FilesRef(sent.isolated or None, "" if server in own_servers else server, wire_rules.namespace_of(sent))
+
+
+def _dimensions(sent: wire_in.Properties) -> model.Pairs:
+    values = ((pair.key or "", "|".join(sorted(set((pair.value or "").split("|"))))) for pair in sent.dimensions or ())
+    return tuple(sorted(values))
+
+
+def _caches(sent: wire_in.Properties) -> list[tuple[str, str]]:
+    return sorted((cache.name or "", cache.path or "") for cache in sent.caches or ())
+
+
+def _containment(sent: wire_in.Containment | None) -> model.Containment:
+    if sent is None:
+        return model.Containment()
+    try:
+        kind = wire.choice(sent.containment_type, wire.CONTAINMENTS, "containment_type", "NOT_SPECIFIED")
+    except InvalidInput as error:
+        raise InvalidTask(str(error)) from error
+    return model.Containment(
+        lower_priority=bool(sent.lower_priority),
+        containment_type=wire.CONTAINMENTS.index(kind),
+        limit_processes=sent.limit_processes,
+        limit_total_committed_memory=sent.limit_total_committed_memory,
+    )
