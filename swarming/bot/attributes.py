@@ -1,0 +1,136 @@
+"""What a bot says about itself: dimensions to be chosen by, state to be looked at.
+
+Knows no server. The invariant: what it returns fits the rules of a server (values are lists of distinct strings), so
+that a bot is never quarantined for its own dimensions.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import isolate
+import run_isolated
+import swarming
+from isolate.cas.digest import SHA256
+from isolate.clock import Clock
+from isolate.errors import InvalidInput
+from swarming.bot import machine
+
+KEY = re.compile(r"[a-zA-Z\-_.][0-9a-zA-Z\-_.]{0,63}")
+MAX_VALUE_CHARS = 256
+MAX_KEYS = 32
+RESERVED = {"id": "say --id", "server_version": "the server says it"}
+DEFAULT_POOL = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the operator of a bot decided about it."""
+
+    bot_id: str
+    extra: Mapping[str, list[str]]  # dimensions that are added, or replace what was found
+    cost_usd_hour: float
+    base_dir: Path
+
+
+class Attributes:
+    """Answers with the dimensions and the state of this bot, now."""
+
+    def __init__(self, identity: Identity, facts: machine.Machine, env: Mapping[str, str], clock: Clock) -> None:
+        self.identity = identity
+        self.version = code_version()
+        self._facts, self._env, self._clock = facts, env, clock
+        self._started_ts, self._started_at = clock.now(), clock.monotonic()
+
+    def dimensions(self, server_version: str, imposed: Mapping[str, list[str]]) -> dict[str, list[str]]:
+        """Return every dimension; those the server imposes win over the operator's, and these over what was found."""
+        facts = self._facts
+        found = {
+            "cores": [str(facts.cores)],
+            "cpu": facts.cpu,
+            "gpu": facts.gpu,
+            "inside_docker": ["1" if facts.in_container else "0"],
+            "kvm": ["1" if facts.has_kvm else "0"],
+            "machine_type": [f"{facts.cores}-cores-{round(facts.ram_mib / 1024)}-gib"],
+            "os": facts.os_names,
+            "pool": [DEFAULT_POOL],
+            "python": machine.python_versions(),
+        }
+        found |= self.identity.extra
+        if server_version:
+            found["server_version"] = [server_version]
+        found |= imposed
+        return {key: sorted(set(found[key])) for key in sorted(found)} | {"id": [self.identity.bot_id]}
+
+    def state(self, sleep_streak: int) -> dict[str, object]:
+        """Return what is worth looking at on the page of a bot; only what is cheap, it goes with every poll."""
+        facts, base = self._facts, self.identity.base_dir
+        state: dict[str, object] = {
+            "cost_usd_hour": self.identity.cost_usd_hour,
+            "cpu_name": facts.cpu_name,
+            "cwd": str(base),
+            "disks": {machine.mount_point(base): machine.disk(base)},
+            "env": {"PATH": self._env.get("PATH", "")},
+            "gpu": facts.gpu,
+            "hostname": facts.hostname,
+            "ip": machine.local_address(),
+            "nb_files_in_temp": machine.file_count(Path(tempfile.gettempdir())),
+            "pid": os.getpid(),
+            "python": {"executable": sys.executable, "version": sys.version},
+            "ram": facts.ram_mib,
+            "running_time": round(self._clock.monotonic() - self._started_at, 1),
+            "sleep_streak": sleep_streak,
+            "started_ts": round(self._started_ts),
+            "user": user_name(),
+        }
+        if facts.boot_time is not None:
+            state["uptime"] = max(0, round(self._clock.now() - facts.boot_time))
+        return state
+
+
+def parse_dimensions(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return what `--dimension K V` said, a repeated key having several values; raises InvalidInput."""
+    parsed: dict[str, list[str]] = {}
+    for key, value in pairs:
+        if not KEY.fullmatch(key):
+            raise InvalidInput(f"Dimension {key!r}: a key has letters, digits, '-', '_' and '.', at most 64")
+        if key in RESERVED:
+            raise InvalidInput(f"Dimension {key!r} cannot be set: {RESERVED[key]}")
+        check_value(f"Dimension {key!r}", value)
+        parsed.setdefault(key, []).append(value)
+    if len(parsed) > MAX_KEYS:
+        raise InvalidInput(f"{len(parsed)} dimensions are too many, at most {MAX_KEYS} can be set")
+    return parsed
+
+
+def check_value(what: str, value: str) -> str:
+    """Return `value` when it can be the value of a dimension; raises InvalidInput."""
+    if not value or value != value.strip() or len(value) > MAX_VALUE_CHARS or "|" in value or not value.isprintable():
+        raise InvalidInput(f"{what}: {value!r} must be 1 to {MAX_VALUE_CHARS} characters, unpadded, without '|'")
+    return value
+
+
+def code_version() -> str:
+    """Return a hash of the code a bot runs: equal on two machines exactly when their bots are the same program."""
+    parts: list[bytes] = []
+    for package in (isolate, run_isolated, swarming):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            name = f"{package.__name__}/{path.relative_to(root).as_posix()}".encode()
+            parts += [name, b"\0", path.read_bytes(), b"\0"]
+    return SHA256.digest(b"".join(parts)).hex()
+
+
+def user_name() -> str:
+    """Return who runs this process, as a number when it has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

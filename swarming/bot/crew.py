@@ -1,0 +1,120 @@
+"""Runner processes as the bot sees them: one stands by, is given a task, and is never used again.
+
+Knows no task and no server. The invariant: the cost of starting a runner is paid while the bot is idle, and a runner
+that died while it waited is replaced before it is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, STDOUT, Process
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from swarming.bot.channel import Channel
+
+MODULE = "swarming.bot.runner"
+
+
+class Runner(Protocol):
+    """A process that runs one job."""
+
+    async def send(self, message: Mapping[str, object]) -> None:
+        """Send the job, later perhaps the order to stop; raises ConnectionError when the runner is gone."""
+        ...
+
+    async def receive(self) -> dict[str, Any] | None:
+        """Return what it says next, None when it has ended."""
+        ...
+
+    @property
+    def is_alive(self) -> bool: ...
+
+    def kill(self) -> None:
+        """End it at once, and with it everything it runs."""
+        ...
+
+    async def close(self) -> str:
+        """Return when the process is gone: how it ended."""
+        ...
+
+
+class RunnerProcess:
+    """A runner in a process of its own."""
+
+    def __init__(self, process: Process, channel: Channel) -> None:
+        self._process, self._channel = process, channel
+
+    @classmethod
+    async def start(cls, cwd: Path, env: Mapping[str, str], log: Path) -> RunnerProcess:
+        """Start a runner; it imports what it needs and then waits."""
+        ours, its = socket.socketpair()
+        with its, log.open("ab") as stream:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # a file of a task must not shadow a module
+                "-m",
+                MODULE,
+                str(its.fileno()),
+                str(os.getpid()),
+                pass_fds=[its.fileno()],
+                stdin=DEVNULL,
+                stdout=stream,
+                stderr=STDOUT,
+                cwd=cwd,
+                env=dict(env),
+                start_new_session=True,  # Ctrl-C in the terminal of the bot is not for the task
+            )
+        return cls(process, await Channel.over(ours))
+
+    async def send(self, message: Mapping[str, object]) -> None:
+        await self._channel.send(message)
+
+    async def receive(self) -> dict[str, Any] | None:
+        return await self._channel.receive()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.returncode is None
+
+    def kill(self) -> None:
+        if self.is_alive:
+            self._process.kill()
+
+    async def close(self) -> str:
+        await self._channel.close()
+        code = await self._process.wait()
+        return f"signal {-code}" if code < 0 else f"status {code}"
+
+
+class Standby:
+    """Keeps one runner ready."""
+
+    def __init__(self, start: Callable[[], Awaitable[Runner]]) -> None:
+        self._start = start
+        self._ready: Runner | None = None
+
+    async def prepare(self) -> None:
+        """Have a runner standing by."""
+        if self._ready is not None and not self._ready.is_alive:
+            await self.close()
+        if self._ready is None:
+            self._ready = await self._start()
+
+    async def take(self) -> Runner:
+        """Hand out the runner that stands by; its owner closes it."""
+        await self.prepare()
+        runner, self._ready = self._ready, None
+        assert runner is not None
+        return runner
+
+    async def close(self) -> None:
+        """Dismiss the runner that stands by."""
+        if self._ready is not None:
+            runner, self._ready = self._ready, None
+            runner.kill()
+            await runner.close()

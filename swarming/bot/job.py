@@ -1,0 +1,73 @@
+"""A job for a runner and what comes back, as messages.
+
+Pure: turns values into JSON and back. The bot and its runner are the same program, so nothing here is versioned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from isolate.cas.digest import Namespace
+from run_isolated.result import RunResult
+from run_isolated.run import RunSpec
+
+_PATHS = ("root_dir", "cache_dir")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a runner is told: the run, and where to keep what it prints."""
+
+    spec: RunSpec
+    spool: Path
+
+    def to_message(self) -> dict[str, object]:
+        spec = {field.name: getattr(self.spec, field.name) for field in fields(self.spec)}
+        spec["namespace"] = self.spec.namespace.name
+        for name in _PATHS:
+            spec[name] = None if spec[name] is None else str(spec[name])
+        return {"spec": spec, "spool": str(self.spool)}
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Job:
+        spec = dict(message["spec"])
+        spec["namespace"] = Namespace.parse(spec["namespace"])
+        for name in _PATHS:
+            spec[name] = None if spec[name] is None else Path(spec[name])
+        return cls(RunSpec(**spec), Path(message["spool"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What a runner answers: a result, or why there is none."""
+
+    exit_code: int | None = None
+    duration_s: float | None = None
+    had_hard_timeout: bool = False
+    failure: str | None = None  # not the command's fault
+    outputs_ref: Mapping[str, object] | None = None
+    stats: object = None  # as the protocol has it under `isolated_stats`
+    dropped_bytes: int = 0  # of output that did not fit any more
+
+    @classmethod
+    def of(cls, result: RunResult, dropped_bytes: int) -> Finished:
+        """Return what a bot needs of `result`."""
+        return cls(
+            exit_code=result.exit_code,
+            duration_s=result.duration_s,
+            had_hard_timeout=result.had_hard_timeout,
+            failure=result.inputs_missing or result.internal_failure,
+            outputs_ref=None if result.outputs is None else result.outputs.to_json(),
+            stats=result.stats.to_json()["isolated"],
+            dropped_bytes=dropped_bytes,
+        )
+
+    def to_message(self) -> dict[str, object]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Finished:
+        return cls(**message)
