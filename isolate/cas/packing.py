@@ -1,6 +1,6 @@
 """Groups contents into blocks: small ones together until a block is worth sending, in the order they come.
 
-Knows no files and no stores. The invariant: every content that was added is in exactly one returned block, in order, and
+Knows no files and no stores. The invariant: every content that was added is in exactly one returned block, in order;
 at most one block's worth of content is held.
 """
 

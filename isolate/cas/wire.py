@@ -29,7 +29,7 @@ MAX_COMPOSE_BYTES = MAX_ENTRIES * 160  # JSON of one SHA-512 digest and a size i
 
 
 def call_path(namespace: str, call: str) -> str:
-    """Return the path of `info`, `missing`, `blocks`, `compose`, `read` or `blob/{hex}`; `namespace` may be a pattern."""
+    """Return the path of a call: `info`, `missing`, `blocks`, `compose`, `read` or `blob/{hex}`."""
     return f"{PREFIX}/{namespace}/{call}"
 
 

@@ -1,0 +1,302 @@
+"""The only HTTP client: one session, time-outs, retries with jitter, statuses turned into errors.
+
+Knows no call of any API. The invariant: whatever goes wrong leaves here as one of `isolate.errors`, its message fit for
+a user. Proxies named in the environment are not used: what this talks to is near, and named by its URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import random
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from isolate import errors
+from isolate.clock import Clock, SystemClock
+from isolate.monitor import Monitor, NullMonitor
+from isolate.problem import error_of, problem_of
+from isolate.retry import Retrier, RetryPolicy
+from isolate.urls import is_loopback, normalize_url
+
+__all__ = ["HttpClient", "Response", "RetryPolicy", "error_of", "is_loopback", "normalize_url"]
+
+CONNECT_S = 10.0
+TIMEOUT_S = 60.0
+MAX_REPLY_BYTES = 64 << 20  # of a JSON reply; the largest, a page of task results, is far below
+MAX_PROBLEM_BYTES = 64 << 10
+READ_BYTES = 1 << 20  # one block's worth between two awaits
+INLINE_BYTES = 64 << 10  # above, aiohttp wants a body as a file, so that writing it does not hold up the loop
+
+Params = Mapping[str, str | int] | list[tuple[str, str]]
+Body = bytes | Callable[[], AsyncIterable[bytes]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What one attempt needs to know; see `HttpClient.request`."""
+
+    method: str
+    path: str
+    data: Body
+    headers: Mapping[str, str] | None
+    params: Params | None
+    timeout_s: float
+    also: Collection[int] = ()
+
+
+class Response:
+    """A reply whose body is still on its way."""
+
+    def __init__(self, reply: aiohttp.ClientResponse, base_url: str) -> None:
+        self.status = reply.status
+        self.headers: Mapping[str, str] = reply.headers
+        self._reply = reply
+        self._base_url = base_url
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """How long the other side asks us to wait; None when it does not say so in seconds."""
+        try:
+            return max(0.0, float(self.headers["Retry-After"]))
+        except (KeyError, ValueError):
+            return None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes; raises Unavailable when it is cut off."""
+        with _translated(self._base_url):
+            async for piece in self._reply.content.iter_any():
+                yield piece
+
+    async def read(self, limit_bytes: int = MAX_REPLY_BYTES) -> bytes:
+        """Return the whole body; raises TooLarge past the limit."""
+        body = bytearray()
+        async for piece in self.chunks():
+            body += piece
+            if len(body) > limit_bytes:
+                raise errors.TooLarge(f"Reply of {self._base_url} has more than {limit_bytes} bytes")
+        return bytes(body)
+
+    async def json(self) -> Any:
+        """Return the body, None when it is empty; raises Refused when it is no JSON."""
+        body = await self.read()
+        try:
+            return json.loads(body) if body else None
+        except (ValueError, RecursionError) as error:
+            raise errors.Refused(f"{self._base_url} does not answer in JSON: is it the right server?", 0) from error
+
+    async def problem(self) -> tuple[errors.IsolateError, dict[str, Any]]:
+        """Return what an error reply means, and what its body's `error` says."""
+        try:
+            body = await self.read(MAX_PROBLEM_BYTES)
+        except (errors.TooLarge, errors.Unavailable):
+            body = b""  # the status alone must do
+        return error_of(self.status, body, self._base_url, self.retry_after_s), problem_of(body)
+
+
+class HttpClient:
+    """Calls one server; an async context manager that owns the connections.
+
+    `draw` gives the jitter of pauses, a number in 0…1.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        user_agent: str,
+        headers: Mapping[str, str] | None = None,
+        connections: int = 8,
+        clock: Clock | None = None,
+        monitor: Monitor | None = None,
+        policy: RetryPolicy | None = None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self.base_url = normalize_url(base_url)
+        self.clock = clock or SystemClock()
+        self.monitor = monitor or NullMonitor()
+        self._headers = {"User-Agent": user_agent, "Accept-Encoding": "identity", **(headers or {})}
+        self._connections = connections
+        self._retried = Retrier(policy or RetryPolicy(), self.clock, self.monitor, draw)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._connections),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+            read_bufsize=READ_BYTES,
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def json(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
+        attempts: int | None = None,
+    ) -> Any:
+        """Send `body` as JSON, return the JSON of the reply, None for an empty one.
+
+        `timeout_s` is for each attempt as a whole. Raises what `error_of` says; Unavailable only after every retry.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        sent = {**({} if data is None else {"Content-Type": "application/json"}), **(headers or {})}
+        call = _Call(method, path, data, sent, params, timeout_s)
+
+        async def once() -> Any:
+            with _translated(self.base_url):
+                async with asyncio.timeout(timeout_s), self._open(call) as reply:
+                    return await reply.json()
+
+        return await self._retried(once, attempts)
+
+    @asynccontextmanager
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        data: Body = None,
+        headers: Mapping[str, str] | None = None,
+        params: Params | None = None,
+        timeout_s: float = TIMEOUT_S,
+        attempts: int | None = None,
+        also: Collection[int] = (),
+        may_retry: Callable[[], bool] = lambda: True,
+    ) -> AsyncIterator[Response]:
+        """Send `data` and give the reply while it streams.
+
+        `data` may be a function that starts the body, once for each attempt; what it raises is raised here, unchanged.
+        `timeout_s` is how long the other side may keep us waiting at any one point; the time a body takes to be
+        produced does not count. Error statuses raise what `error_of` says, except those in `also`. Retries end with
+        the arrival of a reply, and where `may_retry` says no.
+        """
+        call = _Call(method, path, data, headers, params, timeout_s, also)
+        async with AsyncExitStack() as stack:
+            yield await self._retried(lambda: stack.enter_async_context(self._open(call)), attempts, may_retry)
+
+    @asynccontextmanager
+    async def _open(self, call: _Call) -> AsyncIterator[Response]:
+        """One attempt."""
+        assert self._session is not None, "the client is used outside its `async with`"
+        try:
+            with _translated(self.base_url):
+                reply = await self._send(call)
+        except _SourceFailed as failed:
+            raise failed.reason from None
+        try:
+            response = Response(reply, self.base_url)
+            if reply.status >= 300 and reply.status not in call.also:
+                raise (await response.problem())[0]
+            yield response
+        finally:
+            if reply.content.at_eof():
+                reply.release()
+            else:
+                reply.close()
+
+    async def _send(self, call: _Call) -> aiohttp.ClientResponse:
+        assert self._session is not None, "the client is used outside its `async with`"
+        async with _Watch(call.timeout_s) as watch:
+            return await self._session.request(
+                call.method,
+                self.base_url + call.path,
+                data=watch.body(call.data),
+                headers=call.headers,
+                params=call.params,
+                allow_redirects=False,
+                # A body that cannot be had again is not begun before the other side is known to listen: a connection
+                # that died while idle shows here, where a retry is still possible.
+                expect100=callable(call.data),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=call.timeout_s),
+            )
+
+
+class _SourceFailed(Exception):
+    """Carries what the source of a body raised past the translation of what the transport raises."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _Watch:
+    """Ends a request when the other side keeps it waiting, also in the middle of an upload."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._timeout = asyncio.timeout(timeout_s)
+        self._over = False
+        self._failure: Exception | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._over = True
+        await self._timeout.__aexit__(kind, error, traceback)
+        if self._failure is not None and isinstance(error, Exception):
+            raise _SourceFailed(self._failure)  # aiohttp calls it a broken connection
+
+    def body(self, data: Body) -> Any:
+        if callable(data):
+            return self._paced(data())
+        return data if data is None or len(data) <= INLINE_BYTES else io.BytesIO(data)
+
+    async def _paced(self, pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        self._they_may_take(None)
+        try:
+            async for piece in pieces:
+                self._they_may_take(self._timeout_s)
+                yield piece
+                self._they_may_take(None)
+        except Exception as error:
+            self._failure = error
+            raise
+        self._they_may_take(self._timeout_s)
+
+    def _they_may_take(self, limit_s: float | None) -> None:
+        if not self._over:
+            self._timeout.reschedule(None if limit_s is None else asyncio.get_running_loop().time() + limit_s)
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Turn what aiohttp and the sockets raise into errors of ours, once."""
+    try:
+        yield
+    except (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch) as error:
+        raise errors.Refused(f"Cannot trust {url}: {error}", 0) from error
+    except aiohttp.ClientConnectorError as error:
+        number = error.os_error.errno or 0  # resolvers use negative ones
+        reason = os.strerror(number).lower() if number > 0 else str(error.os_error.strerror or error.os_error)
+        raise errors.Unavailable(f"Cannot reach {url}: {reason}") from error
+    except TimeoutError as error:
+        raise errors.Unavailable(f"{url} did not answer in time") from error
+    except aiohttp.ServerDisconnectedError as error:
+        raise errors.Unavailable(f"{url} closed the connection without an answer") from error
+    except aiohttp.ClientPayloadError as error:
+        raise errors.Unavailable(f"Reply of {url} was cut off") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise errors.Unavailable(f"Connection to {url} failed: {error}") from error
