@@ -7,7 +7,6 @@ end; whatever went wrong on our side is in `internal_failure`.
 from __future__ import annotations
 
 import base64
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -97,6 +96,8 @@ class RunResult:
 
 def pack_sizes(sizes: Iterable[int]) -> str:
     """Return base64(zlib(varint differences of the ascending `sizes`)); "" for none."""
+    from isolate.cas.codec import zlib_compress  # not paid for by a run without trees
+
     packed = bytearray()
     previous = 0
     for size in sorted(sizes):
@@ -105,4 +106,4 @@ def pack_sizes(sizes: Iterable[int]) -> str:
             packed.append(delta & 0x7F | 0x80)
             delta >>= 7
         packed.append(delta)
-    return base64.b64encode(zlib.compress(bytes(packed))).decode() if packed else ""
+    return base64.b64encode(zlib_compress(bytes(packed))).decode() if packed else ""

@@ -1,4 +1,4 @@
-"""Codecs with output limits: zstd frames are produced and opened here and nowhere else.
+"""Codecs with output limits: zstd frames and zlib streams are made and opened here and nowhere else.
 
 Knows no records and no digests. The invariant: nothing is allocated that a frame asks for before what it asks for has
 been compared with what the caller expects.
@@ -7,6 +7,7 @@ been compared with what the caller expects.
 from __future__ import annotations
 
 import threading
+import zlib
 
 import zstandard
 
@@ -64,3 +65,8 @@ def zstd_decompress(frame: bytes | memoryview, plain_bytes: int) -> bytes:
         return _contexts.decompressor.decompress(frame, max_output_size=plain_bytes, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise InvalidRecord(f"Payload is not one whole zstd frame: {error}") from error
+
+
+def zlib_compress(plain: bytes) -> bytes:
+    """Return `plain` as one zlib stream, as the formats of 2020 have it."""
+    return zlib.compress(plain)

@@ -1,0 +1,109 @@
+"""What exactly is executed: arguments, environment, directory.
+
+Knows no process and no store. It asks the file system only whether a name can be executed and where a path really is;
+the invariant is that a working directory it returns is inside the run directory, links followed.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from isolate.errors import InternalFailure, InvalidInput
+from isolate.paths import RelPath
+
+EXECUTABLE_SUFFIX = "${EXECUTABLE_SUFFIX}"
+OUTDIR = "${ISOLATED_OUTDIR}"
+BOT_FILE = "${SWARMING_BOT_FILE}"
+
+# Where the newer name is the only one there is, the older still means Python.
+_ALSO_CALLED = {"python": "python3"}
+
+
+def substitute(text: str, outdir: Path | None, bot_file: str | None) -> str:
+    """Return `text` with its parameters replaced; ${SWARMING_BOT_FILE} stays when there is no such file.
+
+    Raises InternalFailure when outputs are asked for and there is nowhere to send them.
+    """
+    if OUTDIR in text:
+        if outdir is None:
+            raise InternalFailure(f"{OUTDIR} needs an isolate server to upload to")
+        text = text.replace(OUTDIR, str(outdir))
+    if bot_file is not None:
+        text = text.replace(BOT_FILE, bot_file)
+    return text.replace(EXECUTABLE_SUFFIX, "")
+
+
+def environment(
+    base: Mapping[str, str],
+    changes: Mapping[str, str],
+    prefixes: Mapping[str, Sequence[str]],
+    run_dir: Path,
+    temp_dir: Path,
+) -> dict[str, str]:
+    """Return the variables of a command: `base` with `changes` (empty deletes) and paths of the tree put in front."""
+    env = dict(base)
+    for key, value in changes.items():
+        if value:
+            env[key] = value
+        else:
+            env.pop(key, None)
+    for key, paths in prefixes.items():
+        absolute = [str(run_dir / inner_path(path)) for path in paths]
+        env[key] = os.pathsep.join([*absolute, *([env[key]] if key in env else [])])
+    env["TMPDIR"] = str(temp_dir)
+    return env
+
+
+def inner_path(text: str) -> str:
+    """Return `text`, a path below the run directory as users write it (`./a/`), in its plain form.
+
+    The directory itself is `.`. Raises InvalidInput when it is absolute or climbs out.
+    """
+    plain = posixpath.normpath(text) if text else "."
+    if plain == ".":
+        return plain
+    try:
+        return RelPath(plain)
+    except InvalidInput as error:
+        raise InvalidInput(f"Path {text!r} is not inside the run directory") from error
+
+
+def working_directory(run_dir: Path, relative: str) -> Path | None:
+    """Return where `relative` really is, made if it was not there; None when it leads out of `run_dir`."""
+    root = os.path.realpath(run_dir)
+    place = os.path.realpath(os.path.join(root, relative))
+    if not f"{place}/".startswith(f"{root}/"):
+        return None
+    os.makedirs(place, exist_ok=True)
+    return Path(place)
+
+
+def resolve(argv: Sequence[str], cwd: Path, search_path: str) -> list[str]:
+    """Return `argv` starting with the path of a program, whether or not it exists.
+
+    `x.py` is run by Python; a bare name is looked for in `cwd` and then in `search_path` (the child's PATH); any other
+    relative name is relative to `cwd`.
+    """
+    program, *arguments = argv
+    if program.endswith(".py"):
+        program, arguments = "python", [program, *arguments]
+    if "/" not in program:
+        names = [program] if program not in _ALSO_CALLED else [program, _ALSO_CALLED[program]]
+        program = next((path for name in names if (path := _search(name, cwd, search_path))), program)
+    return [program, *arguments]
+
+
+def absolute(program: str, cwd: Path) -> str:
+    """Return the path to execute for a resolved and substituted program name."""
+    return program if program.startswith("/") else os.path.normpath(cwd / program)
+
+
+def _search(name: str, cwd: Path, search_path: str) -> str:
+    for folder in [str(cwd), *filter(None, search_path.split(os.pathsep))]:
+        path = os.path.join(cwd, folder, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return ""

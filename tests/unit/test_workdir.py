@@ -1,0 +1,116 @@
+"""Work directories: deleted whatever is in them, and nothing else is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isolate.errors import InternalFailure
+from run_isolated.workdir import abandoned, delete_tree, work_dir
+
+
+def names(root: Path) -> list[str]:
+    return sorted(os.listdir(root))
+
+
+def test_directories_are_fresh_private_and_deleted(tmp_path: Path) -> None:
+    root = tmp_path / "a/b"
+    with work_dir(root, keep=False) as made, work_dir(root, keep=False) as other:
+        assert made.path != other.path
+        for path in (made.path, made.run, made.out, made.temp):
+            assert path.stat().st_mode & 0o777 == 0o700
+        (made.run / "file").write_text("x")
+    assert names(root) == []
+
+
+def test_kept_directory_stays_and_is_nobody_elses_business(tmp_path: Path) -> None:
+    with work_dir(tmp_path, keep=True) as made:
+        (made.out / "file").write_text("x")
+    assert (made.out / "file").read_text() == "x"
+    assert list(abandoned(tmp_path)) == []
+
+
+def test_root_that_cannot_be_made_is_an_internal_failure(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InternalFailure, match="Cannot make a work directory"), work_dir(tmp_path / "file", keep=False):
+        pass
+
+
+def test_directory_of_a_live_run_is_not_abandoned(tmp_path: Path) -> None:
+    with work_dir(tmp_path, keep=False):
+        assert list(abandoned(tmp_path)) == []
+
+
+def test_directory_of_a_killed_run_is_abandoned_once(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from run_isolated.workdir import work_dir\n"
+        "with work_dir(Path(sys.argv[1]), keep=False): os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
+    assert len(names(tmp_path)) == 1
+    for path in abandoned(tmp_path):
+        assert list(abandoned(tmp_path)) == []  # we are its owner now
+        delete_tree(path)
+    assert names(tmp_path) == []
+
+
+def test_strangers_are_never_taken_for_abandoned(tmp_path: Path) -> None:
+    (tmp_path / "ir-0123456789ab").mkdir()  # the name alone
+    (tmp_path / "ir-mine").mkdir()
+    (tmp_path / "ir-mine/owner").write_text("")
+    (tmp_path / "ir-ba9876543210").symlink_to("ir-mine/owner")
+    assert list(abandoned(tmp_path)) == []
+    assert list(abandoned(tmp_path / "absent")) == []
+
+
+def test_hostile_tree_is_deleted_and_nothing_beside_it(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o500)
+    (tmp_path / "file").write_text("kept")
+    tree = tmp_path / "tree"
+    for name in ("no-access/inner/deep", "read-only/inner", "empty", "owner-is-a-directory/owner"):
+        (tree / name).mkdir(parents=True)
+    (tree / "no-access/inner/deep/file").write_text("x")
+    (tree / "read-only/inner/file").write_text("x")
+    (tree / "read-only/inner").chmod(0o500)
+    (tree / "read-only").chmod(0o500)
+    (tree / "no-access/inner").chmod(0)
+    (tree / "no-access").chmod(0)
+    (tree / "to-directory").symlink_to(outside)
+    (tree / "to-file").symlink_to(tmp_path / "file")
+    (tree / "loop").symlink_to("loop")
+    os.link(tmp_path / "file", tree / "hard-link")
+    os.mkfifo(tree / "pipe")
+    (tree / os.fsdecode(b"not \xff utf-8\n")).write_text("x")
+    tree.chmod(0)
+    delete_tree(tree)
+    assert names(tmp_path) == ["file", "outside"]
+    assert (tmp_path / "file").read_text() == "kept"
+    assert outside.stat().st_mode & 0o777 == 0o500
+
+
+def test_depth_beyond_the_longest_path_is_deleted(tmp_path: Path) -> None:
+    code = "import os, sys; os.chdir(sys.argv[1])\nfor _ in range(1500): os.mkdir('d' * 8); os.chdir('d' * 8)"
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    subprocess.run([sys.executable, "-c", code, str(tree)], check=True)
+    delete_tree(tree)
+    assert names(tmp_path) == []
+
+
+def test_link_in_place_of_a_tree_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/file").write_text("x")
+    (tmp_path / "link").symlink_to("real")
+    with pytest.raises(InternalFailure, match="Cannot delete"):
+        delete_tree(tmp_path / "link")
+    assert (tmp_path / "real/file").exists()
+
+
+def test_absent_tree_is_deleted_already(tmp_path: Path) -> None:
+    delete_tree(tmp_path / "absent")
+    assert names(tmp_path) == []
