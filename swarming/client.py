@@ -1,0 +1,197 @@
+"""The client's side of the scheduler's REST API: calls, paging, and what a result says.
+
+Knows no command line and no output directory. A `ShardResult` keeps the server's JSON as it came, because users' tools
+read it, and answers the questions our own code asks of it; no other client module knows a field of a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from isolate.errors import InternalFailure
+from isolate.http import HttpClient
+
+API = "/_ah/api/swarming/v1"
+PAGE_ITEMS = 250  # §7.6: what the client of 2020 asked for at a time
+STATES_PER_CALL = 100  # 100 ids of 16 digits: a 2.5 kB URL, accepted by every proxy
+STDOUT_PAGE_BYTES = 16_000 * 1024  # §1.6: the most a server of 2020 returns at once
+UNFINISHED = frozenset({"PENDING", "RUNNING"})
+
+Query = Mapping[str, str | Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputsRef:
+    """Where the outputs of a task are: the hash of their manifest, its namespace, and the server that holds it."""
+
+    isolated: str
+    namespace: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """One task's result: `raw` is the TaskResult of the REST API, untouched."""
+
+    raw: Mapping[str, Any]
+
+    @property
+    def task_id(self) -> str:
+        return str(self.raw["task_id"])
+
+    @property
+    def state(self) -> str:
+        return str(self.raw["state"])
+
+    @property
+    def is_final(self) -> bool:
+        return self.state not in UNFINISHED
+
+    @property
+    def bot_id(self) -> str | None:
+        return self.raw.get("bot_id")
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit status of the command, None when no process ran or it is still running."""
+        value = self.raw.get("exit_code")
+        return None if value is None else int(value)
+
+    @property
+    def duration_s(self) -> float | None:
+        return self.raw.get("duration")
+
+    @property
+    def deduped_from(self) -> str | None:
+        return self.raw.get("deduped_from")
+
+    @property
+    def pending_s(self) -> float | None:
+        """How long it waited for a bot; None while it waits, and for a deduplicated task, which never did."""
+        end = self.raw.get("started_ts")
+        if self.state in {"BOT_DIED", "CANCELED", "EXPIRED"}:
+            end = self.raw.get("abandoned_ts", end)
+        if end is None or self.deduped_from:
+            return None
+        return _seconds(end) - _seconds(self.raw["created_ts"])
+
+    @property
+    def outputs(self) -> OutputsRef | None:
+        """Where the files are that the task left behind."""
+        found = self.raw.get("outputs_ref")
+        if not found or not found.get("isolated"):
+            return None
+        return OutputsRef(found["isolated"], found["namespace"], found["isolatedserver"])
+
+
+@dataclass(frozen=True, slots=True)
+class Triggered:
+    """The server's answer to a new task."""
+
+    task_id: str
+    priority: int
+    state: str
+
+
+class SwarmingClient:
+    """Calls the scheduler of one server."""
+
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
+
+    async def get(self, method: str, query: Query | None = None) -> Any:
+        """GET one method, such as `bots/list`; returns the parsed reply."""
+        return await self._call("GET", method, query=query)
+
+    async def new_task(self, body: Mapping[str, Any]) -> Triggered:
+        """Create a task; safe to repeat, because the body carries its `request_uuid`."""
+        reply = await self._call("POST", "tasks/new", body)
+        return Triggered(reply["task_id"], int(reply["request"]["priority"]), reply["task_result"]["state"])
+
+    async def cancel(self, task_id: str, *, kill_running: bool) -> bool:
+        """Cancel a task; returns whether there was anything left to cancel."""
+        reply = await self._call("POST", f"task/{task_id}/cancel", {"kill_running": kill_running})
+        return bool(reply.get("ok"))
+
+    async def result(self, task_id: str, *, performance: bool = False) -> ShardResult:
+        query = {"include_performance_stats": "true"} if performance else None
+        return ShardResult(await self.get(f"task/{task_id}/result", query))
+
+    async def stdout(self, task_id: str) -> str:
+        """Return everything the task has printed so far; invalid UTF-8 is replaced by the server."""
+        pieces: list[str] = []
+        while True:
+            query = {"offset": str(len(pieces) * STDOUT_PAGE_BYTES), "length": str(STDOUT_PAGE_BYTES)}
+            text = (await self.get(f"task/{task_id}/stdout", query)).get("output", "")
+            pieces.append(text)
+            if len(text) < STDOUT_PAGE_BYTES // 4:  # a full page of UTF-8 has at least a quarter as many characters
+                return "".join(pieces)
+
+    async def states(self, task_ids: Sequence[str]) -> dict[str, str]:
+        """Return the state of each task."""
+        found: dict[str, str] = {}
+        for start in range(0, len(task_ids), STATES_PER_CALL):
+            batch = task_ids[start : start + STATES_PER_CALL]
+            reply = await self.get("tasks/get_states", {"task_id": batch})
+            found.update(zip(batch, reply["states"], strict=True))
+        return found
+
+    async def items(self, method: str, query: Query, limit: int) -> AsyncIterator[dict[str, Any]]:
+        """Yield up to `limit` items of a listing, following its cursor."""
+        cursor: str | None = None
+        while limit > 0:
+            page = dict(query) | {"limit": str(min(limit, PAGE_ITEMS))}
+            reply = await self.get(method, page | ({"cursor": cursor} if cursor else {}))
+            for item in reply.get("items", ())[:limit]:
+                limit -= 1
+                yield item
+            cursor = reply.get("cursor")
+            if not cursor:
+                return
+
+    async def tasks_named(self, name: str, limit: int) -> list[str]:
+        """Return the ids of the newest task called `name`, or of its shards `name:<i>:<n>` in their order.
+
+        Looks at the newest `limit` tasks; an empty list means that none of them has this name.
+        """
+        shards: dict[int, str] = {}
+        total = 0
+        async for item in self.items("tasks/list", {}, limit):
+            if item["name"] == name and not shards:
+                return [str(item["task_id"])]
+            base, index, count = _shard_of(str(item["name"]))
+            if base != name or (total and count != total):
+                continue
+            total = count
+            shards.setdefault(index, str(item["task_id"]))
+            if len(shards) == total:
+                break
+        return [task_id for _, task_id in sorted(shards.items())]
+
+    async def _call(self, verb: str, method: str, body: object = None, query: Query | None = None) -> Any:
+        parameters = [
+            (key, value)
+            for key, values in (query or {}).items()
+            for value in ([values] if isinstance(values, str) else values)
+        ]
+        reply = await self._http.json(verb, f"{API}/{method}", params=parameters, body=body)
+        if not isinstance(reply, dict):
+            raise InternalFailure(f"The server's reply to {method} is no JSON object")
+        return reply
+
+
+def _shard_of(name: str) -> tuple[str, int, int]:
+    """Split `name:<index>:<count>`; the count is 0 for a task that is no shard."""
+    base, _, rest = name.rpartition(":")
+    base, _, index = base.rpartition(":")
+    if index.isdecimal() and rest.isdecimal() and int(index) < int(rest):
+        return base, int(index), int(rest)
+    return name, 0, 0
+
+
+def _seconds(timestamp: str) -> float:
+    """Return a timestamp of the REST API (§1.2: UTC, no zone) in seconds since the epoch."""
+    return datetime.fromisoformat(timestamp).replace(tzinfo=UTC).timestamp()

@@ -1,0 +1,111 @@
+"""Wait for tasks to end, and bring back what they printed and left behind.
+
+Knows no flags and prints nothing. Waiting asks for the states of all unfinished tasks in one request per hundred, with
+a back-off; a task's result, stdout and outputs are then brought a few tasks at a time, so that a thousand shards take
+few connections. The invariant: each task is shown once, when everything asked for is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from isolate.clock import Clock
+from isolate.errors import IsolateError
+from swarming.client import UNFINISHED, OutputsRef, ShardResult, SwarmingClient
+
+FIRST_WAIT_S = 0.05  # a trivial task ends within a tenth of a second
+BACK_OFF = 1.25
+LONGEST_WAIT_S = 5.0
+AT_ONCE = 8  # shards whose results, stdout and outputs are being brought
+FOREVER_S = 0.0
+NOW_S = -1.0  # "report the current state once"
+
+OutputFetcher = Callable[[int, OutputsRef], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One collected task: its place in the request, its result, and what it printed when that was asked for."""
+
+    index: int
+    result: ShardResult
+    stdout: str | None
+    problem: str | None = None  # why its outputs could not be brought
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What to bring of each task."""
+
+    timeout_s: float = FOREVER_S
+    stdout: bool = True
+    performance: bool = False
+    outputs: OutputFetcher | None = None
+
+
+async def collect(
+    client: SwarmingClient, task_ids: Sequence[str], wanted: Wanted, clock: Clock, show: Callable[[Shard], None]
+) -> list[Shard]:
+    """Show each task once, as they end; return those that ended within `timeout_s`, in the order of `task_ids`.
+
+    Raises NotFound when the server does not know a task.
+    """
+    shards: list[Shard] = []
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def bring(index: int) -> None:
+        async with slots:
+            shard = await _bring(client, index, task_ids[index], wanted)
+        shards.append(shard)
+        show(shard)
+
+    async with asyncio.TaskGroup() as group:
+        async for index in _ended(client, task_ids, wanted.timeout_s, clock):
+            group.create_task(bring(index))
+    return sorted(shards, key=lambda shard: shard.index)
+
+
+async def _ended(client: SwarmingClient, task_ids: Sequence[str], timeout_s: float, clock: Clock) -> AsyncIterator[int]:
+    """Yield the index of each task when it has ended; with NOW_S, of every task at once."""
+    if timeout_s == NOW_S:
+        for index in range(len(task_ids)):
+            yield index
+        return
+    waiting = dict(enumerate(task_ids))
+    started_s, wait_s = clock.monotonic(), FIRST_WAIT_S
+    while waiting:
+        states = await client.states(list(waiting.values()))
+        ended = [index for index, task_id in waiting.items() if states[task_id] not in UNFINISHED]
+        for index in ended:
+            del waiting[index]
+            yield index
+        if not waiting or (timeout_s and clock.monotonic() - started_s >= timeout_s):
+            return
+        wait_s = FIRST_WAIT_S if ended else min(wait_s * BACK_OFF, LONGEST_WAIT_S)
+        await clock.sleep(min(wait_s, timeout_s) if timeout_s else wait_s)
+
+
+async def _bring(client: SwarmingClient, index: int, task_id: str, wanted: Wanted) -> Shard:
+    result = await client.result(task_id, performance=wanted.performance)
+    stdout = await client.stdout(task_id) if wanted.stdout else None
+    problem = None
+    if wanted.outputs and result.outputs:
+        try:
+            await wanted.outputs(index, result.outputs)
+        except IsolateError as error:  # the result itself is good: report it, and fail at the end
+            problem = str(error)
+    return Shard(index, result, stdout, problem)
+
+
+def exit_status(shards: Sequence[Shard], expected: int) -> int:
+    """Return the status of the whole: the last non-zero exit code; 1 where no process ran or a shard is missing."""
+    status = 0
+    for shard in shards:
+        code = shard.result.exit_code
+        if code is None or shard.problem:
+            status = 1
+        elif code:
+            status = code
+    return status or (0 if len(shards) == expected else 1)

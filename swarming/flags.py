@@ -1,0 +1,99 @@
+"""The flags several commands of `swarming` share, and arguments after `--`.
+
+Knows no command and reads no environment itself: click fills in the variables that the flags name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+AFTER = "swarming.after"
+OUT_FILE = click.Path(dir_okay=False, path_type=Path)
+IN_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
+
+
+class DelimitedCommand(click.Command):
+    """A command whose arguments after `--` are kept apart, in `ctx.meta[AFTER]`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        place = args.index("--") if "--" in args else len(args)
+        ctx.meta[AFTER] = tuple(args[place + 1 :])
+        return super().parse_args(ctx, args[:place])
+
+
+def pair_option(*names: str, metavar: str, text: str) -> Callable[[Decorated], Decorated]:
+    """Add an option that takes two words and may be repeated."""
+    return click.option(*names, nargs=2, multiple=True, type=str, metavar=metavar, help=text)
+
+
+def server_option(command: Decorated) -> Decorated:
+    """Add `-S/--swarming`."""
+    return click.option(
+        "-S", "--swarming", envvar="SWARMING_SERVER", metavar="URL", help="The server [env SWARMING_SERVER]."
+    )(command)
+
+
+def options(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
+    """Join option decorators into one, in the order they are to be listed in."""
+
+    def apply(command: Decorated) -> Decorated:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+trigger_options = options(
+    click.option("-I", "--isolate-server", envvar="ISOLATE_SERVER", metavar="URL",
+                 help="Where the inputs are [env ISOLATE_SERVER; default: the swarming server]."),
+    click.option("--namespace", help="Namespace of the hash [default: by its length]."),
+    click.option("-s", "--isolated", metavar="HASH", help="What to run: the hash `isolate archive` printed."),
+    pair_option("-d", "--dimension", "dimensions", metavar="KEY VALUE", text="What the bot must be; repeatable."),
+    click.option("--optional-dimension", "optional", nargs=3, type=(str, str, int), multiple=True,
+                 metavar="KEY VALUE SECONDS", help="Insist on it for so long only; repeatable."),
+    click.option("-T", "--task-name", "--task", help="Name of the task."),
+    pair_option("-e", "--env", "env", metavar="KEY VALUE", text="Set a variable; repeatable."),
+    pair_option("--env-prefix", "env_prefixes", metavar="KEY PATH", text="Prepend a path; repeatable."),
+    click.option("--idempotent", is_flag=True, help="Reuse the result of an equal task that succeeded."),
+    click.option("--shards", default=1, show_default=True, help="Tasks to split the work over."),
+    click.option("--priority", default=200, show_default=True, help="0 to 255; lower is more urgent."),
+    click.option("--tags", multiple=True, metavar="KEY:VALUE", help="Tag of the task; repeatable."),
+    click.option("--user", help="Who asks [default: the current user]."),
+    click.option("--expiration", "--deadline", "expiration_s", default=21600, show_default=True,
+                 help="Seconds to wait for a bot."),
+    click.option("--hard-timeout", "hard_timeout_s", default=3600, show_default=True, help="Seconds to run."),
+    click.option("--io-timeout", "io_timeout_s", default=1200, show_default=True, help="Seconds without output."),
+    click.option("--raw-cmd", "raw_command", is_flag=True, help="What follows -- is the whole command."),
+    click.option("--relative-cwd", metavar="DIR", help="Where a raw command runs."),
+    click.option("-o", "--output", "outputs", multiple=True, metavar="PATH",
+                 help="Also bring back; repeatable."),
+    pair_option("--named-cache", "named_caches", metavar="NAME PATH", text="Keep PATH on the bot; repeatable."),
+    click.option("--secret-bytes-path", "secret", type=click.File("rb"), help="Give the task this secret."),
+    click.option("--service-account", help="Account the task runs as."),
+    click.option("--pool-task-template", default="AUTO", hidden=True,
+                 type=click.Choice(["AUTO", "CANARY_PREFER", "CANARY_NEVER", "SKIP"])),
+    click.option("--realm", hidden=True),
+    click.option("--wait-for-capacity", is_flag=True, help="Wait even when no bot like this is known."),
+    click.option("--lower-priority", is_flag=True, help="Run at a lower process priority."),
+    click.option("--containment-type", "containment", default="NONE", hidden=True,
+                 type=click.Choice(["NONE", "AUTO", "JOB_OBJECT"])),
+)  # fmt: skip
+collect_options = options(
+    click.option("-t", "--timeout", "timeout_s", type=float, help="Seconds to wait; 0 for ever, -1 not at all."),
+    click.option("--decorate", is_flag=True, help="Put boxes around the output of each shard."),
+    click.option("--print-status-updates", is_flag=True, help="Say every 300 s what is still awaited."),
+    click.option("--task-summary-json", type=OUT_FILE, help="Write what the server says."),
+    click.option("--task-output-dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+                 help="Put outputs into DIR/<shard>/."),
+    click.option("--task-output-stdout", default="all", type=click.Choice(["all", "json", "console", "none"]),
+                 show_default=True, help="Where the tasks' stdout goes."),
+    click.option("--filepath-filter", metavar="REGEX", help="Bring only outputs whose path matches."),
+    click.option("--perf", is_flag=True, help="Add performance statistics to the summary."),
+)  # fmt: skip

@@ -1,0 +1,190 @@
+"""From what a user asks for to the bodies of `tasks/new`, one for each shard.
+
+Pure: no server, no clock, no environment. The rules are those of the command line of 2020: names and variables of
+shards, earlier slices from optional dimensions, the default name; and the invariant is that every body differs from the
+first only in its name, its shard variables and its `request_uuid`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from isolate.errors import InvalidInput
+from swarming.wire_in import CacheEntry, Containment, FilesRef, NewTaskRequest, Pair, PairList, Properties, Slice
+
+DEFAULT_POOL = "default"
+GRACE_PERIOD_S = 30  # not a flag in 2020 either
+MIN_LAST_SLICE_S = 60
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OptionalDimension:
+    """A dimension that is insisted on only for the first `expiration_s` seconds."""
+
+    key: str
+    value: str
+    expiration_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """One task as the command line describes it; all durations in seconds."""
+
+    name: str | None = None
+    user: str | None = None
+    isolated: str | None = None
+    isolate_server: str | None = None
+    namespace: str | None = None
+    command: tuple[str, ...] = ()
+    raw_command: bool = False
+    relative_cwd: str | None = None
+    dimensions: Pairs = ()
+    optional_dimensions: tuple[OptionalDimension, ...] = ()
+    env: Pairs = ()
+    env_prefixes: Pairs = ()
+    outputs: tuple[str, ...] = ()
+    named_caches: Pairs = ()
+    secret: str | None = field(default=None, repr=False)  # base64
+    idempotent: bool = False
+    wait_for_capacity: bool = False
+    lower_priority: bool = False
+    containment: str = "NONE"
+    service_account: str | None = None
+    pool_task_template: str = "AUTO"
+    realm: str | None = None
+    hard_timeout_s: int = 3600
+    io_timeout_s: int = 1200
+    expiration_s: int = 21600
+    priority: int = 200
+    tags: tuple[str, ...] = ()
+    shards: int = 1
+    parent_task_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRequest:
+    """One body of `tasks/new`, with the name and place of its shard."""
+
+    index: int
+    name: str
+    body: dict[str, Any]
+
+
+def requests(spec: TaskSpec, new_uuid: Callable[[], str]) -> list[ShardRequest]:
+    """Return the bodies to post, in order of their shards; raises InvalidInput for what no server would take."""
+    _check(spec)
+    name = spec.name or default_name(spec)
+    if spec.shards == 1:
+        return [ShardRequest(0, name, _body(spec, name, new_uuid()))]
+    found = []
+    for index in range(spec.shards):
+        shard_env = (*spec.env, ("GTEST_SHARD_INDEX", str(index)), ("GTEST_TOTAL_SHARDS", str(spec.shards)))
+        shard_name = f"{name}:{index}:{spec.shards}"
+        found.append(ShardRequest(index, shard_name, _body(replace(spec, env=shard_env), shard_name, new_uuid())))
+    return found
+
+
+def default_name(spec: TaskSpec) -> str:
+    """Return `<user>/<k=v_k=v…>[/<isolated>]`."""
+    dimensions = "_".join(f"{key}={value}" for key, value in sorted(_with_pool(spec.dimensions)))
+    return "/".join(part for part in (spec.user, dimensions, spec.isolated) if part)
+
+
+def _check(spec: TaskSpec) -> None:
+    if not spec.isolated and not spec.raw_command:
+        raise InvalidInput("Specify at least one of --raw-cmd or --isolated or both")
+    if spec.raw_command and not spec.command:
+        raise InvalidInput("Arguments with --raw-cmd should be passed after -- as command delimiter")
+    if spec.relative_cwd is not None:
+        if not spec.raw_command:
+            raise InvalidInput("--relative-cwd requires --raw-cmd")
+        if spec.relative_cwd.startswith("/") or ".." in spec.relative_cwd.split("/"):
+            raise InvalidInput("--relative-cwd must not try to escape the working directory")
+    if any(":" not in tag for tag in spec.tags):
+        raise InvalidInput("--tags must be in the format key:value")
+    if spec.shards < 1:
+        raise InvalidInput(f"--shards must be at least 1, not {spec.shards}")
+    for optional in spec.optional_dimensions:
+        if ":" in optional.key:
+            raise InvalidInput('dimension key cannot contain ":"')
+        if optional.expiration_s <= 0 or optional.expiration_s % 60:
+            raise InvalidInput("optional-dimension expiration is not divisible by 60")
+
+
+def _body(spec: TaskSpec, name: str, request_uuid: str) -> dict[str, Any]:
+    request = NewTaskRequest(
+        name=name,
+        parent_task_id=spec.parent_task_id,
+        pool_task_template=spec.pool_task_template,
+        priority=spec.priority,
+        realm=spec.realm,
+        request_uuid=request_uuid,
+        service_account=spec.service_account,
+        tags=list(spec.tags),
+        task_slices=_slices(spec),
+        user=spec.user or "",
+    )
+    body: dict[str, Any] = msgspec.to_builtins(request)
+    return body
+
+
+def _slices(spec: TaskSpec) -> list[Slice]:
+    """Return the slices: one for each optional expiration, ascending, then the one that asks for the least."""
+    base = _with_pool(spec.dimensions)
+    slices = []
+    previous_s = 0
+    for expiration_s in sorted({optional.expiration_s for optional in spec.optional_dimensions}):
+        wanted = base
+        for optional in spec.optional_dimensions:
+            if optional.expiration_s >= expiration_s:
+                wanted = _override(wanted, optional.key, optional.value)
+        slices.append(_slice(spec, wanted, expiration_s - previous_s, wait=False))
+        previous_s = expiration_s
+    rest_s = max(spec.expiration_s - previous_s, MIN_LAST_SLICE_S) if previous_s else spec.expiration_s
+    return [*slices, _slice(spec, base, rest_s, wait=spec.wait_for_capacity)]
+
+
+def _override(dimensions: Pairs, key: str, value: str) -> Pairs:
+    kept = dimensions if key == "caches" else tuple(pair for pair in dimensions if pair[0] != key)
+    return (*kept, (key, value))
+
+
+def _with_pool(dimensions: Pairs) -> Pairs:
+    has_pool = any(key == "pool" for key, _ in dimensions)
+    return dimensions if has_pool else (*dimensions, ("pool", DEFAULT_POOL))
+
+
+def _slice(spec: TaskSpec, dimensions: Pairs, expiration_s: int, *, wait: bool) -> Slice:
+    prefixes: dict[str, list[str]] = {}
+    for key, path in spec.env_prefixes:
+        prefixes.setdefault(key, []).append(path)
+    inputs = None
+    if spec.isolated:
+        inputs = FilesRef(isolated=spec.isolated, isolatedserver=spec.isolate_server, namespace=spec.namespace)
+    properties = Properties(
+        caches=[CacheEntry(name=name, path=path) for name, path in spec.named_caches] or None,
+        command=list(spec.command) if spec.raw_command else None,
+        containment=Containment(containment_type=spec.containment, lower_priority=spec.lower_priority),
+        dimensions=[Pair(key=key, value=value) for key, value in sorted(dimensions)],
+        env=_pairs(spec.env),
+        env_prefixes=[PairList(key=key, value=paths) for key, paths in sorted(prefixes.items())] or None,
+        execution_timeout_secs=spec.hard_timeout_s,
+        extra_args=list(spec.command) if spec.command and not spec.raw_command else None,
+        grace_period_secs=GRACE_PERIOD_S,
+        idempotent=spec.idempotent,
+        inputs_ref=inputs,
+        io_timeout_secs=spec.io_timeout_s,
+        outputs=list(spec.outputs) or None,
+        relative_cwd=spec.relative_cwd,
+        secret_bytes=spec.secret,
+    )
+    return Slice(expiration_secs=expiration_s, properties=properties, wait_for_capacity=wait)
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> list[Pair] | None:
+    return [Pair(key=key, value=value) for key, value in sorted(dict(pairs).items())] or None

@@ -1,0 +1,193 @@
+"""Waiting for tasks and showing them, against a scripted server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isolate.errors import InvalidInput, NotFound
+from swarming import actions, report
+from swarming.client import OutputsRef, ShardResult, SwarmingClient
+from swarming.collect import FOREVER_S, NOW_S, Shard, Wanted, collect, exit_status
+from swarming.trigger import ShardRequest
+from tests.clock import ManualClock
+
+BASE = {"created_ts": "2020-01-02T03:04:05", "name": "unit", "failure": False}
+
+
+class ScriptedClient(SwarmingClient):
+    """Answers from a table: the results of tasks, and after how many looks each is final."""
+
+    def __init__(self, results: Mapping[str, Mapping[str, Any]], looks: Mapping[str, int] | None = None) -> None:
+        self.results = results
+        self.looks = dict(looks or {})
+        self.calls: list[str] = []
+
+    async def get(self, method: str, query: Any = None) -> Any:
+        self.calls.append(method)
+        if method == "tasks/get_states":
+            return {"states": [self._state(task_id) for task_id in query["task_id"]]}
+        if method == "tasks/list":
+            return {"items": [{"task_id": key, "name": value["name"]} for key, value in self.results.items()]}
+        _, task_id, what = method.split("/")
+        if task_id not in self.results:
+            raise NotFound(f"Task {task_id} not found")
+        return {"output": f"out of {task_id}\n"} if what == "stdout" else self.results[task_id]
+
+    def _state(self, task_id: str) -> str:
+        left = self.looks.get(task_id, 0)
+        self.looks[task_id] = left - 1
+        return "RUNNING" if left > 0 else str(self.results[task_id]["state"])
+
+
+def result(task_id: str, **fields: Any) -> dict[str, Any]:
+    return {**BASE, "task_id": task_id, "state": "COMPLETED", "exit_code": "0", "bot_id": "b", **fields}
+
+
+async def run(client: SwarmingClient, ids: list[str], wanted: Wanted, clock: ManualClock) -> list[Shard]:
+    """Collect, letting time pass whenever nothing else can happen."""
+    shown: list[Shard] = []
+    task = asyncio.ensure_future(collect(client, ids, wanted, clock, shown.append))
+    for _ in range(1000):
+        if task.done():
+            break
+        await asyncio.sleep(0)
+        clock.advance(0.1)
+    shards = await task
+    assert sorted(shard.index for shard in shown) == [shard.index for shard in shards]
+    return shards
+
+
+async def test_each_task_is_shown_once_in_the_end_sorted() -> None:
+    client = ScriptedClient({"a10": result("a10"), "b10": result("b10", exit_code="3")}, {"a10": 4})
+    shards = await run(client, ["a10", "b10"], Wanted(), ManualClock())
+    assert [(shard.result.task_id, shard.result.exit_code, shard.stdout) for shard in shards] == [
+        ("a10", 0, "out of a10\n"),
+        ("b10", 3, "out of b10\n"),
+    ]
+    assert exit_status(shards, 2) == 3
+
+
+async def test_waiting_costs_one_request_however_many_tasks() -> None:
+    results = {f"{index:x}10": result(f"{index:x}10") for index in range(100)}
+    client = ScriptedClient(results)
+    shards = await run(client, list(results), Wanted(stdout=False), ManualClock())
+    assert len(shards) == 100
+    assert client.calls.count("tasks/get_states") == 1
+    assert len(client.calls) == 101
+
+
+async def test_the_time_limit_leaves_out_what_has_not_ended() -> None:
+    client = ScriptedClient({"a10": result("a10"), "b10": result("b10")}, {"b10": 10**6})
+    shards = await run(client, ["a10", "b10"], Wanted(timeout_s=7.0), ManualClock())
+    assert [shard.index for shard in shards] == [0]
+    assert exit_status(shards, 2) == 1
+
+
+async def test_now_reports_also_what_is_running() -> None:
+    client = ScriptedClient({"a10": result("a10", state="RUNNING", exit_code=None)})
+    shards = await run(client, ["a10"], Wanted(timeout_s=NOW_S), ManualClock())
+    assert [shard.result.state for shard in shards] == ["RUNNING"]
+    assert exit_status(shards, 1) == 1
+
+
+async def test_outputs_that_cannot_be_brought_do_not_lose_the_result() -> None:
+    ref = {"isolated": "ab" * 32, "namespace": "blake3-zstd", "isolatedserver": "http://localhost:1"}
+    client = ScriptedClient({"a10": result("a10", outputs_ref=ref)})
+
+    async def refuse(index: int, outputs: OutputsRef) -> None:
+        assert (index, outputs.isolated) == (0, "ab" * 32)
+        raise NotFound("Blob gone")
+
+    (shard,) = await run(client, ["a10"], Wanted(outputs=refuse), ManualClock())
+    assert shard.problem == "Blob gone"
+    assert shard.result.exit_code == 0
+    assert exit_status([shard], 1) == 1
+
+
+async def test_names_find_the_newest_task_or_all_its_shards() -> None:
+    names = {"e10": "other", "d10": "unit:1:2", "c10": "unit:0:2", "b10": "unit:1:2", "a10": "solo", "910": "solo"}
+    client = ScriptedClient({key: result(key, name=name) for key, name in names.items()})
+    assert await actions.find(client, ["unit"]) == ["c10", "d10"]
+    assert await actions.find(client, ["solo", "e10"]) == ["a10", "e10"]
+    with pytest.raises(NotFound, match="No task is called 'unknown'"):
+        await actions.find(client, ["unknown"])
+
+
+def shard(stdout: str | None = "one\ntwo\n", **fields: Any) -> Shard:
+    return Shard(0, ShardResult(result("a10", **fields)), stdout)
+
+
+def test_plain_text_is_that_of_2020() -> None:
+    assert report.plain(shard()) == "b: a10 0\n  one\n  two\n\n"
+    assert report.plain(shard(None, bot_id=None, exit_code=None)) == "N/A: a10 None\n"
+
+
+def test_boxes_are_those_of_2020() -> None:
+    done = shard(started_ts="2020-01-02T03:04:06", duration=2.0)
+    border = f"+-{'-' * 48}-+"
+    assert report.decorated(done, "http://x").splitlines() == [
+        border,
+        "| Shard 0  http://x/user/task/a10                  |",
+        border,
+        "one",
+        "two",
+        border,
+        "| End of shard 0                                   |",
+        "|  Pending: 1.0s  Duration: 2.0s  Bot: b  Exit: 0  |",
+        border,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"state": "CANCELED", "abandoned_ts": "2020-01-02T03:04:08"}, " Pending: 3.0s  CANCELED"),
+        ({"state": "EXPIRED", "abandoned_ts": "2020-01-02T03:04:08"}, " Pending: 3.0s  EXPIRED (lack of capacity)"),
+        ({"state": "TIMED_OUT", "exit_code": "-15"}, " Pending: N/A  Duration: N/A  Bot: b  Exit: -15  TIMED_OUT"),
+        ({"deduped_from": "x", "started_ts": "2020-01-01T00:00:00", "duration": 1}, " Pending: N/A  Duration: 1.0s"),
+    ],
+)
+def test_the_facts_of_a_shard(fields: dict[str, Any], text: str) -> None:
+    assert text in report.decorated(shard(None, **fields), "u")
+
+
+def test_the_summary_keeps_what_the_server_said() -> None:
+    ref = {"isolated": "ab", "namespace": "n", "isolatedserver": "http://s"}
+    found = report.summary([shard("text", outputs_ref=ref)], 2, with_output=True)
+    assert found["shards"][1] is None
+    assert found["shards"][0]["output"] == "text"
+    assert found["shards"][0]["exit_code"] == "0"
+    assert found["shards"][0]["outputs_ref"]["view_url"] == "http://s/browse?namespace=n&hash=ab"
+    assert "output" not in report.summary([shard("text")], 1, with_output=False)["shards"][0]
+
+
+def test_the_task_file_goes_round(tmp_path: Path) -> None:
+    piece = {"expiration_secs": 100, "properties": {"execution_timeout_secs": 50}}
+    tasks = [
+        actions.TriggeredTask(ShardRequest(index, f"u:{index}:2", {"task_slices": [piece, piece]}), f"{index}a10")
+        for index in range(2)
+    ]
+    actions.dump(tasks, "u", "http://s", tmp_path / "t.json")
+    assert actions.load(tmp_path / "t.json") == actions.TaskFile(("0a10", "1a10"), 100 + 50 + 100 + 10.0)
+    assert json.loads((tmp_path / "t.json").read_text())["tasks"]["u:1:2"]["view_url"] == "http://s/user/task/1a10"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"tasks": {"a": {}}}', '{"tasks": 3}'])
+def test_a_file_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(InvalidInput, match="no file that `trigger --dump-json` wrote"):
+        actions.load(tmp_path / "t.json")
+
+
+def test_bots_are_sorted_by_number() -> None:
+    assert sorted(["b10", "b9", "a"], key=actions.natural_key) == ["a", "b9", "b10"]
+
+
+def test_forever_is_the_default() -> None:
+    assert Wanted().timeout_s == FOREVER_S

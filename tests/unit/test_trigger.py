@@ -1,0 +1,117 @@
+"""From flags to the bodies of tasks/new."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from isolate.errors import InvalidInput
+from swarming.trigger import OptionalDimension, ShardRequest, TaskSpec, requests
+
+HASH = "ab" * 32
+
+
+def bodies(**fields: Any) -> list[ShardRequest]:
+    counter = itertools.count()
+    return requests(TaskSpec(**{"isolated": HASH, **fields}), lambda: f"uuid-{next(counter)}")
+
+
+def properties(request: ShardRequest, piece: int = -1) -> dict[str, Any]:
+    found: dict[str, Any] = request.body["task_slices"][piece]["properties"]
+    return found
+
+
+def pairs(listed: list[dict[str, str]]) -> list[tuple[str, str]]:
+    return [(pair["key"], pair["value"]) for pair in listed]
+
+
+def test_a_plain_task() -> None:
+    (request,) = bodies(name="unit", dimensions=(("os", "Linux"), ("cpu", "x86")), command=("--fast",))
+    assert (request.index, request.name) == (0, "unit")
+    assert request.body["request_uuid"] == "uuid-0"
+    assert request.body["priority"] == 200
+    (piece,) = request.body["task_slices"]
+    assert piece["expiration_secs"] == 21600
+    assert piece["properties"]["extra_args"] == ["--fast"]
+    assert "command" not in piece["properties"]
+    assert pairs(piece["properties"]["dimensions"]) == [("cpu", "x86"), ("os", "Linux"), ("pool", "default")]
+    assert piece["properties"]["inputs_ref"]["isolated"] == HASH
+
+
+def test_a_pool_that_is_named_is_kept() -> None:
+    (request,) = bodies(dimensions=(("pool", "lab"),))
+    assert pairs(properties(request)["dimensions"]) == [("pool", "lab")]
+
+
+def test_shards_differ_only_in_name_variables_and_uuid() -> None:
+    shards = bodies(name="unit", shards=3, env=(("A", "1"),))
+    assert [shard.name for shard in shards] == ["unit:0:3", "unit:1:3", "unit:2:3"]
+    assert [shard.body["request_uuid"] for shard in shards] == ["uuid-0", "uuid-1", "uuid-2"]
+    for index, shard in enumerate(shards):
+        expected = [("A", "1"), ("GTEST_SHARD_INDEX", str(index)), ("GTEST_TOTAL_SHARDS", "3")]
+        assert pairs(properties(shard)["env"]) == expected
+        for body in (shard.body, properties(shard)):
+            for varying in ("name", "request_uuid", "env"):
+                body.pop(varying, None)
+    assert shards[0].body == shards[1].body == shards[2].body
+
+
+def test_one_shard_gets_no_shard_variables() -> None:
+    (request,) = bodies(name="unit", shards=1)
+    assert "env" not in properties(request)
+
+
+def test_the_default_name_says_who_what_and_where() -> None:
+    (request,) = bodies(user="joe", dimensions=(("os", "Linux"),))
+    assert request.name == f"joe/os=Linux_pool=default/{HASH}"
+
+
+def test_a_raw_command_is_the_whole_command() -> None:
+    (request,) = bodies(isolated=None, raw_command=True, command=("echo", "hi"), relative_cwd="out", name="raw")
+    found = properties(request)
+    assert (found["command"], found["relative_cwd"]) == (["echo", "hi"], "out")
+    assert "inputs_ref" not in found
+    assert "extra_args" not in found
+
+
+def test_optional_dimensions_make_earlier_slices() -> None:
+    optional = (OptionalDimension("gpu", "titan", 120), OptionalDimension("os", "Debian", 60))
+    (request,) = bodies(dimensions=(("os", "Linux"),), optional_dimensions=optional, wait_for_capacity=True)
+    first, second, last = request.body["task_slices"]
+    assert [piece["expiration_secs"] for piece in (first, second, last)] == [60, 60, 21480]
+    assert [piece["wait_for_capacity"] for piece in (first, second, last)] == [False, False, True]
+    assert pairs(first["properties"]["dimensions"]) == [("gpu", "titan"), ("os", "Debian"), ("pool", "default")]
+    assert pairs(second["properties"]["dimensions"]) == [("gpu", "titan"), ("os", "Linux"), ("pool", "default")]
+    assert pairs(last["properties"]["dimensions"]) == [("os", "Linux"), ("pool", "default")]
+
+
+def test_the_last_slice_has_at_least_a_minute() -> None:
+    optional = (OptionalDimension("gpu", "titan", 120),)
+    (request,) = bodies(optional_dimensions=optional, expiration_s=121)
+    assert request.body["task_slices"][-1]["expiration_secs"] == 60
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"isolated": None}, "at least one of --raw-cmd or --isolated"),
+        ({"raw_command": True}, "after -- as command delimiter"),
+        ({"relative_cwd": "x"}, "--relative-cwd requires --raw-cmd"),
+        ({"relative_cwd": "a/../../b", "raw_command": True, "command": ("x",)}, "must not try to escape"),
+        ({"relative_cwd": "/b", "raw_command": True, "command": ("x",)}, "must not try to escape"),
+        ({"tags": ("nocolon",)}, "--tags must be in the format key:value"),
+        ({"shards": 0}, "--shards must be at least 1"),
+        ({"optional_dimensions": (OptionalDimension("a:b", "c", 60),)}, 'cannot contain ":"'),
+        ({"optional_dimensions": (OptionalDimension("a", "c", 61),)}, "not divisible by 60"),
+        ({"optional_dimensions": (OptionalDimension("a", "c", 0),)}, "not divisible by 60"),
+    ],
+)
+def test_what_no_server_would_take_is_refused_here(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        bodies(**fields)
+
+
+def test_secrets_stay_out_of_logs() -> None:
+    assert "hunter2" not in repr(TaskSpec(secret="hunter2"))
