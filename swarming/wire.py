@@ -142,12 +142,9 @@ def three_state(query: Query, key: str) -> bool | None:
     return THREE_STATES[text.upper()]
 
 
-def dimension_filter(values: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return `k:v` filters by key; raises InvalidInput."""
-    wanted: dict[str, tuple[str, ...]] = {}
-    for text in values:
-        key, colon, value = text.partition(":")
-        if not colon or not key or not value:
-            raise InvalidInput("Invalid dimensions")
-        wanted[key] = (*wanted.get(key, ()), value)
-    return wanted
+def dimension_filter(values: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Return `k:v` filters as pairs; raises InvalidInput."""
+    parted = [text.partition(":") for text in values]
+    if not all(key and value for key, _, value in parted):
+        raise InvalidInput("Invalid dimensions")
+    return tuple((key, value) for key, _, value in parted)

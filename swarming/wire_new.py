@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from isolate.errors import InvalidInput, InvalidTask
 from swarming import model, wire, wire_in, wire_rules
 
-TERMINATE_EXPIRATION_S = 86_400
 TEMPLATES = ("AUTO", "CANARY_PREFER", "CANARY_NEVER", "SKIP")
 
 
@@ -45,20 +44,6 @@ def new_task(body: bytes, authenticated: str, own_servers: Collection[str] = ())
         request_uuid=(new.request_uuid or "").lower().replace("-", ""),
     )
     return NewTask(request, evaluate_only=bool(new.evaluate_only))
-
-
-def terminate_request(bot_id: str, authenticated: str) -> model.TaskRequest:
-    """Return the request that asks a bot to leave when it has nothing to do."""
-    properties = model.TaskProperties(dimensions=(("id", bot_id),), grace_period_s=0)
-    part = model.TaskSlice(properties=properties, expiration_s=TERMINATE_EXPIRATION_S, wait_for_capacity=True)
-    return model.TaskRequest(
-        name=f"Terminate {bot_id}",
-        priority=0,
-        slices=(part,),
-        tags=("terminate:1",),
-        user="",
-        authenticated=authenticated,
-    )
 
 
 def _slice(part: wire_in.Slice, own_servers: Collection[str]) -> model.TaskSlice:

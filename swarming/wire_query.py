@@ -1,0 +1,78 @@
+"""Query strings of the listings: from the parameters of the REST API to the queries of the scheduler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from isolate.errors import InvalidInput
+from swarming import wire
+from swarming.bots import BotQuery
+from swarming.states import State
+from swarming.store import Sort, TaskQuery
+
+MAX_STDOUT_BYTES = 16_000 * 1024
+MAX_STATES = 1_000  # ids of one get_states: more do not fit in a request line
+_FAR = 2**62
+
+_SORTS = {
+    "CREATED_TS": Sort.CREATED,
+    "MODIFIED_TS": Sort.MODIFIED,
+    "COMPLETED_TS": Sort.COMPLETED,
+    "ABANDONED_TS": Sort.ABANDONED,
+}
+# What a state of a query means beyond the state of that name.
+_STATES: dict[str, dict[str, Any]] = {
+    "ALL": {},
+    "PENDING_RUNNING": {"states": frozenset({State.PENDING, State.RUNNING})},
+    "COMPLETED_SUCCESS": {"states": frozenset({State.COMPLETED}), "failure": False},
+    "COMPLETED_FAILURE": {"states": frozenset({State.COMPLETED}), "failure": True},
+    "DEDUPED": {"states": frozenset({State.COMPLETED}), "deduped": True},
+}
+
+
+def task_query(query: wire.Query) -> TaskQuery:
+    """Return which tasks are meant; raises InvalidInput."""
+    state = wire.choice(wire.first(query, "state"), wire.STATE_QUERIES, "state", "ALL")
+    sort = wire.choice(wire.first(query, "sort"), wire.SORTS, "sort", "CREATED_TS")
+    start, end = wire.epoch_s(query, "start"), wire.epoch_s(query, "end")
+    tags = tuple(wire.every(query, "tags"))
+    if sort not in _SORTS:
+        raise InvalidInput(f"Tasks cannot be sorted by {sort}")
+    if sort != "CREATED_TS" and (start is not None or end is not None or tags):
+        raise InvalidInput("sort cannot be used with start, end or tags, except for CREATED_TS")
+    for tag in tags:
+        if ":" not in tag:
+            raise InvalidInput(f"tags must be in key:value form, not {tag}")
+    meant = _STATES[state] if state in _STATES else {"states": frozenset({State[state]})}
+    return TaskQuery(tags=tags, created_from=start, created_to=end, sort=_SORTS[sort], **meant)
+
+
+def count_query(query: wire.Query) -> TaskQuery:
+    """Return which tasks are to be counted; raises InvalidInput."""
+    if wire.first(query, "start") is None:
+        raise InvalidInput("start (as epoch) is required")
+    return task_query(query)
+
+
+def bot_query(query: wire.Query) -> BotQuery:
+    """Return which bots are meant; raises InvalidInput. `is_mp` is accepted and ignored, as in 2020."""
+    wire.three_state(query, "is_mp")
+    return BotQuery(
+        dimensions=wire.dimension_filter(wire.every(query, "dimensions")),
+        quarantined=wire.three_state(query, "quarantined"),
+        in_maintenance=wire.three_state(query, "in_maintenance"),
+        is_dead=wire.three_state(query, "is_dead"),
+        is_busy=wire.three_state(query, "is_busy"),
+    )
+
+
+def stdout_range(query: wire.Query) -> tuple[int, int]:
+    """Return (offset, length) in bytes of the output asked for; raises InvalidInput."""
+    offset = wire.integer(query, "offset", 0, 0, _FAR)
+    length = wire.integer(query, "length", 0, 0, _FAR)
+    return offset, min(length or MAX_STDOUT_BYTES, MAX_STDOUT_BYTES)
+
+
+def cursor(query: wire.Query) -> str | None:
+    """Return where a listing goes on."""
+    return wire.first(query, "cursor")
