@@ -108,6 +108,10 @@ class FileChanged(IsolateError):
         self.path = path
 
 
+class Unreadable(IsolateError):
+    """A file or directory to be archived cannot be read."""
+
+
 class Stale(IsolateError):
     """Another writer was faster; read again and retry the decision."""
 
@@ -165,3 +169,11 @@ class InternalFailure(IsolateError):
 def is_transient(error: BaseException) -> bool:
     """Say whether the same call may succeed later: the one predicate for "retry"."""
     return isinstance(error, (Unavailable, ConnectionError, TimeoutError))
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Return what a task group failed of: the first foreseeable error in it, else its first error."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    causes = [first_cause(inner) for inner in error.exceptions]
+    return next((cause for cause in causes if isinstance(cause, IsolateError)), causes[0])

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import click
 
-from isolate.errors import InvalidInput, IsolateError, UploadFailed
+from isolate.errors import InvalidInput, IsolateError, UploadFailed, first_cause
 
 EXIT_FAILED, EXIT_USAGE, EXIT_UPLOAD_FAILED, EXIT_INTERRUPTED = 1, 2, 101, 130
 EXIT_HELP = "Exit status: 0 ok, 1 failed, 2 usage, 101 upload failed, 130 interrupted."
@@ -191,14 +191,6 @@ def describe(error: BaseException) -> str:
 def printable(text: str) -> str:
     """Return `text` with surrogate-escaped bytes spelt out, so that every stream can print it."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def first_cause(error: BaseException) -> BaseException:
-    """Return what a task group failed of: the first foreseeable error of the group, else its first error."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    causes = [first_cause(inner) for inner in error.exceptions]
-    return next((cause for cause in causes if isinstance(cause, IsolateError)), causes[0])
 
 
 def _fail(console: Console, error: Exception) -> int:

@@ -55,6 +55,10 @@ class Algorithm:
         hasher.update(content)
         return hasher.digest()
 
+    def parallel_hasher(self) -> Hasher:
+        """Return a hasher that spreads large updates (megabytes) over every core, if the function can."""
+        return blake3(max_threads=blake3.AUTO) if self is BLAKE3 else self.hasher()
+
     def parse_hex(self, text: str) -> bytes:
         """Return the digest spelt in lower-case hex; raises InvalidDigest."""
         digits = 2 * self.digest_bytes

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from isolate import errors
-from isolate.terminal import CommandGroup, Console, describe, first_cause, run_command, verbose_option, version_option
+from isolate.terminal import CommandGroup, Console, describe, run_command, verbose_option, version_option
 
 
 def command_that(action: object) -> click.Command:
@@ -111,7 +111,7 @@ def test_an_os_error_is_described_by_its_reason_and_path() -> None:
 
 def test_the_foreseeable_error_of_a_group_is_its_cause() -> None:
     known = errors.Refused("No")
-    assert first_cause(ExceptionGroup("g", [RuntimeError("late"), known])) is known
+    assert errors.first_cause(ExceptionGroup("g", [RuntimeError("late"), known])) is known
 
 
 def test_watching_counts_and_shows_problems(capsys: pytest.CaptureFixture[str]) -> None:

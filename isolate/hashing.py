@@ -1,0 +1,159 @@
+"""Files on disk -> digests and contents; the calling thread and the worker processes run the same code.
+
+Knows no trees, no store and no processes. The invariants: only regular files are opened, never through a link in the
+last place, never waiting for a pipe; a stamp is returned only if the file had it before and after it was read; what is
+given out as the content of a blob has its digest.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from isolate.cas.digest import Algorithm, Blob
+from isolate.errors import FileChanged, InvalidInput, IsolateError
+from isolate.scan import Stamp, stamp_of, unreadable, what_is
+
+READ_BYTES = 8 << 20  # BLAKE3 needs pieces of this size to keep every core busy
+SMALL_BYTES = 4 << 20  # read whole; larger ones as a stream, and uploaded as chunks
+
+
+class Hashed(NamedTuple):
+    """What was read of one file; `stamp` is None if it changed meanwhile."""
+
+    blob: Blob
+    stamp: Stamp | None
+
+
+class FileReader:
+    """Reads files; keeps up to `retained_bytes` of what it hashed, so that the upload need not read it again.
+
+    Its methods block and may be called from several threads; `stop` makes those that are running fail soon.
+    """
+
+    def __init__(self, algorithm: Algorithm, retained_bytes: int) -> None:
+        self.algorithm = algorithm
+        self._retained = _Retained(retained_bytes)
+        self._stopped = threading.Event()
+
+    def hash(self, paths: Sequence[str]) -> list[Hashed | IsolateError]:
+        """Return for each file what it is called by its content, or why it has no such name."""
+        return [self._hash_or_error(path) for path in paths]
+
+    def read_small(self, path: str, blob: Blob) -> bytes:
+        """Return the content of a file whose digest is known; raises FileChanged when it is another one by now."""
+        self._check_stopped()
+        content = self._retained.take(blob.digest)
+        if content is None:
+            with _opened(path) as descriptor:
+                content = _read_whole(descriptor, blob.size)
+            if len(content) != blob.size or self.algorithm.digest(content) != blob.digest:
+                raise FileChanged(path)
+        return content
+
+    def read_pieces(self, path: str) -> Iterator[memoryview]:
+        """Yield a file in pieces of READ_BYTES; each is valid until the next is asked for."""
+        with _opened(path) as descriptor:
+            yield from self._pieces(descriptor)
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _hash_or_error(self, path: str) -> Hashed | IsolateError:
+        self._check_stopped()
+        try:
+            with _opened(path) as descriptor:
+                before = stamp_of(os.fstat(descriptor))
+                blob = self._hash(descriptor, before[0])
+                after = stamp_of(os.fstat(descriptor))
+        except OSError as error:
+            return unreadable(error, path)
+        except IsolateError as error:
+            return error
+        return Hashed(blob, after if after == before and after[0] == blob.size else None)
+
+    def _hash(self, descriptor: int, size_bytes: int) -> Blob:
+        if size_bytes <= SMALL_BYTES:
+            content = _read_whole(descriptor, size_bytes)
+            if len(content) <= SMALL_BYTES:
+                digest = self.algorithm.digest(content)
+                self._retained.keep(digest, content)
+                return Blob(digest, len(content))
+            os.lseek(descriptor, 0, os.SEEK_SET)  # it has grown past what is read whole
+        hasher = self.algorithm.parallel_hasher()
+        length = 0
+        for piece in self._pieces(descriptor):
+            hasher.update(piece)
+            length += len(piece)
+        return Blob(hasher.digest(), length)
+
+    def _pieces(self, descriptor: int) -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(READ_BYTES))
+        while length := os.readv(descriptor, [buffer]):
+            self._check_stopped()
+            yield buffer[:length]
+
+    def _check_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise InterruptedError("Reading was stopped")
+
+
+class _Retained:
+    """Contents by digest, the oldest of which give way."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._size_bytes = 0
+        self._contents: dict[bytes, bytes] = {}
+        self._lock = threading.Lock()
+
+    def keep(self, digest: bytes, content: bytes) -> None:
+        with self._lock:
+            if digest in self._contents or len(content) > self._limit_bytes:
+                return
+            self._contents[digest] = content
+            self._size_bytes += len(content)
+            while self._size_bytes > self._limit_bytes:
+                self._size_bytes -= len(self._contents.pop(next(iter(self._contents))))
+
+    def take(self, digest: bytes) -> bytes | None:
+        with self._lock:
+            content = self._contents.pop(digest, None)
+            self._size_bytes -= len(content or b"")
+            return content
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """Open a regular file; raises FileChanged, Unreadable, InvalidInput."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO}:  # became a link or a pipe since it was scanned
+            raise FileChanged(path) from error
+        raise unreadable(error, path) from error
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise InvalidInput(f"{path!r} is {what_is(mode)}, which cannot be archived")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _read_whole(descriptor: int, expected_bytes: int) -> bytes:
+    """Return what is in a file that should have `expected_bytes`; if it has grown, some of the rest."""
+    # One byte more than expected: the usual file needs a single call, which the short read proves to be complete.
+    content = os.read(descriptor, expected_bytes + 1)
+    if len(content) == expected_bytes:
+        return content
+    pieces = [content]
+    while content and sum(map(len, pieces)) <= SMALL_BYTES:
+        content = os.read(descriptor, READ_BYTES)
+        pieces.append(content)
+    return b"".join(pieces)

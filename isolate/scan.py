@@ -1,0 +1,182 @@
+"""A directory as a stream of entries, sorted by path as the manifest sorts them.
+
+Knows no digests and no store; reads names and stat records, never contents. The invariants: what is yielded is below
+the root and named once; a link is never followed out of the root in silence: it is recorded when it says where inside
+the tree it points, replaced by the file it points to outside, or named in an error. Nothing is skipped unless the
+caller asked for broken items to be reported instead of raised.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
+
+from isolate.denylist import DEFAULT, Denylist
+from isolate.errors import FileChanged, InvalidInput, IsolateError, Unreadable
+from isolate.isolated import Kind
+
+# What tells two states of a file apart without reading it: size, mtime_ns, ctime_ns, inode, device.
+Stamp = tuple[int, int, int, int, int]
+
+_SPECIAL = {
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISFIFO: "a named pipe",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+
+
+class Found(NamedTuple):
+    """One entry of a tree that is on disk; a FILE has a stamp and a source, a LINK a target."""
+
+    path: str
+    kind: Kind
+    st_mode: int = 0
+    stamp: Stamp | None = None
+    source: str = ""  # absolute path of the file to read when it is not `path` below the root
+    target: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanRules:
+    """What a scan includes and how it treats what it cannot record."""
+
+    is_denied: Denylist = DEFAULT
+    keep_dangling: bool = True  # record a link to nothing inside the tree; 2020 refuses it
+    broken: Callable[[IsolateError], None] | None = None  # told instead of raised
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """Return the stamp of a file with this stat record."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
+
+
+def unreadable(error: OSError, path: str) -> IsolateError:
+    """Return what to raise for an `error` met while reading `path`, which existed a moment ago."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return FileChanged(path)
+    return Unreadable(f"Cannot read {path!r}: {error.strerror}")
+
+
+def scan(root: str, rules: ScanRules) -> Iterator[Found]:
+    """Yield the files, links and empty directories below the directory `root`, sorted by path.
+
+    A directory whose children are all left out counts as empty. Raises InvalidInput when `root` is no directory or
+    holds what no manifest can record (sockets, pipes, devices, links to nowhere), Unreadable.
+    """
+    if not os.path.isdir(root):
+        raise InvalidInput(f"{root!r} is not a directory" if os.path.lexists(root) else f"{root!r} does not exist")
+    return _Scan(os.path.abspath(root), rules).below("")
+
+
+def scan_below(root: str, directory: str, rules: ScanRules) -> Iterator[Found]:
+    """Yield like `scan` what is below `directory`, a path relative to `root`, as paths relative to `root`."""
+    return _Scan(os.path.abspath(root), rules).below(directory)
+
+
+class _Scan:
+    def __init__(self, root: str, rules: ScanRules) -> None:
+        self._root = root
+        self._prefix = root.rstrip("/") + "/"
+        self._real_prefix = os.path.realpath(root).rstrip("/") + "/"
+        self._rules = rules
+
+    def below(self, directory: str) -> Iterator[Found]:
+        # A stack instead of recursion: `yield from` through each level would cost every entry its depth.
+        stack = self._children(directory) or []
+        while stack:
+            path, entry = stack.pop()
+            if path.endswith("/"):
+                path = path[:-1]
+                children = self._children(path)
+                if children:
+                    stack += children
+                elif children is not None:
+                    yield Found(path, Kind.DIR)
+                continue
+            found = self._entry(path, entry)
+            if found is not None:
+                yield found
+
+    def _children(self, directory: str) -> list[tuple[str, os.DirEntry[str]]] | None:
+        """Return what is in `directory`, last first; paths of directories end in `/`; None if it is unreadable."""
+        prefix = f"{directory}/" if directory else ""
+        is_denied = self._rules.is_denied
+        children = []
+        try:
+            with os.scandir(self._prefix + directory) as entries:
+                for entry in entries:
+                    path = prefix + entry.name
+                    if not is_denied(path):
+                        # With the slash a directory sorts where its contents belong: "a.b" < "a/b".
+                        children.append((path + "/" if entry.is_dir(follow_symlinks=False) else path, entry))
+        except OSError as error:
+            self._broken(unreadable(error, self._prefix + directory))
+            return None
+        children.sort(key=itemgetter(0), reverse=True)
+        return children
+
+    def _entry(self, path: str, entry: os.DirEntry[str]) -> Found | None:
+        try:
+            if entry.is_symlink():
+                return self._link(path, entry.path)
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode):
+                return Found(path, Kind.FILE, status.st_mode, stamp_of(status))
+            self._broken(InvalidInput(f"{entry.path!r} is {what_is(status.st_mode)}, which cannot be archived"))
+        except OSError as error:
+            self._broken(unreadable(error, entry.path))
+        return None
+
+    def _link(self, path: str, absolute: str) -> Found | None:
+        target = os.readlink(absolute)
+        inside = self._inside(path, absolute, target)
+        if inside is not None and (self._rules.keep_dangling or os.path.exists(absolute)):
+            return Found(path, Kind.LINK, target=inside)
+        try:
+            status = os.stat(absolute)
+        except OSError:
+            self._broken(InvalidInput(f"Link {absolute!r} points to {target!r}, which does not exist"))
+            return None
+        if stat.S_ISREG(status.st_mode):
+            return Found(path, Kind.FILE, status.st_mode, stamp_of(status), os.path.realpath(absolute))
+        self._broken(
+            InvalidInput(f"Link {absolute!r} points to {target!r} outside of {self._root!r}, which is not a file")
+        )
+        return None
+
+    def _inside(self, path: str, absolute: str, target: str) -> str | None:
+        """Return what to record for a link that stays inside the root, None for one that leaves it."""
+        here = posixpath.dirname(path)
+        if target.startswith("/"):
+            for prefix in (self._prefix, self._real_prefix):
+                plain = posixpath.normpath(target) + "/"
+                if plain.startswith(prefix):
+                    return posixpath.relpath("/" + plain[len(prefix) :], "/" + here)
+            return None
+        parts = posixpath.join(here, target).split("/")
+        if ".." in target.lstrip("./"):
+            # Behind a name, `..` is not what the text says when the name is itself a link: ask the file system.
+            real = os.path.realpath(absolute) + "/"
+            return target if real.startswith(self._real_prefix) else None
+        depth = 0
+        for part in parts:
+            depth += -1 if part == ".." else part not in {"", "."}
+            if depth < 0:
+                return None
+        return target
+
+    def _broken(self, error: IsolateError) -> None:
+        if self._rules.broken is None:
+            raise error
+        self._rules.broken(error)
+
+
+def what_is(st_mode: int) -> str:
+    """Return what a thing that is no file is called in an error."""
+    return _SPECIAL.get(stat.S_IFMT(st_mode), "of an unknown kind")
