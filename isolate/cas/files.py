@@ -40,6 +40,12 @@ def atomic_file(path: Path, durable: bool = False, mode: int = 0o666) -> Iterato
         raise
 
 
+def write_atomic(path: Path, content: bytes, durable: bool = False) -> None:
+    """Write a small file at once; see `atomic_file`."""
+    with atomic_file(path, durable) as file:
+        file.write(content)
+
+
 @asynccontextmanager
 async def atomic_file_async(path: Path, durable: bool = False, mode: int = 0o666) -> AsyncIterator[AsyncBufferedIOBase]:
     """The same without blocking the event loop."""
