@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from isolate.cas.files import write_atomic
+from isolate.cas.files import atomic_file
 
 from isolate.cas.block import Block
 from isolate.cas.digest import DEFAULT_NAMESPACE, NAMESPACE_BY_HEX_LENGTH, Namespace
@@ -265,9 +265,14 @@ def natural_key(text: str) -> list[tuple[int, str]]:
 
 
 def write_json(path: Path, content: object, *, compact: bool = False) -> None:
-    """Write a JSON file whole, keys sorted."""
+    """Write a JSON file whole, keys sorted; raises InvalidInput when it cannot be written there."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":")) if compact else json_text(content)
-    write_atomic(path, f"{text}\n".encode())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(f"{text}\n".encode())
+    except OSError as error:
+        raise InvalidInput(f"Cannot write {path}: {error.strerror}") from error
 
 
 def json_text(content: object) -> str:

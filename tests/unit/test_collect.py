@@ -130,16 +130,16 @@ def test_plain_text_is_that_of_2020() -> None:
 
 def test_boxes_are_those_of_2020() -> None:
     done = shard(started_ts="2020-01-02T03:04:06", duration=2.0)
-    border = f"+-{'-' * 48}-+"
+    border = f"+-{'-' * 47}-+"
     assert report.decorated(done, "http://x").splitlines() == [
         border,
-        "| Shard 0  http://x/user/task/a10                  |",
+        "| Shard 0  http://x/user/task/a10                 |",
         border,
         "one",
         "two",
         border,
-        "| End of shard 0                                   |",
-        "|  Pending: 1.0s  Duration: 2.0s  Bot: b  Exit: 0  |",
+        "| End of shard 0                                  |",
+        "|  Pending: 1.0s  Duration: 2.0s  Bot: b  Exit: 0 |",
         border,
     ]
 
