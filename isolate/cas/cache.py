@@ -1,0 +1,309 @@
+"""The local cache: verified plain files that trees are linked from, shared by all runs on this machine.
+
+Knows no trees and no stores. Several processes and threads use one cache at once.
+
+Invariants. A file is listed only after its bytes had the right digest: staged under a temporary name on the same file
+system, verified, renamed. Listed files are read-only (0444, 0555) and a change of size, mtime or inode is found before
+use. The plain and the executable variant of a blob are different inodes. The empty blob is never a file here. A pinned
+file is never evicted, by any process.
+
+Nothing is fsynced: a cache can be fetched again. Instead, files verified in an earlier boot are hashed once more before
+their first use, since their bytes may never have reached the disk.
+
+Layout: `files/<algorithm>/ab/abcd…` and `abcd….x`, `index.sqlite`, `sessions/` (see cache_session.py), `lock`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Self
+
+from isolate.cas import cache_session
+from isolate.cas.cache_files import (
+    Content,
+    FileWriter,
+    Staged,
+    discard,
+    hash_file,
+    key_of,
+    mode_of,
+    stage,
+    stage_copy,
+    translated,
+)
+from isolate.cas.cache_index import Row
+from isolate.cas.cache_session import Pin, Session, locked
+from isolate.cas.cache_shelf import BATCH, Shelf
+from isolate.cas.digest import ALGORITHMS, Blob, Namespace
+from isolate.cas.lru import CachePolicy, Usage
+from isolate.clock import Clock
+from isolate.errors import BlobCorrupt, BlobsMissing
+from isolate.monitor import Monitor
+
+__all__ = ["BlobWriter", "CachePolicy", "LocalCache", "Pin", "Usage"]
+
+TOUCH_S = 60  # a file used again within a minute is not touched again: a warm run writes nothing
+
+
+class LocalCache:
+    """One open cache, for blobs of one namespace; its limits count what is there of all."""
+
+    def __init__(
+        self, root: Path, namespace: Namespace, policy: CachePolicy, clock: Clock, monitor: Monitor, boot_id: str
+    ) -> None:
+        """Use `open`."""
+        self.root, self.namespace, self.clock = root, namespace, clock
+        self._algorithm, self._monitor = namespace.algorithm, monitor
+        with translated(root):
+            root.mkdir(parents=True, exist_ok=True)
+            with locked(root):
+                self._others_died = cache_session.reap(root)
+                self._session = Session.start(root)
+        self._shelf = Shelf(root, policy, clock, monitor, boot_id)
+        self._index, self._files = self._shelf.index, self._shelf.files
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        namespace: Namespace,
+        policy: CachePolicy,
+        clock: Clock,
+        monitor: Monitor,
+        *,
+        boot_id: str | None = None,
+    ) -> Self:
+        """Open the cache at `root`, making it if need be, and clean up after processes that died in it."""
+        cache = cls(root, namespace, policy, clock, monitor, _boot_id() if boot_id is None else boot_id)
+        try:
+            with translated(root):
+                cache.usage()  # finds a corrupt index now rather than in the middle of a run
+                if cache._others_died:
+                    cache._shelf.sweep()
+        except BaseException:
+            cache.close()
+            raise
+        return cache
+
+    def close(self) -> None:
+        """End all pins and remove temporary files."""
+        self._index.close()
+        with translated(self.root), locked(self.root):
+            self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def usage(self) -> Usage:
+        """Return how full the cache is."""
+        return self._index.usage()
+
+    def absent(self, blobs: Sequence[Blob]) -> list[Blob]:
+        """Return those of `blobs` that are not here, in order; what is here counts as used now.
+
+        A file that changed since it was verified is removed, reported, and absent.
+        """
+        now_s, keys = int(self.clock.now()), [self._key(blob.digest) for blob in blobs]
+        rows = self._index.look_up(keys)
+        lacking: list[Blob] = []
+        changed: list[Row] = []
+        used: list[bytes] = []
+        with translated(self.root):
+            for blob, key in zip(blobs, keys, strict=True):
+                row = rows.get(key)
+                if row is None or row.size != blob.size:
+                    if blob.size:
+                        lacking.append(blob)
+                elif not self._is_intact(row):
+                    changed.append(row)
+                    lacking.append(blob)
+                elif row.boot != self._index.boot or row.used_s + TOUCH_S <= now_s:
+                    used.append(key)
+            if changed or used:
+                self._shelf.used(used, changed)
+        return lacking
+
+    def add(self, contents: Sequence[tuple[Blob, Content]]) -> None:
+        """Keep `contents`, in one transaction; raises BlobCorrupt at the first that is not its blob, NoSpace."""
+        for blob, content in contents:
+            found = self._algorithm.digest(content)
+            if (found, len(content)) != blob:
+                raise BlobCorrupt(blob, found)
+        self.add_verified(contents)
+
+    def add_verified(self, contents: Sequence[tuple[Blob, Content]]) -> None:
+        """Keep `contents`, whose digests the caller has just compared, in one transaction; raises NoSpace."""
+        staged: list[Staged] = []
+        try:
+            with translated(self.root):
+                self._shelf.make_room(sum(blob.size for blob, _ in contents))
+                for blob, content in contents:
+                    if blob.size:
+                        staged.append(stage(self.temporary(), self._key(blob.digest), content))
+                self._shelf.place(staged)
+        finally:
+            for file in staged:
+                discard(file.temporary)
+
+    def add_stream(self, blob: Blob, pieces: Iterable[Content]) -> None:
+        """Keep one large blob that comes in pieces; raises BlobCorrupt, NoSpace."""
+        with self.writer(blob) as writer:
+            offset = 0
+            for piece in pieces:
+                writer.write_at(offset, piece)
+                offset += len(piece)
+            writer.commit()
+
+    def writer(self, blob: Blob) -> BlobWriter:
+        """Return a writer for one large blob; nothing is left of it unless it is committed."""
+        with translated(self.root):
+            self._shelf.make_room(blob.size)
+            file = FileWriter(self.temporary(), self._key(blob.digest), self._algorithm, blob)
+        return BlobWriter(self.root, file, self._shelf.place)
+
+    def read(self, digest: bytes, limit_bytes: int) -> bytes | None:
+        """Return the content of a blob that is here and not larger than `limit_bytes`, verified; else None."""
+        key = self._key(digest)
+        row = self._index.look_up([key]).get(key)
+        if row is None or row.size > limit_bytes or self.absent([Blob(digest, row.size)]):
+            return None
+        with translated(self.root):
+            content = Path(self._files.path(key)).read_bytes()
+        if self._algorithm.digest(content) == digest:
+            return content
+        self.drop(digest)
+        return None
+
+    def path(self, blob: Blob, *, executable: bool = False) -> Path:
+        """Return the file to link for one blob; see `paths`."""
+        return Path(self.paths([(blob, executable)])[0])
+
+    def paths(self, wanted: Sequence[tuple[Blob, bool]]) -> list[str]:
+        """Return the files to link for (blob, executable), none of them empty; makes the executable ones it lacks.
+
+        The blobs were found by `absent` and are pinned. Raises BlobsMissing when one is gone all the same.
+        """
+        executables = list(dict.fromkeys(self._key(blob.digest, executable=True) for blob, yes in wanted if yes))
+        rows = self._index.look_up(executables)
+        with translated(self.root):
+            lacking = [key for key in executables if (row := rows.get(key)) is None or not self._is_intact(row)]
+            for start in range(0, len(lacking), BATCH):
+                self._make_executable(lacking[start : start + BATCH])
+        return [self._files.path(self._key(blob.digest, executable=executable)) for blob, executable in wanted]
+
+    def pin(self, digests: Iterable[bytes] = ()) -> Pin:
+        """Keep these blobs, here or yet to come, from being evicted until the pin is released or we die."""
+        with translated(self.root):
+            pin = Pin(self._session, self._algorithm, self._exclude_writers)
+            pin.extend(digests)
+        return pin
+
+    def poisoned_since(self, pin: Pin) -> list[bytes]:
+        """Return the digests of `pin` that somebody found to have been overwritten while they were pinned."""
+        with translated(self.root):
+            return pin.poisoned()
+
+    def recheck(self, blob: Blob, *, executable: bool) -> bool:
+        """Hash a file again that somebody may have written to, and say whether it is still right.
+
+        If it is, it is made read-only again. If not, the blob is dropped, counted, and everybody who has it pinned can
+        learn so from `poisoned_since`.
+        """
+        key = self._key(blob.digest, executable=executable)
+        with translated(self.root):
+            found = hash_file(self._files.path(key), self._algorithm, mode=mode_of(key))
+            if found is not None and found[0] == blob:
+                self._shelf.refresh(key, found[1])
+                return True
+            self._shelf.remove_poisoned(self._variants(blob.digest), self._algorithm, blob.digest)
+        self._monitor.count("poisoned_cache_files")
+        self._monitor.problem(f"Cached file {blob.digest.hex()} was overwritten by a command; dropped")
+        return False
+
+    def drop(self, digest: bytes) -> None:
+        """Forget a blob, pinned or not; trees that were linked from it keep it."""
+        with translated(self.root):
+            self._shelf.remove(self._variants(digest))
+
+    def trim(self) -> list[int]:
+        """Evict until every limit of the policy holds or only pinned files are left; returns the sizes evicted."""
+        with translated(self.root):
+            with locked(self.root):
+                died = cache_session.reap(self.root)
+            if died:
+                self._shelf.sweep()
+            return self._shelf.evict()
+
+    def temporary(self) -> str:
+        """Return a path for a new file on the cache's file system; removed at the latest when the cache is closed."""
+        return self._session.temporary()
+
+    def _key(self, digest: bytes, *, executable: bool = False) -> bytes:
+        return key_of(self._algorithm, digest, executable=executable)
+
+    def _variants(self, digest: bytes) -> list[bytes]:
+        return [self._key(digest), self._key(digest, executable=True)]
+
+    def _exclude_writers(self, job: Callable[[], None]) -> None:
+        self._index.write(lambda _: job())
+
+    def _is_intact(self, row: Row) -> bool:
+        if self._files.status(row.key) != row.identity:
+            return False
+        if row.boot == self._index.boot:
+            return True
+        found = hash_file(self._files.path(row.key), ALGORITHMS[row.key[0]])
+        return found is not None and found[0].digest == row.key[1:-1]
+
+    def _make_executable(self, keys: Sequence[bytes]) -> None:
+        """Copy the plain variants of blobs, in one transaction, verifying them on the way."""
+        staged: list[Staged] = []
+        try:
+            for key in keys:
+                plain = self._files.path(self._key(key[1:-1]))
+                staged.append(stage_copy(plain, self.temporary(), key, self._algorithm))
+            self._shelf.place(staged)
+        except FileNotFoundError as error:
+            raise BlobsMissing([key[1:-1]], f"the cache {self.root}") from error
+        except BlobCorrupt as error:
+            self.drop(error.blob.digest)
+            raise BlobCorrupt(error.blob, error.found, f"the cache {self.root}; dropped") from error
+        finally:
+            for file in staged:
+                discard(file.temporary)
+
+
+class BlobWriter:
+    """Writes one large blob into the cache; a context manager that leaves nothing unless `commit` was called."""
+
+    def __init__(self, root: Path, file: FileWriter, place: Callable[[Sequence[Staged]], None]) -> None:
+        self._root, self._file, self._place = root, file, place
+
+    def write_at(self, offset: int, content: Content) -> None:
+        """Write one piece, in any order; each byte once."""
+        with translated(self._root):
+            self._file.write_at(offset, content)
+
+    def commit(self) -> None:
+        """Make the blob visible; raises BlobCorrupt when it is another one."""
+        with translated(self._root):
+            self._place([self._file.finish()])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        discard(self._file.temporary)
+
+
+def _boot_id() -> str:
+    """Return what changes when this machine starts anew; "" where nobody tells, then no file is ever doubted."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,207 @@
+"""The files of a local cache: names, staging, verification; no index and no policy.
+
+A key names a file: algorithm code, digest, 1 for the executable variant and 0 for the plain one. The invariant: a file
+that was staged has the bytes its key says, and nothing is left of one that was not.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from isolate.cas.cache_index import UNKNOWN_BOOT, Row, identity
+from isolate.cas.digest import ALGORITHMS, Algorithm, Blob
+from isolate.errors import BlobCorrupt, IsolateError, NoSpace
+
+Content = bytes | bytearray | memoryview
+
+READ_BYTES = 1 << 20
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_EXECUTABLE = ".x"
+
+
+class Staged(NamedTuple):
+    """A verified file that waits under a temporary name."""
+
+    key: bytes
+    temporary: str
+    identity: tuple[int, int, int]
+
+
+def key_of(algorithm: Algorithm, digest: bytes, *, executable: bool = False) -> bytes:
+    """Return the name of a file in the index."""
+    return b"%c%b%c" % (algorithm.code, digest, executable)
+
+
+def mode_of(key: bytes) -> int:
+    """Return the permissions of a file: never writable, executable if it is that variant."""
+    return 0o555 if key[-1] else 0o444
+
+
+@contextmanager
+def translated(root: Path) -> Iterator[None]:
+    """Turn what the operating system says into our errors."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise NoSpace(f"No space left on the device of the cache {root}") from error
+        raise IsolateError(f"Cannot use the cache {root}: {error.strerror}: {error.filename}") from error
+
+
+class CacheFiles:
+    """Where the files of the cache at `root` are."""
+
+    def __init__(self, root: Path) -> None:
+        self._bases = {code: f"{root}/files/{algorithm.name}" for code, algorithm in ALGORITHMS.items()}
+
+    def path(self, key: bytes) -> str:
+        """Return where the file called `key` belongs."""
+        name = key[1:-1].hex()
+        return f"{self._bases[key[0]]}/{name[:2]}/{name}{_EXECUTABLE if key[-1] else ''}"
+
+    def status(self, key: bytes) -> tuple[int, int, int] | None:
+        """Return the identity of the file as it is now, None when there is none."""
+        try:
+            return identity(os.lstat(self.path(key)))
+        except FileNotFoundError:
+            return None
+
+    def place(self, staged: Staged) -> None:
+        """Give a staged file its name, replacing what was there."""
+        path = self.path(staged.key)
+        try:
+            os.rename(staged.temporary, path)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.rename(staged.temporary, path)
+
+    def remove(self, key: bytes) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self.path(key))
+
+    def scan(self) -> Iterator[Row]:
+        """Yield every file there is, as not verified; linking moves the ctime, so that is when it was last used."""
+        for algorithm in ALGORITHMS.values():
+            for directory in _entries(self._bases[algorithm.code]):
+                for entry in _entries(directory.path):
+                    name = entry.name.removesuffix(_EXECUTABLE)
+                    with suppress(ValueError, OSError):
+                        digest = bytes.fromhex(name)
+                        status = entry.stat(follow_symlinks=False)
+                        if len(digest) == algorithm.digest_bytes and stat.S_ISREG(status.st_mode):
+                            key = key_of(algorithm, digest, executable=name != entry.name)
+                            yield Row(key, *identity(status), int(status.st_ctime), UNKNOWN_BOOT)
+
+
+def stage(temporary: str, key: bytes, content: Content) -> Staged:
+    """Write `content`, already verified, under a temporary name."""
+    descriptor = os.open(temporary, _NEW_FILE, mode_of(key))
+    try:
+        written = os.write(descriptor, content)
+        while written < len(content):
+            written += os.write(descriptor, memoryview(content)[written:])
+        status = os.fstat(descriptor)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    finally:
+        os.close(descriptor)
+    return Staged(key, temporary, identity(status))
+
+
+class FileWriter:
+    """A large file that is written in pieces, in any order, and hashed while they come; thread-safe."""
+
+    def __init__(self, temporary: str, key: bytes, algorithm: Algorithm, blob: Blob) -> None:
+        self.temporary, self._key, self._blob = temporary, key, blob
+        self._hasher, self._hashed = algorithm.hasher(), 0
+        self._mutex = threading.Lock()
+        self._descriptor = os.open(temporary, _NEW_FILE, mode_of(key))
+
+    def write_at(self, offset: int, content: Content) -> None:
+        """Write one piece; each byte of the file is written once."""
+        with self._mutex:
+            written = 0
+            while written < len(content):
+                written += os.pwrite(self._descriptor, memoryview(content)[written:], offset + written)
+            if offset == self._hashed:  # in order: no need to read it again
+                self._hasher.update(content)
+                self._hashed += len(content)
+
+    def finish(self) -> Staged:
+        """Return the file if it is what it should be; raises BlobCorrupt."""
+        with self._mutex:
+            while content := os.pread(self._descriptor, READ_BYTES, self._hashed):
+                self._hasher.update(content)
+                self._hashed += len(content)
+            found = self._hasher.digest()
+            if (found, self._hashed) != self._blob:
+                raise BlobCorrupt(self._blob, found)
+            return Staged(self._key, self.temporary, identity(os.fstat(self._descriptor)))
+
+    def close(self) -> None:
+        """Stop writing; the temporary file stays for `place` or `discard`."""
+        os.close(self._descriptor)
+
+
+def stage_copy(source: str, temporary: str, key: bytes, algorithm: Algorithm) -> Staged:
+    """Copy the plain variant of a file for the executable one, verified; raises BlobCorrupt."""
+    with open(source, "rb") as file:
+        blob = Blob(key[1:-1], os.fstat(file.fileno()).st_size)
+        writer = FileWriter(temporary, key, algorithm, blob)
+        try:
+            offset = 0
+            while content := file.read(READ_BYTES):
+                writer.write_at(offset, content)
+                offset += len(content)
+            return writer.finish()
+        except BaseException:
+            discard(temporary)
+            raise
+        finally:
+            writer.close()
+
+
+def discard(temporary: str) -> None:
+    """Remove a temporary file, if it was not placed."""
+    with suppress(FileNotFoundError):
+        os.unlink(temporary)
+
+
+def hash_file(path: str, algorithm: Algorithm, *, mode: int | None = None) -> tuple[Blob, tuple[int, int, int]] | None:
+    """Return what the file holds and its identity; None when there is no such plain file we may read.
+
+    Takes away write permission first when `mode` is given, so that the bytes that were hashed stay.
+    """
+    hasher, size = algorithm.hasher(), 0
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        if mode is not None and stat.S_IMODE(status.st_mode) != mode:
+            os.fchmod(descriptor, mode)
+        while content := os.read(descriptor, READ_BYTES):
+            hasher.update(content)
+            size += len(content)
+        return Blob(hasher.digest(), size), identity(os.fstat(descriptor))
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _entries(path: str) -> list[os.DirEntry[str]]:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return list(os.scandir(path))
+    return []

@@ -1,0 +1,179 @@
+"""Who uses a cache right now: one locked directory per open cache, with its temporary files and pins.
+
+Knows no index and no content. A session lives exactly as long as a lock the kernel holds for its process: a killed
+process loses it at that moment, so no pid has to be compared and none can be mistaken for another. The invariant: a pin
+that is listed belongs to a living session, and what a dead one left is removed before anything is decided on it.
+
+Pins are files beside the index, not rows in it: one append for a tree of any size, read only by those who evict, and
+not lost when the index has to be rebuilt.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from isolate.cas.digest import ALGORITHMS, Algorithm
+
+_PIN = "pin-"
+_POISONED = "poisoned"
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Keep every other process from opening, cleaning or rebuilding the cache at `root`."""
+    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Session:
+    """The directory of one open cache; call its methods from any thread."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+        self._numbers = itertools.count()
+
+    @classmethod
+    def start(cls, root: Path) -> Session:
+        """Make a session; the caller holds `locked(root)`."""
+        (root / "sessions").mkdir(exist_ok=True)
+        path = Path(tempfile.mkdtemp(dir=root / "sessions"))
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return cls(path, lock)
+
+    def temporary(self) -> str:
+        """Return a path for a new file on the file system of the cache; gone with the session."""
+        return f"{self.path}/{next(self._numbers)}"
+
+    def new_pin(self, algorithm_code: int) -> Path:
+        """Return the path of a new, empty pin."""
+        return self.path / f"{_PIN}{algorithm_code}-{next(self._numbers)}"
+
+    def poisoned_mark(self) -> int:
+        """Return a position in the list of poisoned items, to be read from later."""
+        try:
+            return os.stat(self.path / _POISONED).st_size
+        except FileNotFoundError:
+            return 0
+
+    def poisoned_since(self, mark: int) -> list[bytes]:
+        """Return the digests found poisoned, while this session had them pinned, after `mark`."""
+        with suppress(FileNotFoundError):
+            return [bytes.fromhex(line) for line in (self.path / _POISONED).read_bytes()[mark:].decode().split()]
+        return []
+
+    def close(self) -> None:
+        """End the session: its pins are gone, its temporary files too."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def reap(root: Path) -> bool:
+    """Remove the sessions of dead processes and say whether there were any; the caller holds `locked(root)`."""
+    found = False
+    for path in _sessions(root):
+        try:
+            lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:  # killed while it was being made, or ending right now
+            lock = -1
+        try:
+            if lock >= 0:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+            found = True
+        finally:
+            if lock >= 0:
+                os.close(lock)
+    return found
+
+
+class Pin:
+    """Blobs that are not evicted while this pin is held; a context manager."""
+
+    def __init__(
+        self, session: Session, algorithm: Algorithm, exclude_writers: Callable[[Callable[[], None]], None]
+    ) -> None:
+        """`exclude_writers` runs a job while nobody evicts, so that nobody decides on a half-written pin."""
+        self._session, self._digest_bytes, self._exclude_writers = session, algorithm.digest_bytes, exclude_writers
+        self._path = session.new_pin(algorithm.code)
+        self._poisoned_mark = session.poisoned_mark()
+
+    def extend(self, digests: Iterable[bytes]) -> None:
+        """Pin these as well."""
+        data = b"".join(digests)
+
+        def append() -> None:
+            with open(self._path, "ab") as file:
+                file.write(data)
+
+        self._exclude_writers(append)
+
+    def poisoned(self) -> list[bytes]:
+        """Return those that were found overwritten since the pin was made."""
+        poisoned = self._session.poisoned_since(self._poisoned_mark)
+        held = set(_split(self._path.read_bytes(), self._digest_bytes)) if poisoned else set()
+        return [digest for digest in poisoned if digest in held]
+
+    def release(self) -> None:
+        with suppress(FileNotFoundError):
+            self._path.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def pinned(root: Path) -> set[bytes]:
+    """Return all that is pinned, each as its algorithm's code and its digest."""
+    found: set[bytes] = set()
+    for path in _sessions(root):
+        for code, pin in _pins(path):
+            prefix = bytes([code])
+            with suppress(FileNotFoundError):
+                found.update(prefix + digest for digest in _split(pin.read_bytes(), ALGORITHMS[code].digest_bytes))
+    return found
+
+
+def mark_poisoned(root: Path, algorithm: Algorithm, digest: bytes) -> None:
+    """Tell every session that has `digest` pinned that its bytes were wrong for a while."""
+    for path in _sessions(root):
+        with suppress(FileNotFoundError):
+            pins = [pin.read_bytes() for code, pin in _pins(path) if code == algorithm.code]
+            if any(digest in _split(pin, algorithm.digest_bytes) for pin in pins):
+                with open(path / _POISONED, "ab") as file:
+                    file.write(digest.hex().encode() + b"\n")
+
+
+def _split(digests: bytes, digest_bytes: int) -> list[bytes]:
+    return [digests[at : at + digest_bytes] for at in range(0, len(digests) - digest_bytes + 1, digest_bytes)]
+
+
+def _sessions(root: Path) -> list[Path]:
+    with suppress(FileNotFoundError):
+        return [Path(entry.path) for entry in os.scandir(root / "sessions") if entry.is_dir(follow_symlinks=False)]
+    return []
+
+
+def _pins(session: Path) -> list[tuple[int, Path]]:
+    with suppress(FileNotFoundError):
+        names = [name for name in os.listdir(session) if name.startswith(_PIN)]
+        return [(int(name.split("-")[1]), session / name) for name in names]
+    return []

@@ -1,0 +1,157 @@
+"""The files of a cache and the rows that list them, changed together.
+
+Knows no blobs being added and no verification: it is told what is good. The invariant: files are placed and removed
+only inside a transaction of the index, so that no two processes ever decide about one file at once. A process that dies
+in between leaves a file without a row, which the next one sweeps away, or a row without a file, which its first use finds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from isolate.cas import cache_session, lru
+from isolate.cas.cache_files import CacheFiles, Staged, translated
+from isolate.cas.cache_index import Index, Row, Rows
+from isolate.cas.digest import Algorithm
+from isolate.cas.lru import CachePolicy, Item
+from isolate.clock import Clock
+from isolate.errors import NoSpace
+from isolate.monitor import Monitor
+
+BATCH = 500  # files per transaction: about 10 ms during which others wait
+
+
+class Shelf:
+    """All files of the cache at `root`."""
+
+    def __init__(self, root: Path, policy: CachePolicy, clock: Clock, monitor: Monitor, boot_id: str) -> None:
+        self._root, self._policy, self._clock, self._monitor = root, policy, clock, monitor
+        self.files = CacheFiles(root)
+        self.index = Index(root, self.files.scan, boot_id, monitor)
+
+    def place(self, staged: Sequence[Staged]) -> None:
+        """Name and list the files that were staged; those that are listed and unchanged stay as they are."""
+        placed: list[bytes] = []
+        now_s = int(self._clock.now())
+
+        def job(rows: Rows) -> None:
+            listed = rows.look_up([file.key for file in staged])
+            new: dict[bytes, Row] = {}
+            for file in staged:
+                row = listed.get(file.key)
+                if file.key in new or (row is not None and self.files.status(file.key) == row.identity):
+                    continue
+                placed.append(file.key)
+                self.files.place(file)
+                new[file.key] = Row(file.key, *file.identity, now_s, self.index.boot)
+            rows.delete([key for key in new if key in listed])
+            rows.insert(new.values())
+
+        try:
+            self.index.write(job)
+        except BaseException:
+            for key in placed:
+                self.files.remove(key)
+            raise
+
+    def remove(self, keys: Sequence[bytes]) -> None:
+        self.index.write(lambda rows: self._remove(rows, keys))
+
+    def remove_poisoned(self, keys: Sequence[bytes], algorithm: Algorithm, digest: bytes) -> None:
+        """Remove the files of `digest` and tell every session that has it pinned."""
+
+        def job(rows: Rows) -> None:
+            cache_session.mark_poisoned(self._root, algorithm, digest)
+            self._remove(rows, keys)
+
+        self.index.write(job)
+
+    def refresh(self, key: bytes, identity: tuple[int, int, int]) -> None:
+        """List a file that was verified once more, as it is now."""
+        row = Row(key, *identity, int(self._clock.now()), self.index.boot)
+
+        def job(rows: Rows) -> None:
+            rows.delete([key])
+            rows.insert([row])
+
+        self.index.write(job)
+
+    def used(self, keys: Sequence[bytes], changed: Sequence[Row]) -> None:
+        """Note that files were used now, and remove those that are no longer as their row says."""
+        now_s = int(self._clock.now())
+
+        def job(rows: Rows) -> list[bytes]:
+            current = rows.look_up([row.key for row in changed])
+            lost = [row.key for row in changed if current.get(row.key) == row]  # else somebody replaced it meanwhile
+            self._remove(rows, lost)
+            rows.touch(keys, now_s, self.index.boot)
+            return lost
+
+        for key in self.index.write(job):
+            self._monitor.count("damaged_cache_files")
+            self._monitor.problem(f"Cached file {key[1:-1].hex()} changed since it was verified; dropped")
+
+    def evict(self, needed_bytes: int = 0) -> list[int]:
+        """Remove files until every limit holds and `needed_bytes` fit, or only pinned ones are left; returns sizes."""
+        evicted: list[int] = []
+        while batch := self.index.write(lambda rows: self._evict_some(rows, needed_bytes)):
+            evicted += [item.size for item in batch]
+        if evicted:
+            self._monitor.count("evicted_files", len(evicted))
+            self._monitor.count("evicted_bytes", sum(evicted))
+        return evicted
+
+    def make_room(self, needed_bytes: int) -> None:
+        """Evict what must go before `needed_bytes` can be written; raises NoSpace."""
+        if self._policy.shortage_bytes(self._free_bytes(), needed_bytes) <= 0:
+            return
+        self.evict(needed_bytes)
+        free_bytes = self._free_bytes()
+        if self._policy.shortage_bytes(free_bytes, needed_bytes) > 0:
+            raise NoSpace(
+                f"Not enough space for the cache {self._root}: {needed_bytes} bytes are needed, {free_bytes} are free "
+                f"and {self._policy.min_free_bytes} must stay free; all that is not in use was evicted"
+            )
+
+    def sweep(self) -> None:
+        """Remove files that no row lists: what a process that died had placed and not yet listed."""
+        found = self.files.scan()
+        while keys := [row.key for row in islice(found, BATCH)]:
+            if len(self.index.look_up(keys)) < len(keys):
+                self._remove_unlisted(keys)
+
+    def _remove_unlisted(self, keys: Sequence[bytes]) -> None:
+        def job(rows: Rows) -> None:
+            listed = rows.look_up(keys)
+            for key in keys:
+                if key not in listed:
+                    self.files.remove(key)
+
+        self.index.write(job)
+
+    def _remove(self, rows: Rows, keys: Sequence[bytes]) -> None:
+        for key in keys:
+            self.files.remove(key)
+        rows.delete(keys)
+
+    def _evict_some(self, rows: Rows, needed_bytes: int) -> list[Item]:
+        pinned = cache_session.pinned(self._root)
+        chosen = lru.victims(
+            rows.oldest_first(),
+            rows.usage(),
+            self._policy,
+            now_s=self._clock.now(),
+            shortage_bytes=self._policy.shortage_bytes(self._free_bytes(), needed_bytes),
+            is_pinned=lambda key: key[:-1] in pinned,
+        )
+        items = list(islice(chosen, BATCH))
+        self._remove(rows, [item.key for item in items])
+        return items
+
+    def _free_bytes(self) -> int:
+        with translated(self._root):
+            status = os.statvfs(self._root)
+        return status.f_bavail * status.f_frsize

@@ -1,0 +1,68 @@
+"""What a cache must give up, and in which order: sizes, ages and limits, no files.
+
+Pure: the caller supplies the items oldest first, the time and the free space, and removes what it is told to. The
+invariant: a pinned item is never chosen, and nothing is chosen once every limit holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachePolicy:
+    """The limits of a cache; 0 means that there is none."""
+
+    max_bytes: int = 0
+    max_items: int = 0
+    min_free_bytes: int = 0  # of the file system the cache is on
+    max_age_s: int = 0  # since the last use
+
+    def shortage_bytes(self, free_bytes: int, needed_bytes: int = 0) -> int:
+        """Return how much must be freed before `needed_bytes` more can be written; 0 or less when nothing."""
+        return self.min_free_bytes + needed_bytes - free_bytes
+
+
+class Usage(NamedTuple):
+    """How full a cache is; both variants of a file count."""
+
+    items: int
+    size_bytes: int
+
+
+class Item(NamedTuple):
+    """One file of the cache."""
+
+    key: bytes
+    size: int
+    used_s: int  # epoch seconds of the last use, coarse
+
+
+def victims(
+    oldest_first: Iterable[Item],
+    usage: Usage,
+    policy: CachePolicy,
+    *,
+    now_s: float,
+    shortage_bytes: int,
+    is_pinned: Callable[[bytes], bool],
+) -> Iterator[Item]:
+    """Yield what to evict, lazily: it reads no further than the first item that may stay.
+
+    An item is too old only past `max_age_s`, not at it. When pins prevent a limit from holding, all others go.
+    """
+    items, size_bytes = usage
+    for item in oldest_first:
+        too_old = policy.max_age_s and now_s - item.used_s > policy.max_age_s
+        too_many = policy.max_items and items > policy.max_items
+        too_big = policy.max_bytes and size_bytes > policy.max_bytes
+        if not (too_old or too_many or too_big or shortage_bytes > 0):
+            return
+        if is_pinned(item.key):
+            continue
+        items -= 1
+        size_bytes -= item.size
+        shortage_bytes -= item.size
+        yield item
