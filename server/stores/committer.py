@@ -1,0 +1,70 @@
+"""Group commit: items that arrive while a commit is running wait together and share the next one.
+
+Knows nothing of what an item is or where it goes. The invariant: an item is answered only by the commit it was part of,
+and a failed commit fails exactly its own items.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class GroupCommitter(Generic[Item, Result]):
+    """Calls `commit` with one group at a time, in the order of arrival.
+
+    `weigh` says how heavy an item is; a group holds one item or at most `max_weight`. The task that commits is owned
+    here: it is alive only while there is something to do, it is not a caller's, so that a cancelled caller takes
+    nobody along, and `close` waits for it.
+    """
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        weigh: Callable[[Item], int],
+        max_weight: int,
+    ) -> None:
+        self._commit, self._weigh, self._max_weight = commit, weigh, max_weight
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def add(self, item: Item) -> Result:
+        """Return what the commit that holds `item` says about it."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append((item, future))
+        if self._task is None:
+            self._task = loop.create_task(self._drain())
+        return await future
+
+    async def close(self) -> None:
+        """Return when everything that was added is committed."""
+        if self._task is not None:
+            await self._task
+
+    async def _drain(self) -> None:
+        while self._waiting:
+            group = self._next_group()
+            try:
+                results = await self._commit([item for item, _ in group])
+            except Exception as error:  # noqa: BLE001 - every item of the group gets it; none may wait for ever
+                for _, future in group:
+                    if not future.done():
+                        future.set_exception(error)
+            else:
+                for (_, future), result in zip(group, results, strict=True):
+                    if not future.done():
+                        future.set_result(result)
+        self._task = None
+
+    def _next_group(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        group = [self._waiting.popleft()]
+        weight = self._weigh(group[0][0])
+        while self._waiting and (weight := weight + self._weigh(self._waiting[0][0])) <= self._max_weight:
+            group.append(self._waiting.popleft())
+        return group
