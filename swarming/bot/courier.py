@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar
 
 from isolate.clock import Clock
-from isolate.errors import Unavailable, is_transient
+from isolate.errors import NoSpace, Unavailable, is_transient
 from swarming.bot.output import Spool, encode_chunk
 from swarming.bot.protocol import Updated
 from swarming.bot.waiting import pause
@@ -65,7 +65,8 @@ class Courier:
                 return await call()
             except Exception as error:
                 waited_s = self._clock.monotonic() - started_at
-                if not is_transient(error) or self._abandoned.is_set() or waited_s > GIVE_UP_S:
+                may_pass = is_transient(error) or isinstance(error, NoSpace)  # space comes back, too
+                if not may_pass or self._abandoned.is_set() or waited_s > GIVE_UP_S:
                     raise
                 failures += 1
                 asked_s = error.retry_after_s if isinstance(error, Unavailable) else None

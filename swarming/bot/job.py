@@ -47,6 +47,7 @@ class Finished:
     exit_code: int | None = None
     duration_s: float | None = None
     had_hard_timeout: bool = False
+    stopped: bool = False  # ended by an order, not by itself
     failure: str | None = None  # not the command's fault
     outputs_ref: Mapping[str, object] | None = None
     stats: object = None  # as the protocol has it under `isolated_stats`
@@ -59,6 +60,7 @@ class Finished:
             exit_code=result.exit_code,
             duration_s=result.duration_s,
             had_hard_timeout=result.had_hard_timeout,
+            stopped=result.stopped,
             failure=result.inputs_missing or result.internal_failure,
             outputs_ref=None if result.outputs is None else result.outputs.to_json(),
             stats=result.stats.to_json()["isolated"],

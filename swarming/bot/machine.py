@@ -7,6 +7,7 @@ fallback, never an error: a bot without a known graphics card is still a bot.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import platform
 import re
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 1 << 20
+MAX_COUNTED = 5000  # more files than that in one directory are just "many", and counting them with every poll costs
 DISPLAY_CLASS = "0x03"  # PCI base class of display controllers
 PUBLIC_ADDRESS = ("203.0.113.1", 9)  # documentation range: naming it makes the kernel pick a route, no packet is sent
 CPU_FAMILY = {"x86_64": ("x86", 64), "amd64": ("x86", 64), "i686": ("x86", 32), "i386": ("x86", 32)}
@@ -155,10 +157,10 @@ def mount_point(path: Path) -> str:
 
 
 def file_count(directory: Path) -> int:
-    """Return how many entries `directory` has, 0 when it cannot be read."""
+    """Return how many entries `directory` has, at most MAX_COUNTED; 0 when it cannot be read."""
     try:
         with os.scandir(directory) as entries:
-            return sum(1 for _ in entries)
+            return sum(1 for _ in itertools.islice(entries, MAX_COUNTED))
     except OSError:
         return 0
 

@@ -1,0 +1,174 @@
+"""The command `swarming-bot`.
+
+A root: it puts a bot together and maps its end to an exit status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from isolate.terminal import EXIT_FAILED, EXIT_HELP, CommandGroup, run_command, version_option
+
+if TYPE_CHECKING:
+    from swarming.bot.config import BotConfig
+    from swarming.bot.main import Ending
+    from swarming.bot.workdir import WorkDirectory
+
+LOG_BYTES, LOG_FILES = 10 << 20, 5
+
+
+def identity_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the flags that say which bot this is."""
+    for option in (
+        click.option("--cost-usd-hour", default=0.0, type=click.FloatRange(0), help="What an hour of this bot costs."),
+        click.option(
+            "--dimension",
+            "dimensions",
+            metavar="KEY VALUE",
+            nargs=2,
+            multiple=True,
+            help="Set a dimension; repeat a KEY for several values. Without one for pool it is in 'default'.",
+        ),
+        click.option("--id", "bot_id", metavar="ID", help="[default: $SWARMING_BOT_ID, else the short host name]"),
+        click.option(
+            "--dir",
+            "directory",
+            metavar="DIR",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Directory of this bot alone. [default: ~/.local/share/swarming-bot/ID, or below $XDG_DATA_HOME]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(name="swarming-bot", cls=CommandGroup, default="run", epilog=EXIT_HELP)
+@version_option
+def cli() -> None:
+    """Run tasks of a swarming server on this machine. Without a command: run."""
+
+
+@cli.command(epilog=EXIT_HELP)
+@click.option("-S", "--server", metavar="URL", help="The server to work for. [default: $SWARMING_SERVER]")
+@identity_options
+@click.option(
+    "--reboot-command",
+    metavar="COMMAND",
+    default="",
+    help="What to run when the server asks for a reboot; without it this machine is never rebooted.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
+def run(*, verbose: bool, **flags: Any) -> int:
+    """Ask the server for tasks and run them, one at a time, until told to end.
+
+    SIGTERM or Ctrl-C: the task at hand is finished first; a second one ends the task, too. A second bot on one machine
+    needs another --id, and another --dir if that is given.
+    """
+    from swarming.bot.config import load
+    from swarming.bot.main import Ending
+    from swarming.bot.workdir import WorkDirectory
+
+    config = load(**flags)
+    with WorkDirectory.taken(config.directory) as directory:
+        _start_log(directory.logs, verbose=verbose)
+        ending = asyncio.run(_serve(config, directory))
+    if ending is Ending.RESTART:
+        _start_anew()
+    return EXIT_FAILED if ending is Ending.REPLACED else 0
+
+
+@cli.command(epilog=EXIT_HELP)
+@identity_options
+def attributes(**flags: Any) -> None:
+    """Print the dimensions and the state that this bot would report, as JSON."""
+    import json
+
+    from isolate.clock import SystemClock
+    from swarming.bot.attributes import Attributes
+    from swarming.bot.config import load_identity
+    from swarming.bot.machine import read_machine
+
+    found = Attributes(load_identity(**flags), read_machine(), {}, SystemClock())
+    shown = {"dimensions": found.dimensions("", {}), "state": found.state(0), "version": found.version}
+    click.echo(json.dumps(shown, indent=2, sort_keys=True))
+
+
+async def _serve(config: BotConfig, directory: WorkDirectory) -> Ending:
+    """Put the bot together and let it live."""
+    import logging
+    import signal
+    import uuid
+
+    from isolate import __version__
+    from isolate.clock import SystemClock
+    from isolate.http import HttpClient
+    from swarming.bot.attributes import Attributes
+    from swarming.bot.hands import MachineHands
+    from swarming.bot.machine import read_machine
+    from swarming.bot.main import Bot
+    from swarming.bot.protocol import BotApi
+    from swarming.bot.task import Workplace
+
+    log, clock, identity = logging.getLogger(__name__), SystemClock(), config.identity
+    log.info("Bot %s works in %s for %s", identity.bot_id, directory.root, config.server)
+    ended = directory.end_tasks()
+    directory.clean()
+    if ended:
+        log.warning("Ended %d processes that a crashed bot left here", ended)
+    me = Attributes(identity, read_machine(), config.env, clock)
+    async with HttpClient(config.server, user_agent=f"swarming_bot/{__version__}", connections=2, clock=clock) as http:
+        api = BotApi(http, identity.bot_id, str(uuid.uuid4()))
+        place = Workplace(directory, config.server, identity.bot_id, config.env, identity.cost_usd_hour)
+        hands = MachineHands(api, place, config.reboot_command, clock)
+        bot = Bot(api, me, hands, clock)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, bot.interrupt)
+        try:
+            ending = await bot.run()
+        finally:
+            await hands.close()
+    log.info("%s", ending.value)
+    return ending
+
+
+def _start_log(folder: Path, *, verbose: bool) -> None:
+    """Log to a rotated file with times and origins, and to stderr in short lines."""
+    import logging
+    from logging.handlers import RotatingFileHandler
+
+    class ShortFormatter(logging.Formatter):
+        """Leaves origins and tracebacks to the file."""
+
+        def format(self, record: logging.LogRecord) -> str:
+            details = f" (details in {folder / 'bot.log'})" if record.exc_info else ""
+            return f"swarming-bot: {record.getMessage()}{details}"
+
+    file = RotatingFileHandler(folder / "bot.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    console = logging.StreamHandler()
+    console.setFormatter(ShortFormatter())
+    console.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[file, console], force=True)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _start_anew() -> None:
+    """Become a fresh process of the same program, as the same bot."""
+    import os
+
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "swarming.bot.cli", *sys.argv[1:]])  # noqa: S606
+
+
+def main() -> int:
+    """Run the command line and return the exit status."""
+    return run_command("swarming-bot", cli)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""What a bot takes from outside its flags, and what becomes of both: its configuration.
+
+A root, and the only module of the bot that reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from isolate.errors import InvalidInput
+from isolate.http import normalize_url
+from swarming.bot.attributes import Identity, check_value, parse_dimensions
+from swarming.bot.machine import short_hostname
+
+# Of the environment of the bot, not for its tasks: what concerns another task, or the bot itself.
+NOT_FOR_TASKS = ("LUCI_CONTEXT", "SWARMING_TASK_ID", "RUN_ISOLATED_WORK_DIR")
+
+
+@dataclass(frozen=True, slots=True)
+class BotConfig:
+    """A bot, before it starts."""
+
+    server: str
+    directory: Path
+    identity: Identity
+    env: Mapping[str, str]  # for runners and tasks
+    reboot_command: tuple[str, ...]
+
+
+def load(
+    *,
+    server: str | None,
+    directory: Path | None,
+    bot_id: str | None,
+    dimensions: Sequence[tuple[str, str]] = (),
+    cost_usd_hour: float = 0.0,
+    reboot_command: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> BotConfig:
+    """Return the configuration that flags and `environment` describe, flags first; raises InvalidInput."""
+    known = os.environ if environment is None else environment
+    url = server or known.get("SWARMING_SERVER")
+    if not url:
+        raise InvalidInput("No server: say --server URL or set SWARMING_SERVER")
+    identity = load_identity(bot_id, dimensions, cost_usd_hour, directory, known)
+    env = {name: value for name, value in known.items() if name not in NOT_FOR_TASKS}
+    return BotConfig(normalize_url(url), identity.base_dir, identity, env, tuple(shlex.split(reboot_command)))
+
+
+def load_identity(
+    bot_id: str | None,
+    dimensions: Sequence[tuple[str, str]],
+    cost_usd_hour: float,
+    directory: Path | None,
+    environment: Mapping[str, str] | None = None,
+) -> Identity:
+    """Return who a bot with these flags is; raises InvalidInput."""
+    known = os.environ if environment is None else environment
+    name = check_value("The id of the bot", bot_id or known.get("SWARMING_BOT_ID") or short_hostname())
+    if "/" in name:
+        raise InvalidInput(f"The id of the bot: {name!r} must not contain '/'")
+    return Identity(name, parse_dimensions(dimensions), cost_usd_hour, directory or _data_home(known) / name)
+
+
+def _data_home(environment: Mapping[str, str]) -> Path:
+    # The XDG specification: a relative path is to be ignored.
+    configured = environment.get("XDG_DATA_HOME", "")
+    home = Path(configured) if os.path.isabs(configured) else Path("~/.local/share").expanduser()
+    return home / "swarming-bot"

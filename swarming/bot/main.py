@@ -1,0 +1,218 @@
+"""The life of a bot: introduce itself, ask for something to do, do it, ask again.
+
+Knows no process and no file; what a task needs is behind `Hands`. The invariants: nothing that goes wrong in one cycle
+ends the bot, least of all a server that is away; a bot that was told to end finishes its task first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from enum import Enum
+from typing import Protocol
+
+from isolate.clock import Clock
+from isolate.errors import IsolateError, LeaseLost, Unavailable
+from swarming.bot import protocol
+from swarming.bot.courier import pause_s
+from swarming.bot.protocol import Command, Greeting, Hello, Manifest, Updated
+from swarming.bot.verdict import Why
+from swarming.bot.waiting import pause, unless
+
+MISHAP_S = 10.0  # after something that should not happen, so that it does not happen a hundred times a second
+LAST_WORD_S = 5.0  # how long a bot that ends tries to say so
+
+log = logging.getLogger(__name__)
+
+
+class Ending(Enum):
+    """Why a bot ended."""
+
+    STOPPED = "Signal was received"
+    TERMINATED = "Terminated by request"
+    RESTART = "About to restart"
+    REPLACED = "Another bot has taken over"
+
+
+class Api(Protocol):
+    """The calls of `protocol.BotApi` that are about the bot; `update` is for tasks it does not run."""
+
+    async def handshake(self, hello: Hello) -> Greeting: ...
+
+    async def poll(self, hello: Hello) -> Command: ...
+
+    async def event(self, hello: Hello, kind: str, message: str) -> None: ...
+
+    async def update(self, task_id: str, fields: Mapping[str, object]) -> Updated: ...
+
+    async def fail(self, task_id: str, message: str) -> None: ...
+
+
+class Description(Protocol):
+    """What the bot says of itself: `attributes.Attributes`."""
+
+    version: str
+
+    def dimensions(self, server_version: str, imposed: Mapping[str, list[str]]) -> dict[str, list[str]]: ...
+
+    def state(self, sleep_streak: int) -> dict[str, object]: ...
+
+
+class Work(Protocol):
+    """One task: `task.TaskRun`."""
+
+    async def run(self) -> str: ...
+
+    def stop(self, why: Why) -> None: ...
+
+
+class Hands(Protocol):
+    """What the bot does on its machine."""
+
+    async def prepare(self) -> None:
+        """Get ready for a task, while there is none."""
+        ...
+
+    def work(self, manifest: Manifest) -> Work:
+        """Return the task, not yet begun."""
+        ...
+
+    async def reboot(self) -> bool:
+        """Restart the machine; False where that is not allowed."""
+        ...
+
+
+class Bot:
+    """One bot. `run` returns why it ended; `interrupt` is what a signal does."""
+
+    def __init__(self, api: Api, me: Description, hands: Hands, clock: Clock) -> None:
+        self._api, self._me, self._hands, self._clock = api, me, hands, clock
+        self._greeting: Greeting | None = None
+        self._ending = asyncio.Event()
+        self._work: Work | None = None
+        self._sleep_streak = 0
+        self._failures = 0  # calls in a row that got no answer
+        self._complaint = ""  # what was last reported to be wrong, so that it is said once
+
+    def interrupt(self) -> None:
+        """End after the task at hand; a second time: end the task, too."""
+        if self._ending.is_set() and self._work is not None:
+            log.warning("Ending the task at once")
+            self._work.stop(Why.SHUTDOWN)
+        elif self._work is not None:
+            log.warning("Ending after the task at hand; another signal ends it at once")
+        self._ending.set()
+
+    async def run(self) -> Ending:
+        """Serve until told otherwise."""
+        ending: Ending | None = None
+        while ending is None and not self._ending.is_set():
+            try:
+                ending = await self.step()
+            except Exception as error:
+                log.exception("Unexpected error")
+                await self._event("bot_error", f"Unexpected error: {type(error).__name__}: {error}")
+                await pause(self._clock, MISHAP_S, self._ending)
+        ending = ending or Ending.STOPPED
+        if self._greeting is not None and ending is not Ending.REPLACED:
+            await self._event("bot_shutdown", ending.value)
+        return ending
+
+    async def step(self) -> Ending | None:
+        """Make one call and do what the answer says; returns why the bot is to end, if so."""
+        await self._hands.prepare()
+        try:
+            if self._greeting is None:
+                await unless(self._ending, self._handshake())
+                return None
+            command = await unless(self._ending, self._api.poll(self._hello()))
+        except LeaseLost as error:
+            log.error("%s: %s", Ending.REPLACED.value, error)  # noqa: TRY400 - foreseen, no traceback
+            return Ending.REPLACED
+        except IsolateError as error:
+            await self._failed(error)
+            return None
+        self._failures, self._complaint = 0, ""
+        try:
+            return None if command is None else await self._obey(command)
+        except IsolateError as error:
+            await self._failed(error)
+            return None
+
+    async def _handshake(self) -> None:
+        self._greeting = await self._api.handshake(self._hello())
+        self._failures, self._complaint = 0, ""
+        log.info("Connected as %s, server version %s", *self._hello().dimensions["id"], self._greeting.server_version)
+
+    async def _failed(self, error: IsolateError) -> None:
+        """Wait before the next try; a server that was away is greeted again, it may be another one."""
+        self._failures += 1
+        if str(error) != self._complaint:
+            self._complaint = str(error)
+            log.warning("%s; trying again until it works", error)
+        asked_s = None
+        if isinstance(error, Unavailable):
+            self._greeting, asked_s = None, error.retry_after_s
+        await pause(self._clock, max(pause_s(self._failures), asked_s or 0.0), self._ending)
+
+    async def _obey(self, command: Command) -> Ending | None:
+        match command:
+            case protocol.Sleep(duration_s, quarantined):
+                self._sleep_streak += 1
+                if quarantined and self._sleep_streak == 1:
+                    log.warning("The server keeps this bot in quarantine")
+                await pause(self._clock, duration_s, self._ending)
+            case protocol.Run(manifest):
+                await self._run(manifest)
+            case protocol.Unfit(task_id, reason):
+                await self._refuse(task_id, reason)
+            case protocol.Terminate(task_id):
+                await self._api.update(task_id, {"duration": 0, "exit_code": 0})
+                return Ending.TERMINATED
+            case protocol.Restart(message):
+                log.info("Restarting: %s", message)
+                return Ending.RESTART
+            case protocol.Reboot(message):
+                await self._reboot(message)
+        return None
+
+    async def _run(self, manifest: Manifest) -> None:
+        self._sleep_streak = 0
+        log.info("Task %s started", manifest.task_id)
+        self._work = self._hands.work(manifest)
+        try:
+            outcome = await self._work.run()
+        finally:
+            self._work = None
+        log.info("Task %s ended: %s", manifest.task_id, outcome)
+
+    async def _refuse(self, task_id: str, reason: str) -> None:
+        """Take the offer and fail it, so that it does not come again."""
+        log.warning("Task %s cannot run here: %s", task_id, reason)
+        await self._api.update(task_id, {"cost_usd": 0.0})
+        await self._api.fail(task_id, reason)
+
+    async def _reboot(self, message: str) -> None:
+        log.error("The server asks for a reboot of this machine: %s", message)
+        await self._event("bot_rebooting", message)
+        if not await self._hands.reboot():
+            await self._event("bot_error", f"This bot may not reboot its machine; it was asked to: {message}")
+        await pause(self._clock, MISHAP_S, self._ending)
+
+    async def _event(self, kind: str, message: str) -> None:
+        """Tell the server if it listens; nothing depends on it."""
+        try:
+            async with asyncio.timeout(LAST_WORD_S):
+                await self._api.event(self._hello(), kind, message)
+        except (IsolateError, TimeoutError) as error:
+            log.warning("Could not report %s: %s", kind, error)
+        except Exception:
+            log.exception("Could not report %s", kind)
+
+    def _hello(self) -> Hello:
+        known = self._greeting or Greeting("", {}, None)
+        state = self._me.state(self._sleep_streak)
+        if known.group_version is not None:
+            state["bot_group_cfg_version"] = known.group_version
+        return Hello(self._me.dimensions(known.server_version, known.dimensions), state, self._me.version)

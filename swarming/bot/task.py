@@ -1,0 +1,236 @@
+"""One task, from the offer to the last word about it.
+
+Knows neither polls nor signals: `Bot` hands it an offer and may tell it to stop. The invariants: no user code runs
+before the server answered the first update; heartbeats go on whatever the task does; when `run` returns, the runner and
+all it started are gone, and the server has the result unless it does not want it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
+from isolate.clock import Clock
+from isolate.errors import IsolateError, LeaseLost
+from run_isolated.run import RunSpec
+from swarming.bot.courier import Courier, TaskApi
+from swarming.bot.crew import Runner, Standby
+from swarming.bot.job import Finished, Job
+from swarming.bot.output import CHUNK_BYTES, MAX_OUTPUT_BYTES, Spool
+from swarming.bot.protocol import Manifest
+from swarming.bot.verdict import Act, Complete, Dropped, Failed, Times, Why, conclude, due, final_fields
+from swarming.bot.waiting import pause
+from swarming.bot.workdir import WorkDirectory
+
+HEARTBEAT_S = 10.0  # six of them fit into the silence a server allows
+NO_GRACE_S = 0.1  # of a task that asks for none; to run_isolated 0 would mean "for ever"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What every task on this bot gets."""
+
+    directory: WorkDirectory
+    server: str
+    bot_id: str
+    base_env: Mapping[str, str]
+    cost_usd_hour: float
+
+
+class TaskRun:
+    """One offer, and what becomes of it."""
+
+    def __init__(self, manifest: Manifest, api: TaskApi, standby: Standby, place: Workplace, clock: Clock) -> None:
+        self._manifest, self._standby, self._place, self._clock = manifest, standby, place, clock
+        self._spool = Spool(place.directory.spool)
+        self._courier = Courier(api, manifest.task_id, self._spool, clock)
+        self._started_s = self._sign_s = clock.monotonic()
+        self._stopped_s: float | None = None
+        self._why: Why | None = None
+        self._news = asyncio.Event()  # for the one who reports
+        self._change = asyncio.Event()  # for the one who watches the time
+        self._over = False
+        self._finished: Finished | None = None
+        self._every_s = HEARTBEAT_S
+
+    def stop(self, why: Why) -> None:
+        """End the task; the first reason counts. After SHUTDOWN an absent server is not waited for."""
+        if why is Why.SHUTDOWN:
+            self._courier.abandon()
+        if self._why is None:
+            self._why, self._stopped_s = why, self._clock.monotonic()
+        self._change.set()
+
+    async def run(self) -> str:
+        """Run the task if it is ours; return in a few words what became of it. Raises nothing that can be foreseen."""
+        try:
+            accepted = await self._courier.update({"cost_usd": 0.0})
+            self._every_s = accepted.update_every_s or HEARTBEAT_S
+            if accepted.must_stop:
+                await self._courier.update({"canceled": True, "exit_code": -1})
+                return "canceled before it started"
+            verdict = await self._verdict()
+            return await self._tell(verdict)
+        except LeaseLost as error:
+            return f"dropped: {error}"
+        except IsolateError as error:
+            return f"given up: {error}"
+
+    async def _verdict(self) -> Dropped | Failed | Complete:
+        """Run the task; what goes wrong on our side fails it, so that the server never waits for it."""
+        directory = self._place.directory
+        try:
+            runner_end = await self._execute()
+            if self._finished is None:
+                await asyncio.to_thread(directory.end_tasks)  # the kernel has ended them; this is for other systems
+            return conclude(self._finished, runner_end, self._why)
+        except IsolateError as error:
+            return Failed(str(error))
+        except Exception as error:
+            log.exception("Task %s could not be run", self._manifest.task_id)
+            return Failed(f"Execution failed: internal error ({type(error).__name__}: {error})")
+
+    async def _execute(self) -> str:
+        """Give the task to the runner that stands by, and return how that one ended."""
+        spec = await asyncio.to_thread(self._prepare)
+        runner = await self._standby.take()
+        try:
+            await _send(runner, Job(spec, self._place.directory.spool).to_message())
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._report())
+                group.create_task(self._watch(runner))
+                await self._listen(runner)
+        finally:
+            self._over = True
+            runner.kill()  # it has ended, unless it was to be or something above went wrong
+            runner_end = await asyncio.shield(runner.close())
+        return runner_end
+
+    async def _listen(self, runner: Runner) -> None:
+        """Take in what the runner says until it ends."""
+        while (message := await runner.receive()) is not None:
+            self._sign_s = self._clock.monotonic()
+            self._spool.grown_to(message.get("written", 0))
+            if "finished" in message:
+                self._finished = Finished.from_message(message["finished"])
+                break
+            self._news.set()
+        self._over = True
+        self._news.set()
+        self._change.set()
+
+    async def _report(self) -> None:
+        """Send a heartbeat now and then, and output as it comes."""
+        sent_s = self._clock.monotonic()
+        while not self._over:
+            left_s = sent_s + self._every_s - self._clock.monotonic()
+            if left_s > 0 and self._spool.pending_bytes < CHUNK_BYTES:
+                self._news.clear()
+                await pause(self._clock, left_s, self._news)
+                continue
+            sent_s = self._clock.monotonic()
+            try:
+                updated = await self._courier.update({"cost_usd": self._cost_usd})
+            except LeaseLost as error:
+                log.warning("Task %s is no longer ours: %s", self._manifest.task_id, error)
+                return self.stop(Why.LEASE_LOST)
+            except IsolateError as error:
+                log.error("Task %s cannot be reported: %s", self._manifest.task_id, error)  # noqa: TRY400 - foreseen
+                return self.stop(Why.UNREACHABLE)
+            self._every_s = updated.update_every_s or HEARTBEAT_S
+            if updated.must_stop:
+                self.stop(Why.KILLED)
+        return None
+
+    async def _watch(self, runner: Runner) -> None:
+        """Stop the task when it is told to or its time is over; kill the runner when it does not obey."""
+        told = False
+        while not self._over:
+            if self._why is not None and not told:
+                told = True
+                await _send(runner, {"stop": True})
+            times = Times(self._started_s, self._sign_s, self._stopped_s, self._why)
+            act, wait_s = due(self._manifest, times, self._clock.monotonic())
+            match act:
+                case Act.STOP_SILENT:
+                    self.stop(Why.IO_TIMEOUT)
+                case Act.STOP_HUNG:
+                    self.stop(Why.HUNG)
+                case Act.KILL:
+                    return runner.kill()
+                case Act.WAIT:
+                    self._change.clear()
+                    await pause(self._clock, wait_s, self._change)
+        return None
+
+    async def _tell(self, verdict: Dropped | Failed | Complete) -> str:
+        """Tell the server how it ended, all output first; return the same in a few words."""
+        self._spool.measure()
+        if self._finished is not None and self._finished.dropped_bytes:
+            log.warning("Of the output of %s only %d bytes were kept", self._manifest.task_id, MAX_OUTPUT_BYTES)
+        cost = {"cost_usd": self._cost_usd}
+        match verdict:
+            case Dropped():
+                return "dropped: it is no longer ours"
+            case Failed(message):
+                await self._courier.flush(cost, leave_bytes=0)
+                await self._courier.fail(message)
+                return f"failed: {message}"
+            case Complete(finished):
+                await self._courier.flush(cost, leave_bytes=CHUNK_BYTES)
+                total_s = self._clock.monotonic() - self._started_s
+                await self._courier.update(final_fields(verdict, total_s, self._cost_usd))
+                return f"exit code {finished.exit_code} after {finished.duration_s or 0:.1f} s"
+
+    @property
+    def _cost_usd(self) -> float:
+        return self._place.cost_usd_hour * (self._clock.monotonic() - self._started_s) / 3600
+
+    def _prepare(self) -> RunSpec:
+        """Leave nothing of the task before, write what this one may read, and say what is to be run."""
+        directory, manifest = self._place.directory, self._manifest
+        directory.clean()
+        env = {
+            "SWARMING_HEADLESS": "1",
+            "SWARMING_BOT_ID": self._place.bot_id,
+            "SWARMING_TASK_ID": manifest.task_id,
+            "SWARMING_SERVER": self._place.server,
+        }
+        if manifest.secret_bytes:
+            _write_private(directory.context, {"swarming": {"secret_bytes": manifest.secret_bytes}})
+            env["LUCI_CONTEXT"] = str(directory.context)
+        return RunSpec(
+            root_dir=directory.work,
+            cache_dir=directory.isolated_cache,
+            base_env={**self._place.base_env, **env},
+            server=manifest.isolate_server or self._place.server,
+            isolated=manifest.isolated,
+            namespace=Namespace.parse(manifest.namespace or DEFAULT_NAMESPACE),
+            command=manifest.command,
+            raw_command=manifest.is_raw,
+            relative_cwd=manifest.relative_cwd,
+            env=manifest.env,
+            env_prefixes=manifest.env_prefixes,
+            outputs=manifest.outputs,
+            hard_timeout_s=manifest.hard_timeout_s,
+            grace_period_s=manifest.grace_period_s or NO_GRACE_S,
+        )
+
+
+async def _send(runner: Runner, message: Mapping[str, object]) -> None:
+    try:
+        await runner.send(message)
+    except ConnectionError:
+        return  # it has ended, as whoever listens to it learns
+
+
+def _write_private(path: Path, content: Mapping[str, object]) -> None:
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(content), encoding="ascii")

@@ -1,0 +1,77 @@
+"""The directory of a bot: who owns it, what is in it, and what a crashed predecessor left there.
+
+Knows no task. The invariant: one bot per directory, and when it starts, nothing of an earlier one is alive or in the
+way. Only what is ours is ever deleted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from isolate.errors import Busy, InvalidInput
+from run_isolated.process import end_leftovers
+from run_isolated.workdir import delete_tree
+
+LOCK = "swarming.lck"
+
+
+class WorkDirectory:
+    """`c/` named caches, `isolated_cache/`, `w/` the task at hand, `logs/`, `swarming.lck`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.work, self.logs = root / "w", root / "logs"
+        self.isolated_cache, self.named_caches = root / "isolated_cache", root / "c"
+        self.spool = self.work / "stdout"
+        self.context = self.work / "luci_context.json"
+
+    @classmethod
+    @contextmanager
+    def taken(cls, root: Path) -> Iterator[WorkDirectory]:
+        """Own the directory while the block lasts; raises Busy when another bot does."""
+        if root.resolve() in {Path.home().resolve(), Path("/")}:
+            raise InvalidInput(f"{root} cannot be the directory of a bot: give it one of its own with --dir")
+        directory = cls(root.resolve())
+        try:
+            for folder in (directory.work, directory.logs, directory.isolated_cache, directory.named_caches):
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(directory.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise InvalidInput(f"Cannot use {root} as the directory of a bot: {error.strerror}") from error
+        try:
+            _lock(lock, directory.root)
+            yield directory
+        finally:
+            os.close(lock)
+
+    def end_tasks(self) -> int:
+        """End the processes of tasks whose runner is gone; return how many there were."""
+        return sum(end_leftovers(entry) for entry in self.work.iterdir() if _is_directory(entry))
+
+    def clean(self) -> None:
+        """Delete the files of tasks that have ended; raises InternalFailure when something resists."""
+        for entry in list(self.work.iterdir()):
+            if _is_directory(entry):
+                delete_tree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+
+
+def _is_directory(entry: Path) -> bool:
+    return entry.is_dir() and not entry.is_symlink()
+
+
+def _lock(lock: int, root: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.pread(lock, 20, 0).decode(errors="replace").strip() or "unknown"
+        raise Busy(
+            f"Another bot runs in {root} (process {owner}); a second bot on one machine needs another --id and --dir"
+        ) from error
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
