@@ -1,8 +1,8 @@
 """The files of a cache and the rows that list them, changed together.
 
 Knows no blobs being added and no verification: it is told what is good. The invariant: files are placed and removed
-only inside a transaction of the index, so that no two processes ever decide about one file at once. A process that dies
-in between leaves a file without a row, which the next one sweeps away, or a row without a file, which its first use finds.
+only inside a transaction of the index, so that no two processes ever decide about one file at once. A process that
+dies in between leaves a file without a row, which the next one sweeps away, or a row without a file, found at first use.
 """
 
 from __future__ import annotations
