@@ -60,7 +60,7 @@ class LoopbackGuard:
         self._hosts = {f"{name}:{port}" for name in names for port in ports}
         if 80 in ports:
             self._hosts |= names
-        self._origins = {f"http://{host}" for host in self._hosts}
+        self.origins = frozenset(f"http://{host}" for host in self._hosts)
 
     def identify(self, headers: CIMultiDictProxy[str]) -> Identity:
         """Return who sent a request with these headers; raises Refused."""
@@ -70,7 +70,7 @@ class LoopbackGuard:
                     f"Host {host!r} is not a name of this server; use one of {', '.join(sorted(self._hosts))}"
                 )
         for origin in headers.getall("Origin", ()):
-            if origin.lower() not in self._origins:
+            if origin.lower() not in self.origins:
                 raise Refused(f"Requests from pages of {origin!r} are not accepted")
         for site in headers.getall("Sec-Fetch-Site", ()):
             if site.lower() not in OWN_FETCH_SITES:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from isolate.clock import Clock
@@ -23,14 +24,30 @@ JSON = "application/json"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = web.RequestKey("request_id", str)
 IDENTITY = web.RequestKey("identity", Identity)
+OWN_SERVERS: web.AppKey[Collection[str]] = web.AppKey(
+    "own_servers", Collection
+)  # every URL of this server, without a slash at the end
 
 log = logging.getLogger("server")
 
 
 def reply(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """Return `body` as JSON."""
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    try:
+        data = msgspec.json.encode(body)
+    except UnicodeEncodeError:  # a path that is not UTF-8; escaped, it stays readable
+        data = json.dumps(body).encode()
     return web.Response(body=data, status=status, content_type=JSON, charset="utf-8", headers=headers)
+
+
+def server_url(request: web.BaseRequest) -> str:
+    """Return how the sender reaches this server; the guard has seen the name."""
+    return f"http://{request.headers['Host']}"
+
+
+def own_servers(request: web.Request) -> Collection[str]:
+    """Return every URL that means this server."""
+    return request.app[OWN_SERVERS]
 
 
 class Gate:

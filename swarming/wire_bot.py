@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -256,8 +255,3 @@ def _by_key(dimensions: model.Pairs) -> dict[str, list[str]]:
     for key, value in dimensions:
         found.setdefault(key, []).append(value)
     return found
-
-
-def dumps(value: Any) -> bytes:
-    """Return a reply as JSON."""
-    return json.dumps(value, separators=(",", ":")).encode()

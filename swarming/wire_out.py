@@ -194,6 +194,18 @@ def bot_info(bot: bots.BotInfo) -> dict[str, Any]:
     )
 
 
+def bot_count(found: bots.BotCount, now: float) -> dict[str, Any]:
+    """Return how many bots are what."""
+    return {
+        "count": str64(found.total),
+        "quarantined": str64(found.quarantined),
+        "maintenance": str64(found.maintenance),
+        "dead": str64(found.dead),
+        "busy": str64(found.busy),
+        "now": ts(now),
+    }
+
+
 def bot_event(event: bots.BotEvent) -> dict[str, Any]:
     """Return a BotEvent."""
     return compact(

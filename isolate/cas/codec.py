@@ -70,3 +70,17 @@ def zstd_decompress(frame: bytes | memoryview, plain_bytes: int) -> bytes:
 def zlib_compress(plain: bytes) -> bytes:
     """Return `plain` as one zlib stream, as the formats of 2020 have it."""
     return zlib.compress(plain)
+
+
+def zlib_decompress(stream: bytes, most_bytes: int) -> bytes:
+    """Return the content of `stream`, exactly one zlib stream of at most `most_bytes`; raises InvalidRecord."""
+    decompressor = zlib.decompressobj()
+    try:
+        plain = decompressor.decompress(stream, most_bytes + 1)
+    except zlib.error as error:
+        raise InvalidRecord(f"Not a zlib stream: {error}") from error
+    if len(plain) > most_bytes:
+        raise InvalidRecord(f"zlib stream has more than {most_bytes} bytes of content")
+    if not decompressor.eof or decompressor.unused_data:
+        raise InvalidRecord("Not one whole zlib stream")
+    return plain

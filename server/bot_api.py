@@ -1,0 +1,203 @@
+"""The API for bots, as of 2020: `/swarming/api/v1/bot/…`, with a session, long polls and an update interval on top.
+
+Knows routes and headers. The additions cannot be seen by a bot of 2020: it sends no `X-Isolate-Session` and no
+`X-Isolate-Wait`, and gets exactly the replies it knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from isolate.clock import Clock
+from isolate.errors import InvalidInput, IsolateError, LeaseLost
+from server.middleware import IDENTITY, own_servers, reply, server_url
+from server.problem import error_headers, status_of
+from swarming import wire, wire_bot
+from swarming.bots import BotHello, Sleep
+from swarming.scheduler import SchedulerApi
+
+BASE = "/swarming/api/v1/bot"
+SESSION_HEADER = "X-Isolate-Session"
+WAIT_HEADER = "X-Isolate-Wait"
+MAX_SESSION_CHARS = 64
+MAX_WAIT_S = 30.0  # below the idle time-outs of proxies
+RELEASED = Sleep(1.0)  # what a poll gets that was ended early
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class WaitingPolls:
+    """The long polls in progress: ended together when the server drains, and one by one when their bot is gone."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[asyncio.Task[Any], web.Request] = {}
+        self._closed = False
+
+    def release(self) -> None:
+        """End all of them, and every later one at once."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def drop_gone(self) -> None:
+        """End those whose connection is closed, so that no task is offered to nobody."""
+        for task, request in self._tasks.items():
+            if request.transport is None or request.transport.is_closing():
+                task.cancel()
+
+    async def wait(self, request: web.Request, poll: Awaitable[Any]) -> Any:
+        """Return what `poll` gives, or RELEASED."""
+
+        async def run() -> Any:
+            return await poll
+
+        if self._closed:
+            if asyncio.iscoroutine(poll):
+                poll.close()
+            return RELEASED
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(run(), name="long poll")
+            self._tasks[task] = request
+            try:
+                await asyncio.wait([task])
+            finally:
+                del self._tasks[task]
+        return RELEASED if task.cancelled() else task.result()
+
+
+class BotApi:
+    """Handlers over one scheduler."""
+
+    def __init__(self, scheduler: SchedulerApi, clock: Clock, version: str, polls: WaitingPolls) -> None:
+        self._scheduler, self._clock, self._version, self._polls = scheduler, clock, version, polls
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return every route of this API."""
+        calls: dict[str, Handler] = {
+            "handshake": self.handshake,
+            "poll": self.poll,
+            "event": self.event,
+            "task_update": self.task_update,
+            "task_update/{task_id}": self.task_update,
+            "task_error": self.task_error,
+            "task_error/{task_id}": self.task_error,
+        }
+        posts = [web.post(f"{BASE}/{path}", _plain_errors(handler)) for path, handler in calls.items()]
+        return [web.get(f"{BASE}/server_ping", self.ping), *posts]
+
+    async def ping(self, _: web.Request) -> web.Response:
+        return web.Response(text="Server up")
+
+    async def handshake(self, request: web.Request) -> web.Response:
+        hello = await self._hello(request)
+        await self._scheduler.handshake(hello)
+        return reply(
+            {
+                # A bot of 2020 replaces itself by what it can download as this version: so it is always its own.
+                "bot_version": hello.version,
+                "server_version": self._version,
+                "bot_group_cfg_version": wire_bot.GROUP_VERSION,
+                "bot_group_cfg": {"dimensions": {}},
+            }
+        )
+
+    async def poll(self, request: web.Request) -> web.Response:
+        hello = await self._hello(request)
+        if wire_bot.is_restart_due(hello):
+            return reply({"cmd": "bot_restart", "message": "Restarting to pick up new bots.cfg config"})
+        wait_s = _wait_s(request)
+        if wait_s:
+            until = self._clock.monotonic() + wait_s
+            command = await self._polls.wait(request, self._scheduler.poll(hello, until))
+        else:
+            command = await self._scheduler.poll(hello, None)
+        identity = request[IDENTITY].name
+        return reply(wire_bot.command(command, server_url=server_url(request), authenticated_as=identity))
+
+    async def event(self, request: web.Request) -> web.Response:
+        said = wire_bot.json_object(await _json_body(request))
+        kind, message = wire_bot.event(said)
+        await self._scheduler.event(self._hello_of(request, said, also=("event", "message")), kind, message)
+        return reply({})
+
+    async def task_update(self, request: web.Request) -> web.Response:
+        said = wire_bot.decode_update(await _json_body(request))
+        bot_id, run_id = _who(request, said.id, said.task_id)
+        session = _session(request)
+        done = await self._scheduler.update(bot_id, session, run_id, wire_bot.update(said, own_servers(request)))
+        body: dict[str, Any] = {"must_stop": done.must_stop, "ok": True}
+        return reply(body | {"update_every_s": done.update_every_s} if session else body)
+
+    async def task_error(self, request: web.Request) -> web.Response:
+        said = wire.decode(await _json_body(request), wire_bot.ErrorMessage)
+        bot_id, run_id = _who(request, said.id, said.task_id)
+        await self._scheduler.fail(bot_id, _session(request), run_id, said.message or "")
+        return reply({})  # a bot of 2020 breaks on anything else
+
+    async def _hello(self, request: web.Request) -> BotHello:
+        return self._hello_of(request, wire_bot.json_object(await _json_body(request)))
+
+    @staticmethod
+    def _hello_of(request: web.Request, said: dict[str, Any], also: tuple[str, ...] = ()) -> BotHello:
+        return wire_bot.hello(
+            said,
+            session=_session(request),
+            external_ip=request.remote or "",
+            authenticated_as=request[IDENTITY].name,
+            also=also,
+        )
+
+
+def _plain_errors(handler: Handler) -> Handler:
+    """Spell errors as this API does: the message as a plain string, but a lost lease with its code."""
+
+    async def spelt(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except LeaseLost:
+            raise
+        except IsolateError as error:
+            if status_of(error) == 500:
+                raise
+            return reply({"error": str(error)}, status_of(error), error_headers(error))
+
+    return spelt
+
+
+async def _json_body(request: web.Request) -> bytes:
+    if request.content_type != "application/json":
+        raise InvalidInput(f"Expecting JSON body, not {request.content_type}")
+    return await request.read()
+
+
+def _session(request: web.Request) -> str:
+    session = request.headers.get(SESSION_HEADER, "")
+    if len(session) > MAX_SESSION_CHARS:
+        raise InvalidInput(f"{SESSION_HEADER} is longer than {MAX_SESSION_CHARS} characters")
+    return session
+
+
+def _wait_s(request: web.Request) -> float:
+    text = request.headers.get(WAIT_HEADER, "0")
+    try:
+        wait_s = float(text)
+    except ValueError:
+        wait_s = math.nan
+    if not 0 <= wait_s < math.inf:
+        raise InvalidInput(f"{WAIT_HEADER} {text!r} is not a number of seconds")
+    return min(wait_s, MAX_WAIT_S)
+
+
+def _who(request: web.Request, bot_id: str | None, task_id: str | None) -> tuple[str, str]:
+    """Return (bot id, run id) of a message about a task; the URL may repeat the task."""
+    named = request.match_info.get("task_id", task_id)
+    if not bot_id or not task_id:
+        raise InvalidInput("id and task_id are required")
+    if named != task_id:
+        raise InvalidInput(f"task_id {task_id} is not the one of the URL")
+    return bot_id, task_id

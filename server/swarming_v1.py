@@ -1,0 +1,190 @@
+"""The REST API for clients, as of 2020: `/_ah/api/swarming/v1/…`, also without `/_ah`.
+
+Knows routes, status codes and nothing of policy: each handler parses with `swarming.wire*`, asks the scheduler one
+question and spells the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from isolate.cas.digest import DEFAULT_NAMESPACE
+from isolate.clock import Clock
+from isolate.errors import InvalidInput
+from server.middleware import IDENTITY, own_servers, reply, server_url
+from server.performance import performance_stats
+from swarming import wire, wire_in, wire_new, wire_out, wire_query
+from swarming.policy import Policy
+from swarming.scheduler import SchedulerApi, TaskView
+from swarming.store import MAX_PAGE, TaskQuery
+
+BASES = ("/_ah/api/swarming/v1", "/api/swarming/v1")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+PERMISSIONS = ("cancel_task", "cancel_tasks", "delete_bot", "get_bootstrap_token", "get_configs", "put_configs",
+               "terminate_bot")  # fmt: skip
+AVAILABLE = {"cancel_task", "delete_bot", "terminate_bot"}  # of these, what this server can do at all
+
+
+class ClientApi:
+    """Handlers over one scheduler."""
+
+    def __init__(self, scheduler: SchedulerApi, policy: Policy, clock: Clock, version: str) -> None:
+        self._scheduler, self._policy, self._clock, self._version = scheduler, policy, clock, version
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return every route of this API."""
+        calls: list[tuple[str, str, Handler]] = [
+            ("GET", "server/details", self.details),
+            ("GET", "server/permissions", self.permissions),
+            ("POST", "tasks/new", self.new),
+            ("GET", "tasks/list", self.tasks),
+            ("GET", "tasks/requests", self.requests),
+            ("GET", "tasks/count", self.count_tasks),
+            ("GET", "tasks/get_states", self.states),
+            ("GET", "task/{task_id}/result", self.result),
+            ("GET", "task/{task_id}/request", self.request),
+            ("GET", "task/{task_id}/stdout", self.stdout),
+            ("POST", "task/{task_id}/cancel", self.cancel),
+            ("GET", "bots/list", self.bots),
+            ("GET", "bots/count", self.count_bots),
+            ("GET", "bot/{bot_id}/get", self.bot),
+            ("GET", "bot/{bot_id}/tasks", self.bot_tasks),
+            ("GET", "bot/{bot_id}/events", self.bot_events),
+            ("POST", "bot/{bot_id}/terminate", self.terminate),
+            ("POST", "bot/{bot_id}/delete", self.delete_bot),
+        ]
+        return [web.route(method, f"{base}/{path}", handler) for base in BASES for method, path, handler in calls]
+
+    # Tasks
+
+    async def new(self, request: web.Request) -> web.Response:
+        asked = wire_new.new_task(await request.read(), request[IDENTITY].name, own_servers(request))
+        out = self._outbox(request)
+        if asked.evaluate_only:
+            return reply({"request": out.request(await self._scheduler.evaluate(asked.request))})
+        view = await self._scheduler.submit(asked.request)
+        task = view.task
+        body = {"request": out.request(task.request, task), "task_id": task.task_id, "task_result": out.result(view)}
+        return reply(body)
+
+    async def result(self, request: web.Request) -> web.Response:
+        view = await self._scheduler.view(request.match_info["task_id"])
+        return reply(self._outbox(request).result(view))
+
+    async def request(self, request: web.Request) -> web.Response:
+        task = (await self._scheduler.view(request.match_info["task_id"])).task
+        return reply(self._outbox(request).request(task.request, task))
+
+    async def stdout(self, request: web.Request) -> web.Response:
+        offset, length = wire_query.stdout_range(_query(request))
+        output, state = await self._scheduler.stdout(request.match_info["task_id"], offset, length)
+        text = output.decode("utf-8", "replace") or None
+        return reply(wire.compact({"output": text, "state": state.name}))
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        asked = wire.decode(await request.read(), wire_in.CancelRequest)
+        done = await self._scheduler.cancel(request.match_info["task_id"], bool(asked.kill_running))
+        return reply({"ok": done.ok, "was_running": done.was_running})
+
+    async def tasks(self, request: web.Request) -> web.Response:
+        return await self._task_page(request, self._outbox(request).result)
+
+    async def requests(self, request: web.Request) -> web.Response:
+        if wire.boolean(_query(request), "include_performance_stats"):
+            raise InvalidInput("Can't set include_performance_stats for tasks/requests")
+        out = self._outbox(request)
+        return await self._task_page(request, lambda view: out.request(view.task.request, view.task))
+
+    async def _task_page(self, request: web.Request, spell: Callable[[TaskView], dict[str, Any]]) -> web.Response:
+        query = _query(request)
+        page = await self._scheduler.search(wire_query.task_query(query), wire_query.cursor(query), wire.limit(query))
+        return reply(wire_out.page([spell(view) for view in page.items], page.cursor, self._clock.now()))
+
+    async def count_tasks(self, request: web.Request) -> web.Response:
+        number = await self._count(wire_query.count_query(_query(request)))
+        return reply({"count": wire.str64(number), "now": wire.ts(self._clock.now())})
+
+    async def _count(self, query: TaskQuery) -> int:
+        number, cursor = 0, None
+        while True:
+            page = await self._scheduler.search(query, cursor, MAX_PAGE)
+            number, cursor = number + len(page.items), page.cursor
+            if cursor is None:
+                return number
+
+    async def states(self, request: web.Request) -> web.Response:
+        task_ids = wire.every(_query(request), "task_id")
+        if not task_ids or len(task_ids) > wire_query.MAX_STATES:
+            raise InvalidInput(f"task_id is required, at most {wire_query.MAX_STATES} times")
+        states = [(await self._scheduler.view(task_id)).state.name for task_id in task_ids]
+        return reply({"states": states})
+
+    # Bots
+
+    async def bots(self, request: web.Request) -> web.Response:
+        query = _query(request)
+        page = await self._scheduler.bots(wire_query.bot_query(query), wire_query.cursor(query), wire.limit(query))
+        items = [wire_out.bot_info(bot) for bot in page.items]
+        body = wire_out.page(items, page.cursor, self._clock.now())
+        return reply(body | {"death_timeout": wire.str64(int(self._policy.bot_death_s))})
+
+    async def count_bots(self, request: web.Request) -> web.Response:
+        found = await self._scheduler.count_bots(wire_query.bot_query(_query(request)))
+        return reply(wire_out.bot_count(found, self._clock.now()))
+
+    async def bot(self, request: web.Request) -> web.Response:
+        return reply(wire_out.bot_info(await self._scheduler.bot(request.match_info["bot_id"])))
+
+    async def bot_tasks(self, request: web.Request) -> web.Response:
+        query = _query(request)
+        wire.choice(wire.first(query, "sort"), wire.SORTS, "sort", "CREATED_TS")  # there is one order: newest first
+        bot_id = request.match_info["bot_id"]
+        page = await self._scheduler.bot_runs(bot_id, wire_query.cursor(query), wire.limit(query))
+        out = self._outbox(request)
+        return reply(wire_out.page([out.result(view) for view in page.items], page.cursor, self._clock.now()))
+
+    async def bot_events(self, request: web.Request) -> web.Response:
+        query = _query(request)
+        start, end = wire.epoch_s(query, "start"), wire.epoch_s(query, "end")
+        page = await self._scheduler.bot_events(
+            request.match_info["bot_id"], start, end, wire_query.cursor(query), wire.limit(query)
+        )
+        return reply(wire_out.page([wire_out.bot_event(event) for event in page.items], page.cursor, self._clock.now()))
+
+    async def terminate(self, request: web.Request) -> web.Response:
+        view = await self._scheduler.terminate(request.match_info["bot_id"], "", request[IDENTITY].name)
+        return reply({"task_id": view.task.task_id})
+
+    async def delete_bot(self, request: web.Request) -> web.Response:
+        await self._scheduler.forget_bot(request.match_info["bot_id"])
+        return reply({"deleted": True})
+
+    # The server
+
+    async def details(self, request: web.Request) -> web.Response:
+        return reply(
+            {
+                "server_version": self._version,
+                "bot_version": self._version,
+                "default_isolate_server": server_url(request),
+                "default_isolate_namespace": DEFAULT_NAMESPACE,
+            }
+        )
+
+    async def permissions(self, request: web.Request) -> web.Response:
+        task_id = wire.first(_query(request), "task_id")
+        if task_id is not None:
+            await self._scheduler.view(task_id)
+        admin = request[IDENTITY].is_admin
+        return reply({name: admin and name in AVAILABLE for name in PERMISSIONS})
+
+    def _outbox(self, request: web.Request) -> wire_out.Outbox:
+        wanted = wire.boolean(_query(request), "include_performance_stats")
+        return wire_out.Outbox(server_url(request), self._version, performance_stats if wanted else None)
+
+
+def _query(request: web.Request) -> wire.Query:
+    return list(request.query.items())
