@@ -2,7 +2,7 @@
 
 Knows no blobs being added and no verification: it is told what is good. The invariant: files are placed and removed
 only inside a transaction of the index, so that no two processes ever decide about one file at once. A process that
-dies in between leaves a file without a row, which the next one sweeps away, or a row without a file, found at first use.
+dies in between leaves a file without a row, which the next one sweeps away, or a row without its file.
 """
 
 from __future__ import annotations
