@@ -18,6 +18,7 @@ class Sample:
 
     wall_s: float
     cpu_s: float
+    stdout: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +38,31 @@ class Row:
         return statistics.median(sample.cpu_s for sample in self.samples)
 
     def as_json(self) -> dict[str, object]:
-        return {"name": self.name, "note": self.note, "samples": [asdict(sample) for sample in self.samples]}
+        return {
+            "name": self.name,
+            "note": self.note,
+            "samples": [asdict(sample) | {"stdout": None} for sample in self.samples],
+        }
 
 
 def run(argv: Sequence[str], env: dict[str, str], cwd: Path | None = None) -> Sample:
     """Run a command once; a failure ends the benchmark."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started_s = time.perf_counter()
-    done = subprocess.run(argv, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, check=False)
     wall_s = time.perf_counter() - started_s
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"{' '.join(argv)} ended with {done.returncode}: {os.fsdecode(done.stderr)[-500:]}")
-    return Sample(wall_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return Sample(wall_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, os.fsdecode(done.stdout))
 
 
-def repeat(name: str, runs: int, once: Callable[[], Sample], note: str = "") -> Row:
-    """Measure `once` after one discarded run."""
-    once()
-    return Row(name, tuple(once() for _ in range(runs)), note)
+def alternate(runs: int, contestants: dict[str, Callable[[], Sample]]) -> list[Row]:
+    """Measure contestants in turns, so that a slow minute of the machine hits all; the first turn is discarded."""
+    samples: dict[str, list[Sample]] = {name: [] for name in contestants}
+    for turn in range(runs + 1):
+        for name, once in contestants.items():
+            sample = once()
+            if turn:
+                samples[name].append(sample)
+    return [Row(name, tuple(found)) for name, found in samples.items()]

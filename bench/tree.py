@@ -1,7 +1,7 @@
 """A tree of files from a seed: always the same bytes, shaped like a source checkout.
 
-Sizes follow what real trees have: most files are a few kilobytes, some are megabytes; a fifth are copies of others; text
-shrinks to about a third.
+Sizes follow what real trees have: most files are a few kilobytes, some are megabytes; a fifth are copies of others;
+text shrinks to about a third.
 """
 
 from __future__ import annotations
