@@ -19,7 +19,7 @@ import re
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,23 @@ class WorkDir:
     """The directories of one run; `path` is above them all."""
 
     path: Path
+    owner: int  # descriptor of the owner's file, locked
+
+    @classmethod
+    def make(cls, root: Path, *, keep: bool) -> WorkDir:
+        """Make a fresh work directory in `root`, called `kept-ir-…` if it is to be kept; raises InternalFailure."""
+        path = Path(os.path.realpath(root)) / f"{_KEPT_PREFIX if keep else ''}ir-{secrets.token_hex(6)}"
+        try:
+            os.makedirs(root, exist_ok=True)
+            os.mkdir(path, _PRIVATE)
+            made = cls(path, _lock(path))
+            for inner in (made.run, made.out, made.temp):
+                os.mkdir(inner, _PRIVATE)
+        except OSError as error:
+            with suppress(InternalFailure):  # the first reason is the one to tell
+                delete_tree(path)
+            raise InternalFailure(f"Cannot make a work directory in {str(root)!r}: {error.strerror}") from error
+        return made
 
     @property
     def run(self) -> Path:
@@ -49,31 +66,17 @@ class WorkDir:
     def temp(self) -> Path:
         return self.path / "it"
 
+    @property
+    def is_kept(self) -> bool:
+        return self.path.name.startswith(_KEPT_PREFIX)
 
-@contextmanager
-def work_dir(root: Path, *, keep: bool) -> Iterator[WorkDir]:
-    """Give a fresh work directory in `root`, deleted afterwards unless it is to be kept (then named `kept-ir-…`).
-
-    Raises InternalFailure when it cannot be made or deleted.
-    """
-    made = WorkDir(Path(os.path.realpath(root)) / f"{_KEPT_PREFIX if keep else ''}ir-{secrets.token_hex(6)}")
-    try:
-        os.makedirs(root, exist_ok=True)
-        for path in (made.path, made.run, made.out, made.temp):
-            os.mkdir(path, _PRIVATE)
-        owner = _lock(made.path)
-    except OSError as error:
-        with suppress(InternalFailure):  # the first reason is the one to tell
-            delete_tree(made.path)
-        raise InternalFailure(f"Cannot make a work directory in {str(root)!r}: {error.strerror}") from error
-    try:
-        yield made
-    finally:
+    def close(self) -> None:
+        """Delete it unless it is to be kept; raises InternalFailure."""
         try:
-            if not keep:
-                delete_tree(made.path)
+            if not self.is_kept:
+                delete_tree(self.path)
         finally:
-            os.close(owner)
+            os.close(self.owner)
 
 
 def _lock(path: Path) -> int:

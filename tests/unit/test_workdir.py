@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from isolate.errors import InternalFailure
-from run_isolated.workdir import abandoned, delete_tree, work_dir
+from run_isolated.workdir import WorkDir, abandoned, delete_tree
 
 
 def names(root: Path) -> list[str]:
@@ -19,36 +19,41 @@ def names(root: Path) -> list[str]:
 
 def test_directories_are_fresh_private_and_deleted(tmp_path: Path) -> None:
     root = tmp_path / "a/b"
-    with work_dir(root, keep=False) as made, work_dir(root, keep=False) as other:
-        assert made.path != other.path
-        for path in (made.path, made.run, made.out, made.temp):
-            assert path.stat().st_mode & 0o777 == 0o700
-        (made.run / "file").write_text("x")
+    made, other = WorkDir.make(root, keep=False), WorkDir.make(root, keep=False)
+    assert made.path != other.path
+    for path in (made.path, made.run, made.out, made.temp):
+        assert path.stat().st_mode & 0o777 == 0o700
+    (made.run / "file").write_text("x")
+    made.close()
+    assert names(root) == [other.path.name]
+    other.close()
     assert names(root) == []
 
 
 def test_kept_directory_stays_and_is_nobody_elses_business(tmp_path: Path) -> None:
-    with work_dir(tmp_path, keep=True) as made:
-        (made.out / "file").write_text("x")
+    made = WorkDir.make(tmp_path, keep=True)
+    (made.out / "file").write_text("x")
+    made.close()
     assert (made.out / "file").read_text() == "x"
     assert list(abandoned(tmp_path)) == []
 
 
 def test_root_that_cannot_be_made_is_an_internal_failure(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InternalFailure, match="Cannot make a work directory"), work_dir(tmp_path / "file", keep=False):
-        pass
+    with pytest.raises(InternalFailure, match="Cannot make a work directory"):
+        WorkDir.make(tmp_path / "file", keep=False)
 
 
 def test_directory_of_a_live_run_is_not_abandoned(tmp_path: Path) -> None:
-    with work_dir(tmp_path, keep=False):
-        assert list(abandoned(tmp_path)) == []
+    made = WorkDir.make(tmp_path, keep=False)
+    assert list(abandoned(tmp_path)) == []
+    made.close()
 
 
 def test_directory_of_a_killed_run_is_abandoned_once(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from run_isolated.workdir import work_dir\n"
-        "with work_dir(Path(sys.argv[1]), keep=False): os.kill(os.getpid(), 9)"
+        "import os, sys; from pathlib import Path; from run_isolated.workdir import WorkDir\n"
+        "made = WorkDir.make(Path(sys.argv[1]), keep=False); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
     assert len(names(tmp_path)) == 1
