@@ -154,7 +154,6 @@ class Attempt:
     state: State = State.PENDING
     offered_at: float
     started_at: float | None = None
-    heard_after_start: bool = False  # an update came after the first: the command may have had effects
     completed_at: float | None = None
     abandoned_at: float | None = None
     exit_code: int | None = None

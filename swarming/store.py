@@ -7,11 +7,14 @@ family, and rules that every store applies are the pure functions of `sharing.py
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import base64
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from typing import Generic, Protocol, TypeVar
 
+from isolate.errors import InvalidInput
 from swarming.bots import BotEvent, BotInfo
 from swarming.model import Attempt, Execution, Task
 from swarming.states import State
@@ -75,6 +78,15 @@ class Page(Generic[T]):
     cursor: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A task, the execution it has or had a share in, and the ids of its children."""
+
+    task: Task
+    execution: Execution | None
+    children: tuple[str, ...] = ()
+
+
 class Sort(Enum):
     """What is newest first."""
 
@@ -96,6 +108,26 @@ class TaskQuery:
     created_from: float | None = None  # inclusive
     created_to: float | None = None  # inclusive
     sort: Sort = Sort.CREATED
+
+
+def encode_cursor(kind: str, time: float, number: int) -> str:
+    """Return the cursor of an item in a listing called `kind`."""
+    return base64.urlsafe_b64encode(f"{kind} {time!r} {number}".encode()).decode().rstrip("=")
+
+
+def decode_cursor(kind: str, cursor: str | None) -> tuple[float, int]:
+    """Return (time, number) of the item that the wanted page comes after; raises InvalidInput."""
+    if cursor is None:
+        return inf, 0
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+        found, time, number = text.split(" ")
+        place = float(time), int(number)
+    except ValueError as error:
+        raise InvalidInput(f"Invalid cursor {cursor!r}") from error
+    if found != kind or not -inf < place[0] < inf or not 0 <= place[1] < 2**63:
+        raise InvalidInput(f"Invalid cursor {cursor!r}")
+    return place
 
 
 class TaskStore(Protocol):
@@ -133,7 +165,8 @@ class TaskStore(Protocol):
         Raises Stale, changing nothing, when an `old` is not the stored version, an inserted id is taken or a
         `live_hash` is not unique any more. Then each task attached to a changed execution is stored as `sharing.follow`
         has it, except those in `tasks`, which are stored as given: they exist, and each is or was attached to one of
-        the changed executions. A final state thereby ends every attached task in the same transaction.
+        the changed executions. Changes are applied in order. A final state thereby ends every attached task in the same
+        transaction.
         """
         ...
 
@@ -156,6 +189,14 @@ class TaskStore(Protocol):
 
 class TaskHistory(Protocol):
     """Look-ups that serve people and recovery, not the hot path."""
+
+    async def record(self, task_id: str) -> Record:
+        """Return a task with its execution, and the tasks whose parent is one of its runs; raises NotFound."""
+        ...
+
+    async def record_of_run(self, execution_id: str) -> Record:
+        """Return the same for an execution, with the oldest task attached to it, else the task of its own id."""
+        ...
 
     async def reusable(self, task_hash: str, since: float) -> Execution | None:
         """Return the newest execution with that `reusable_hash` created at or after `since`."""
@@ -181,7 +222,7 @@ class TaskHistory(Protocol):
         """Return the tasks whose parent is one of `run_ids`, in any state, in the order of their ids."""
         ...
 
-    async def search(self, query: TaskQuery, cursor: str | None, limit: int) -> Page[Task]:
+    async def search(self, query: TaskQuery, cursor: str | None, limit: int) -> Page[Record]:
         """Return up to `limit` (at most MAX_PAGE) tasks, newest first by `query.sort`, then by id.
 
         Tasks without the time sorted by (never completed, say) are left out. Cursors are opaque and stay valid while
@@ -203,6 +244,10 @@ class BotStore(Protocol):
 
     async def save_bots(self, bots: Sequence[BotInfo], events: Sequence[BotEvent] = ()) -> None:
         """Insert or overwrite bots and append events, in one transaction."""
+        ...
+
+    async def heard(self, seen_at: Mapping[str, float]) -> None:
+        """Note when bots were last seen, in one transaction; unknown ones are passed over."""
         ...
 
     async def forget_bot(self, bot_id: str) -> None:
