@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from html import escape
 from urllib.parse import quote, urlsplit
 
-VOID = frozenset({"br", "hr", "link", "meta"})
+VOID = frozenset({"br", "hr", "input", "link", "meta"})
 
 
 class Html(str):
@@ -19,7 +19,7 @@ class Html(str):
     __slots__ = ()
 
 
-def tag(name: str, *children: object, **attributes: object) -> Html:
+def tag(name: str, /, *children: object, **attributes: object) -> Html:
     """Return an element; an attribute that is None is left out, `class_` and `for_` lose their underscore."""
     head = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
