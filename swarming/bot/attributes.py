@@ -72,11 +72,12 @@ class Attributes:
     def state(self, sleep_streak: int) -> dict[str, object]:
         """Return what is worth looking at on the page of a bot; only what is cheap, it goes with every poll."""
         facts, base = self._facts, self.identity.base_dir
+        mount = machine.mount_point(base)
         state: dict[str, object] = {
             "cost_usd_hour": self.identity.cost_usd_hour,
             "cpu_name": facts.cpu_name,
             "cwd": str(base),
-            "disks": {machine.mount_point(base): machine.disk(base)},
+            "disks": {mount: machine.disk(mount)},
             "env": {"PATH": self._env.get("PATH", "")},
             "gpu": facts.gpu,
             "hostname": facts.hostname,

@@ -133,7 +133,7 @@ async def _serve(config: BotConfig, directory: WorkDirectory) -> Ending:
             ending = await bot.run()
         finally:
             await hands.close()
-    log.info("%s", ending.value)
+    log.info("Ended: %s", ending.value)
     return ending
 
 

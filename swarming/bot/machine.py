@@ -142,16 +142,16 @@ def local_address() -> str:
         return str(probe.getsockname()[0])
 
 
-def disk(path: Path) -> dict[str, float]:
-    """Return size and free space of the file system that holds `path`, in MiB."""
-    usage = shutil.disk_usage(path)
+def disk(mount: str) -> dict[str, float]:
+    """Return size and free space of a file system, in MiB."""
+    usage = shutil.disk_usage(mount)
     return {"free_mb": round(usage.free / MIB, 1), "size_mb": round(usage.total / MIB, 1)}
 
 
 def mount_point(path: Path) -> str:
-    """Return where the file system that holds `path` is mounted."""
+    """Return where the file system that holds `path` is mounted; `path` need not exist yet."""
     place = path.resolve()
-    while not place.is_mount():
+    while not place.is_mount():  # which a path that does not exist is not
         place = place.parent
     return str(place)
 

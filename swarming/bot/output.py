@@ -77,6 +77,10 @@ class SpoolWriter:
         A process that hid from its own end could hold the pipe open for ever; what it says is not waited for.
         """
         os.close(self.write_end)
+        self.finish_reading(timeout_s)
+
+    def finish_reading(self, timeout_s: float) -> None:
+        """Wait until all is in the file, for at most `timeout_s`."""
         self._thread.join(timeout_s)
 
     def _copy(self) -> None:

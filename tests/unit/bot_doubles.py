@@ -1,0 +1,130 @@
+"""A scripted server for the bot, at the boundary of its protocol, and a scripted runner."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from swarming.bot.protocol import Command, Greeting, Hello, Manifest, Sleep, Updated
+
+GOING_ON = Updated(must_stop=False, update_every_s=None)
+LIMIT_S = 20.0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop run until `condition` holds; the limit only ends a test that is broken."""
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def manifest(**changes: Any) -> Manifest:
+    """Return a small task."""
+    values: dict[str, Any] = {
+        "task_id": "5cee488008811",
+        "command": ("true",),
+        "is_raw": True,
+        "relative_cwd": "",
+        "env": {},
+        "env_prefixes": {},
+        "isolated": None,
+        "isolate_server": None,
+        "namespace": None,
+        "outputs": (),
+        "secret_bytes": None,
+        "hard_timeout_s": 0.0,
+        "io_timeout_s": 0.0,
+        "grace_period_s": 30.0,
+    }
+    return Manifest(**{**values, **changes})
+
+
+class ScriptedApi:
+    """Answers each call from its script; an exception in it is raised. What was said is kept."""
+
+    def __init__(self, *commands: Command | BaseException) -> None:
+        self.commands = list(commands)
+        self.updates: list[dict[str, Any]] = []
+        self.failures: list[str] = []
+        self.events: list[tuple[str, str]] = []
+        self.hellos: list[Hello] = []
+        self.handshakes = 0
+        self.update_answers: list[Updated | BaseException] = []
+        self.greetings: list[Greeting | BaseException] = []
+        self.on_empty: Callable[[], None] = lambda: None
+
+    async def handshake(self, hello: Hello) -> Greeting:
+        self.handshakes += 1
+        self.hellos.append(hello)
+        return _answer(self.greetings, Greeting("v1", {}, "g1"))
+
+    async def poll(self, hello: Hello) -> Command:
+        self.hellos.append(hello)
+        if not self.commands:
+            self.on_empty()
+        return _answer(self.commands, Sleep(0.0, quarantined=False))
+
+    async def event(self, hello: Hello, kind: str, message: str) -> None:
+        self.hellos.append(hello)
+        self.events.append((kind, message))
+
+    async def update(self, task_id: str, fields: Mapping[str, object]) -> Updated:
+        self.updates.append({"task_id": task_id, **fields})
+        return _answer(self.update_answers, GOING_ON)
+
+    async def fail(self, task_id: str, message: str) -> None:
+        self.failures.append(f"{task_id}: {message}")
+
+
+def _answer(script: list[Any], otherwise: Any) -> Any:
+    answer = script.pop(0) if script else otherwise
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+class ScriptedRunner:
+    """A runner whose words come from a test."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.killed = False
+        self.closed = False
+        self._words: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+    def say(self, message: dict[str, Any] | None) -> None:
+        """Let it say something; None is its end."""
+        self._words.put_nowait(message)
+
+    def finish(self, **finished: Any) -> None:
+        """Let it answer with a result."""
+        self.say({"finished": {"exit_code": 0, "duration_s": 1.5, **finished}})
+
+    def prints(self, data: bytes) -> None:
+        """Let the task print something."""
+        spool = Path(self.told[0]["spool"])
+        with spool.open("ab") as file:
+            file.write(data)
+        self.say({"written": spool.stat().st_size})
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.killed
+
+    async def send(self, message: Mapping[str, object]) -> None:
+        if self.killed:
+            raise BrokenPipeError
+        self.told.append(dict(message))
+
+    async def receive(self) -> dict[str, Any] | None:
+        return await self._words.get()
+
+    def kill(self) -> None:
+        self.killed = True
+        self.say(None)
+
+    async def close(self) -> str:
+        self.closed = True
+        return "signal 9" if self.killed else "status 0"
