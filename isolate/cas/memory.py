@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from isolate.cas.block import Absent, Block, ChunkList, check_recipe
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import MAX_BATCH, Written
-from isolate.errors import BlobCorrupt, ChunksMissing, InvalidRecord, TooLarge, UploadCorrupt
+from isolate.errors import BlobCorrupt, ChunksMissing, InvalidInput, InvalidRecord, TooLarge, UploadCorrupt
 
 
 class MemoryStore:
@@ -20,6 +20,7 @@ class MemoryStore:
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
         self._blocks: dict[bytes, Block] = {}
+        self._sizes: dict[bytes, int] = {}
         self._recipes: dict[bytes, ChunkList] = {}
 
     @property
@@ -45,6 +46,7 @@ class MemoryStore:
                     present += 1
                     continue
                 self._blocks[blob.digest] = block
+                self._sizes[blob.digest] = blob.size
                 stored += 1
                 size_bytes += blob.size
         return Written(stored, present, size_bytes)
@@ -56,12 +58,15 @@ class MemoryStore:
         absent = [chunk.digest for chunk in chunks if chunk.digest not in self._blocks]
         if absent:
             raise ChunksMissing(absent)
-        hasher, size = self._namespace.algorithm.hasher(), 0
+        for chunk in chunks:
+            if chunk.size != self._sizes[chunk.digest]:
+                raise InvalidInput(
+                    f"Chunk {chunk.digest.hex()} has {self._sizes[chunk.digest]} bytes, not {chunk.size}"
+                )
+        hasher = self._namespace.algorithm.hasher()
         for content in self._contents(chunks):
             hasher.update(content)
-            size += len(content)
-        found = hasher.digest()
-        if (found, size) != blob:
+        if (found := hasher.digest()) != blob.digest:
             raise UploadCorrupt(blob, found)
         self._recipes[blob.digest] = ChunkList(blob, tuple(chunks))
 
