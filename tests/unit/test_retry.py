@@ -1,0 +1,90 @@
+"""Retries keep to their policy."""
+
+from __future__ import annotations
+
+import pytest
+
+from isolate.errors import NoSpace, Unavailable
+from isolate.monitor import TallyMonitor
+from isolate.retry import Retrier, RetryPolicy
+from tests.loopback import SkippingClock
+
+POLICY = RetryPolicy(attempts=4, total_s=60, first_delay_s=1, max_delay_s=3)
+
+
+class Failing:
+    """Fails a number of times, then answers."""
+
+    def __init__(self, failures: int, error: Exception | None = None) -> None:
+        self.calls = 0
+        self._failures = failures
+        self._error = error or Unavailable("Down")
+
+    async def __call__(self) -> str:
+        self.calls += 1
+        if self.calls <= self._failures:
+            raise self._error
+        return "answer"
+
+
+def retrier(clock: SkippingClock, policy: RetryPolicy = POLICY, draw: float = 0.5) -> Retrier:
+    return Retrier(policy, clock, TallyMonitor(), lambda: draw)
+
+
+@pytest.mark.parametrize(("failures", "slept"), [(0, []), (1, [1]), (2, [1, 2]), (3, [1, 2, 3])])
+async def test_pauses_grow_up_to_a_limit(failures: int, slept: list[float]) -> None:
+    clock, call = SkippingClock(), Failing(failures)
+    assert await retrier(clock)(call) == "answer"
+    assert (clock.slept, call.calls) == (slept, failures + 1)
+
+
+@pytest.mark.parametrize(("attempts", "calls"), [(None, 4), (1, 1), (2, 2)])
+async def test_attempts_are_counted(attempts: int | None, calls: int) -> None:
+    call = Failing(9)
+    with pytest.raises(Unavailable, match="Down"):
+        await retrier(SkippingClock())(call, attempts)
+    assert call.calls == calls
+
+
+@pytest.mark.parametrize(("total_s", "calls"), [(2.9, 2), (3.0, 3), (0.9, 1), (1.0, 2)])
+async def test_no_pause_leads_beyond_the_total(total_s: float, calls: int) -> None:
+    call = Failing(9)
+    with pytest.raises(Unavailable):
+        await retrier(SkippingClock(), RetryPolicy(attempts=3, total_s=total_s, first_delay_s=1))(call)
+    assert call.calls == calls
+
+
+async def test_the_other_side_may_ask_for_more_time() -> None:
+    clock = SkippingClock()
+    await retrier(clock)(Failing(1, Unavailable("Busy", retry_after_s=5)))
+    assert clock.slept == [5.5]
+    call = Failing(1, Unavailable("Busy", retry_after_s=1e9))
+    with pytest.raises(Unavailable):
+        await retrier(clock)(call)
+    assert call.calls == 1
+
+
+async def test_other_errors_are_final() -> None:
+    call = Failing(1, NoSpace("Full"))
+    with pytest.raises(NoSpace):
+        await retrier(SkippingClock())(call)
+    assert call.calls == 1
+
+
+async def test_may_retry_is_asked_each_time() -> None:
+    answers = iter([True, False])
+    call = Failing(9)
+    with pytest.raises(Unavailable):
+        await retrier(SkippingClock())(call, may_retry=lambda: next(answers))
+    assert call.calls == 2
+
+
+def test_jitter_spreads_a_crowd() -> None:
+    assert (POLICY.delay_s(1, 0.0, None), POLICY.delay_s(1, 1.0, None)) == (0.5, 1.5)
+    assert (POLICY.delay_s(1, 0.0, 9), POLICY.delay_s(1, 1.0, 9)) == (9, 10)
+
+
+async def test_retries_are_counted() -> None:
+    monitor = TallyMonitor()
+    await Retrier(POLICY, SkippingClock(), monitor)(Failing(2))
+    assert monitor.counters == {"retried_requests": 2}
