@@ -65,8 +65,8 @@ class PackFiles:
         self.sync_directory(path.parent)
 
     def free_bytes(self, path: Path) -> int:
-        """Return how much an ordinary user may still write on the file system of `path`."""
-        status = os.statvfs(path)
+        """Return how much an ordinary user may still write on the file system of `path`, which may not exist yet."""
+        status = os.statvfs(path if path.exists() else path.parent)
         return status.f_bavail * status.f_frsize
 
     def sync_directory(self, path: Path) -> None:

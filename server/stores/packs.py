@@ -168,17 +168,17 @@ class LocalPacks:
         now_s = self._clock.monotonic()
         stale = [pack for pack in packs if pack not in self._seen or now_s - self._seen[pack][0] >= TRUST_S]
         if stale:
-            found = await self._run(lambda: [self._files.length(self._path(pack)) for pack in stale])
+            found = await self._tried(lambda: [self._files.length(self._path(pack)) for pack in stale])
             self._seen.update({pack: (now_s, length) for pack, length in zip(stale, found, strict=True)})
         return {pack: self._seen[pack][1] for pack in packs}
 
     async def delete(self, pack: Pack) -> None:
         self._seen.pop(pack, None)
-        await self._run(lambda: self._files.unlink(self._path(pack)))
+        await self._tried(lambda: self._files.unlink(self._path(pack)))
 
     async def free_bytes(self) -> int:
         """Return what the file system has left."""
-        return await self._run(lambda: self._files.free_bytes(self._root))
+        return await self._tried(lambda: self._files.free_bytes(self._root))
 
     def close(self) -> None:
         """End the threads; nothing may be running."""
@@ -189,7 +189,7 @@ class LocalPacks:
         if namespace in self._open:
             pack, end = self._open[namespace]
             fits = end == 0 or end + size_bytes <= self._rotate_bytes
-            if fits and await self._run(lambda: self._files.length(self._path(pack))) == end:
+            if fits and await self._tried(lambda: self._files.length(self._path(pack))) == end:
                 return pack, end
             await self._retire(pack, None)  # full, or somebody else deleted, cut or lengthened it
         pack = Pack(namespace, str(uuid7(self._clock.now(), self._entropy)))
@@ -266,6 +266,12 @@ class LocalPacks:
     def _path(self, pack: Pack) -> Path:
         return self._root / pack.namespace / f"{pack.name}.pack"
 
+    async def _tried(self, call: Callable[[], T]) -> T:
+        try:
+            return await self._run(call)
+        except OSError as error:
+            raise _translated(error) from error
+
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
@@ -281,7 +287,7 @@ class _Unusable(Exception):
 def _translated(error: OSError) -> NoSpace | Unavailable:
     if error.errno in _FULL:
         return NoSpace("No space left for packs")
-    return Unavailable(f"Cannot write packs: {error.strerror}", retry_after_s=5.0)
+    return Unavailable(f"Cannot use packs: {error.strerror}", retry_after_s=5.0)
 
 
 def uuid7(now_s: float, entropy: Callable[[int], bytes]) -> UUID:

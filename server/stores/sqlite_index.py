@@ -120,6 +120,11 @@ class BlobIndex:
 
         await self._database.write(job)
 
+    async def forget(self, namespace: str, digest: bytes) -> None:
+        """Drop the row of one blob, which names the wrong record."""
+        values = {"namespace": namespace, "digest": digest}
+        await self._database.write(partial(_execute, query="forget_blob", values=values))
+
     async def announce(self, pack: Pack) -> None:
         def job(connection: sqlite3.Connection) -> None:
             connection.execute(SQL["add_namespace"], {"name": pack.namespace})

@@ -10,7 +10,13 @@ from pathlib import Path
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.cas.store import BlobStore
+from isolate.clock import SystemClock
+from isolate.monitor import NullMonitor
+from server.stores.blobs import LocalBlobStores
+from server.stores.limits import BlobLimits
 from tests.faults import ScriptedStore
+
+LIMITS = BlobLimits(min_free_bytes=0)  # a test machine may be nearly full
 
 
 async def keep_open() -> None:
@@ -38,7 +44,25 @@ async def scripted(root: Path) -> AsyncIterator[Backend]:
         yield Backend(lambda namespace: ScriptedStore(inner.store(namespace)))
 
 
+@asynccontextmanager
+async def local(root: Path) -> AsyncIterator[Backend]:
+    """Packs and their index in one directory."""
+    stores = await LocalBlobStores.open(root, SystemClock(), NullMonitor(), LIMITS)
+
+    def store(namespace: Namespace) -> BlobStore:
+        return stores.namespace(namespace)
+
+    async def reopen() -> None:
+        nonlocal stores
+        await stores.close()
+        stores = await LocalBlobStores.open(root, SystemClock(), NullMonitor(), LIMITS)
+
+    yield Backend(store, reopen)
+    await stores.close()
+
+
 BACKENDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Backend]]] = {
     "memory": memory,
     "scripted": scripted,
+    "local": local,
 }

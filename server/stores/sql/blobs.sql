@@ -137,3 +137,7 @@ DELETE FROM block WHERE id = :id;
 
 -- delete_parts --
 DELETE FROM recipe WHERE block = :id;
+
+-- forget_blob --
+-- A row that turned out to name the wrong record.
+DELETE FROM blob WHERE namespace = (SELECT id FROM namespace WHERE name = :namespace) AND digest = :digest;

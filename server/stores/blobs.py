@@ -1,0 +1,304 @@
+"""The blob store of one machine: packs and their index, behind the `BlobStore` protocol.
+
+Knows no HTTP. The invariants: a block is verified in a thread before it is believed; what `write` and `compose` return
+for is durable, then indexed, then acknowledged, in this order and in groups; the bytes in flight are bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+from weakref import WeakValueDictionary
+
+from isolate.cas.block import Absent, Block, ChunkList, check_recipe
+from isolate.cas.digest import Blob, Namespace
+from isolate.cas.store import MAX_BATCH, Written
+from isolate.clock import Clock
+from isolate.errors import (
+    BlobCorrupt,
+    InvalidRecord,
+    IsolateError,
+    NoSpace,
+    TooLarge,
+    UploadCorrupt,
+)
+from isolate.monitor import Monitor
+from server.stores.budget import ByteBudget
+from server.stores.committer import GroupCommitter
+from server.stores.composing import Compositions
+from server.stores.limits import BlobLimits
+from server.stores.pack_files import PackFiles
+from server.stores.packs import ROTATE_BYTES, LocalPacks
+from server.stores.presence import Presence
+from server.stores.reading import RecordSource
+from server.stores.recipes import verified_recipe
+from server.stores.sqlite_index import BlobIndex, Kind, Lookup, NewRecord
+
+LOOKUP_DIGESTS = 20_000  # per index query: keeps the loop's share of the work below 10 ms
+GROUP_BYTES = 32 << 20  # one fsync for this much; about 12 ms on a plain SSD
+ENTRY_BYTES = 250  # what one entry of a block costs in memory while it is in flight
+
+T = TypeVar("T")
+NewBlobs = Sequence[tuple[bytes, int, int]]  # digest, entry number, plain size
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """A verified record on its way to a pack."""
+
+    record: bytes
+    kind: Kind
+    blobs: tuple[Blob, ...]
+    parts: frozenset[int] = frozenset()
+
+
+class LocalBlobStores:
+    """All namespaces of one data directory; made by `open`."""
+
+    def __init__(self, index: BlobIndex, packs: LocalPacks, limits: BlobLimits, clock: Clock, monitor: Monitor) -> None:
+        self.limits = limits
+        self.index, self.packs = index, packs
+        self.presence = Presence(index, packs, clock, monitor)
+        self.compositions = Compositions()
+        self.ingest = ByteBudget(limits.ingest_bytes, "uploads")
+        self.egress = ByteBudget(limits.egress_bytes, "downloads")
+        self.threads = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="blobs")
+        self._used_bytes = 0
+        self._stores: WeakValueDictionary[str, LocalBlobStore] = WeakValueDictionary()
+
+    @classmethod
+    async def open(
+        cls,
+        root: Path,
+        clock: Clock,
+        monitor: Monitor,
+        limits: BlobLimits | None = None,
+        *,
+        files: PackFiles | None = None,
+        rotate_bytes: int = ROTATE_BYTES,
+    ) -> Self:
+        """Open the store below `root`, which this process owns; the time it takes does not depend on what is stored."""
+        index = await asyncio.to_thread(BlobIndex, root / "blobs.sqlite", clock, monitor)
+        packs = LocalPacks(root / "packs", index, clock, monitor, files=files, rotate_bytes=rotate_bytes)
+        stores = cls(index, packs, limits or BlobLimits(), clock, monitor)
+        try:
+            for pack, committed_bytes in await index.open_packs():
+                await packs.resume(pack, committed_bytes)
+            stores._used_bytes = await index.used_bytes()
+        except BaseException:
+            await stores.close()
+            raise
+        return stores
+
+    def namespace(self, namespace: Namespace) -> LocalBlobStore:
+        """Return the store of one namespace; there is one object for it at a time, so that its appends are in turn."""
+        store = self._stores.get(namespace.name)
+        if store is None:
+            store = self._stores[namespace.name] = LocalBlobStore(self, namespace)
+        return store
+
+    async def close(self) -> None:
+        """Finish the commits under way and close all files."""
+        await self.compositions.close()
+        for store in list(self._stores.values()):
+            await store.settle()
+        await self.index.close()
+        self.packs.close()
+        self.threads.shutdown()
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Run `call`, which computes, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads, call)
+
+    async def append(self, namespace: str, uploads: Sequence[_Upload], fresh: Sequence[NewBlobs]) -> None:
+        """Make one group durable and visible: pack first, then index."""
+        size_bytes = sum(len(upload.record) for upload in uploads)
+        limits = self.limits
+        if limits.max_bytes is not None and self._used_bytes + size_bytes > limits.max_bytes:
+            raise NoSpace(f"The blob store holds {self._used_bytes} bytes, limit {limits.max_bytes}")
+        if await self.packs.free_bytes() < limits.min_free_bytes + size_bytes:
+            raise NoSpace(f"The disk has less than {limits.min_free_bytes} bytes left")
+        locations = await self.packs.append(namespace, [upload.record for upload in uploads])
+        records = [
+            NewRecord(location, upload.kind, blobs, upload.parts)
+            for location, upload, blobs in zip(locations, uploads, fresh, strict=True)
+        ]
+        try:
+            await self.index.add(namespace, records, self.presence.hour())
+        except BaseException:
+            await self.packs.withdraw(locations)
+            raise
+        self._used_bytes += size_bytes
+
+
+class LocalBlobStore:
+    """One namespace; implements `isolate.cas.store.BlobStore`."""
+
+    def __init__(self, stores: LocalBlobStores, namespace: Namespace) -> None:
+        self._stores, self._namespace = stores, namespace
+        self._source = RecordSource(namespace, stores.packs, stores.presence, stores.egress, stores.threads)
+        self._committer = GroupCommitter(self._commit, lambda upload: len(upload.record), GROUP_BYTES)
+
+    @property
+    def namespace(self) -> Namespace:
+        return self._namespace
+
+    async def missing(self, blobs: Sequence[Blob]) -> list[Blob]:
+        sizes = await self.sizes([blob.digest for blob in blobs])
+        return [blob for blob in blobs if blob.digest not in sizes]
+
+    async def sizes(self, digests: Sequence[bytes]) -> dict[bytes, int]:
+        """Return the plain sizes of those of `digests` that are present; refreshes them as `missing` does."""
+        _check_batch(digests)
+        sizes = {self._namespace.empty.digest: 0}
+        for start in range(0, len(digests), LOOKUP_DIGESTS):
+            lookup = await self._find(digests[start : start + LOOKUP_DIGESTS])
+            sizes.update({digest: place.size for digest, place in lookup.places.items()})
+        return sizes
+
+    async def write(self, blocks: AsyncIterator[Block]) -> Written:
+        tally, before, number = _Tally(), _passed(), 0
+        async with asyncio.TaskGroup() as group:
+            try:
+                async for block in blocks:
+                    if tally.error is not None:
+                        break
+                    cost = len(block.payload) + block.plain_size + ENTRY_BYTES * len(block.entries)
+                    lease = await self._stores.ingest.acquire(cost)
+                    turn = _Turn(number, before, after=asyncio.Event())
+                    group.create_task(self._take(block, lease, turn, tally))
+                    before, number = turn.after, number + 1
+            except Exception as error:  # noqa: BLE001 - raised below, after the blocks before it are stored
+                tally.fail(number, error)
+        if tally.error is not None:
+            raise tally.error
+        return tally.written
+
+    async def compose(self, blob: Blob, chunks: Sequence[Blob]) -> None:
+        await self.compose_within(blob, chunks, None)
+
+    async def compose_within(self, blob: Blob, chunks: Sequence[Blob], wait_s: float | None) -> bool:
+        """Compose as `compose` does, in the background once `wait_s` are over: False says "ask again later"."""
+        if blob.size > self._stores.limits.max_blob_bytes:
+            raise TooLarge(f"Blob of {blob.size} bytes, limit {self._stores.limits.max_blob_bytes}")
+        check_recipe(blob, chunks)
+        chunks, key = tuple(chunks), (self._namespace.name, blob.digest)
+        return await self._stores.compositions.run(key, chunks, lambda: self._compose(blob, chunks), wait_s)
+
+    async def read(self, blobs: Sequence[Blob]) -> AsyncIterator[Block | ChunkList | Absent]:
+        _check_batch(blobs)
+        empty = self._namespace.empty.digest
+        digests = {blob.digest for blob in blobs if blob.digest != empty}
+        lookup = await self._find(digests)
+        absent = [digest for digest in digests if digest not in lookup.places]
+        async with aclosing(self._source.read(lookup, absent)) as records:
+            async for record in records:
+                yield record
+
+    async def settle(self) -> None:
+        """Return when no commit is under way."""
+        await self._committer.close()
+
+    async def _find(self, digests: Collection[bytes]) -> Lookup:
+        return await self._stores.presence.find(self._namespace, digests)
+
+    async def _take(self, block: Block, lease: int, turn: _Turn, tally: _Tally) -> None:
+        """Verify one block and see it committed, unless one before it was bad."""
+        try:
+            record = await self._stores.run(lambda: _verified(block, self._namespace))
+            await turn.before.wait()
+            if tally.error is None:
+                turn.after.set()
+                tally.add(await self._committer.add(_Upload(record, Kind.BLOCK, block.entries)))
+        except IsolateError as error:
+            tally.fail(turn.number, error)
+        finally:
+            turn.after.set()
+            self._stores.ingest.release(lease)
+
+    async def _commit(self, group: Sequence[_Upload]) -> list[Written]:
+        """Store what is new in a group of verified records; the one caller of `append` in this namespace."""
+        lookup = await self._find({blob.digest for upload in group for blob in upload.blobs})
+        present = {digest: lookup.blocks[place.block].kind for digest, place in lookup.places.items()}
+        results, uploads, fresh = [], [], []
+        for upload in group:
+            new = []
+            for entry, (digest, size) in enumerate(upload.blobs):
+                # A composed blob may be stored as itself as well: only then it can be a chunk of others.
+                if digest not in present or upload.kind < present[digest]:
+                    present[digest] = upload.kind
+                    new.append((digest, entry, size))
+            results.append(Written(len(new), len(upload.blobs) - len(new), sum(size for _, _, size in new)))
+            if new:
+                uploads.append(upload)
+                fresh.append(new)
+        if uploads:
+            await self._stores.append(self._namespace.name, uploads, fresh)
+        return results
+
+    async def _compose(self, blob: Blob, chunks: Sequence[Blob]) -> None:
+        """Verify that `chunks` are `blob` and store the recipe."""
+        if (await self._find([blob.digest])).places:
+            return
+        lookup = await self._find({chunk.digest for chunk in chunks})
+        stores, algorithm = self._stores, self._namespace.algorithm
+        record = await verified_recipe(blob, chunks, lookup, self._source, algorithm, stores.ingest)
+        parts = frozenset(place.block for place in lookup.places.values())
+        await self._committer.add(_Upload(record, Kind.RECIPE, (blob,), parts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """The place of a block in its stream: blocks are verified side by side and committed in order."""
+
+    number: int
+    before: asyncio.Event
+    after: asyncio.Event
+
+
+def _passed() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
+class _Tally:
+    """What became of the blocks of one `write`; the earliest failure wins."""
+
+    def __init__(self) -> None:
+        self.written = Written(0, 0, 0)
+        self.error: Exception | None = None
+        self._number = 0
+
+    def add(self, more: Written) -> None:
+        so_far = self.written
+        self.written = Written(
+            so_far.stored + more.stored, so_far.present + more.present, so_far.size_bytes + more.size_bytes
+        )
+
+    def fail(self, number: int, error: Exception) -> None:
+        if self.error is None or number < self._number:
+            self.error, self._number = error, number
+
+
+def _check_batch(items: Sequence[object]) -> None:
+    if len(items) > MAX_BATCH:
+        raise TooLarge(f"{len(items)} digests in one call, limit {MAX_BATCH}")
+
+
+def _verified(block: Block, namespace: Namespace) -> bytes:
+    """Return the record of `block` once every content in it has its digest."""
+    if block.algorithm is not namespace.algorithm:
+        raise InvalidRecord(f"Block of {block.algorithm.name} digests in namespace {namespace.name}")
+    try:
+        for _ in block.contents():
+            pass
+    except BlobCorrupt as error:
+        raise UploadCorrupt(error.blob, error.found) from error
+    return block.encode()

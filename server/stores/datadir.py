@@ -1,0 +1,81 @@
+"""The data directory: one server at a time, one format, and whether the last one stopped in peace.
+
+Knows nothing of what is kept in it. The invariant: while a `DataDirectory` is open no other process has it open, and
+everything in it is of a format this version knows.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Self
+
+from isolate.cas.files import write_atomic
+from isolate.errors import Busy, FormatTooNew, InvalidInput
+
+FORMAT = 1  # of the layout: packs/, blobs.sqlite, tasks.sqlite, …; each database counts its own schema
+_FORMAT_FILE, _LOCK_FILE, _RUNNING_FILE = "format.json", "lock", "running"
+_NOT_FOREIGN = {_LOCK_FILE, "lost+found"}  # the second is what a fresh file system contains
+
+
+class DataDirectory:
+    """An open data directory; `stopped_cleanly` says how the server before this one ended."""
+
+    def __init__(self, path: Path, lock: int, *, stopped_cleanly: bool) -> None:
+        self.path, self.stopped_cleanly = path, stopped_cleanly
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open or create the directory; raises Busy, FormatTooNew, InvalidInput."""
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InvalidInput(f"Cannot keep data in {path}: {error.strerror}") from error
+        try:
+            _take(lock, path)
+            _check_format(path)
+            running = path / _RUNNING_FILE
+            stopped_cleanly = not running.exists()
+            write_atomic(running, f"{os.getpid()}\n".encode(), durable=True)
+        except OSError as error:
+            os.close(lock)
+            raise InvalidInput(f"Cannot keep data in {path}: {error.strerror}") from error
+        except BaseException:
+            os.close(lock)
+            raise
+        return cls(path, lock, stopped_cleanly=stopped_cleanly)
+
+    def close(self) -> None:
+        """Note that all ended well, and let the next server in."""
+        (self.path / _RUNNING_FILE).unlink(missing_ok=True)
+        os.close(self._lock)
+
+
+def _take(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise Busy(f"Another server is using {path}") from error
+
+
+def _check_format(path: Path) -> None:
+    file = path / _FORMAT_FILE
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if foreign := sorted({entry.name for entry in path.iterdir()} - _NOT_FOREIGN):
+            raise InvalidInput(f"{path} holds {foreign[0]!r}, which is not ours: name an empty directory") from None
+        write_atomic(file, json.dumps({"format": FORMAT}).encode() + b"\n", durable=True)
+        return
+    try:
+        found = json.loads(text)["format"]
+        if not isinstance(found, int):
+            raise TypeError
+    except (ValueError, TypeError, KeyError) as error:
+        raise InvalidInput(f"{file} does not say which format {path} has") from error
+    if found > FORMAT:
+        raise FormatTooNew(f"{path} has format {found}, this version knows {FORMAT}: use a newer version")

@@ -1,0 +1,66 @@
+"""What is really there: the index's word, compared with the packs, refreshed.
+
+Knows no protocol and opens no record. The invariants: a blob is called present only if the packs it needs were seen in
+the last seconds and are long enough; whatever is called present was refreshed first, so that it stays as promised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from isolate.cas.digest import Namespace
+from isolate.clock import Clock
+from isolate.errors import InvalidDigest, Unavailable
+from isolate.monitor import Monitor
+from server.stores.packs import PackStorage
+from server.stores.sqlite_index import BlobIndex, BlockRow, Lookup
+
+_ATTEMPTS = 5  # a block that goes between look-up and refresh is rare; five times in a row is not this
+
+
+class Presence:
+    """Answers for all namespaces of one store."""
+
+    def __init__(self, index: BlobIndex, packs: PackStorage, clock: Clock, monitor: Monitor) -> None:
+        self._index, self._packs, self._clock, self._monitor = index, packs, clock, monitor
+
+    def hour(self) -> int:
+        """Return the hour to note as "asked for": the end of this one, since times round up."""
+        return int(self._clock.now() // 3600) + 1
+
+    async def find(self, namespace: Namespace, digests: Collection[bytes]) -> Lookup:
+        """Return where those of `digests` are that are present; all of these are refreshed."""
+        if any(len(digest) != namespace.algorithm.digest_bytes for digest in digests):
+            raise InvalidDigest(f"A digest is not of namespace {namespace.name}")
+        for _ in range(_ATTEMPTS):
+            lookup = await self._index.find(namespace.name, digests)
+            present = await self._present(lookup)
+            hour = self.hour()
+            needed = {place.block for place in present.places.values()}
+            needed.update(part for block in needed & lookup.parts.keys() for part in lookup.parts[block])
+            old = [block for block in needed if lookup.blocks[block].touched_h < hour]
+            if not old or await self._index.touch(old, hour):
+                return present
+        raise Unavailable("The index changes faster than it can be read", retry_after_s=1.0)
+
+    async def condemn(self, row: BlockRow, why: str) -> None:
+        """Set a bad record aside; from now on its blobs are missing."""
+        self._monitor.count("quarantined_records")
+        self._monitor.problem(f"Record at {row.location.offset} of pack {row.location.pack.name} is bad: {why}")
+        await self._index.quarantine(row.id, why, self._clock.now())
+
+    async def forget(self, namespace: Namespace, digest: bytes) -> None:
+        """Drop an index row that names the wrong record; the record itself may be good."""
+        self._monitor.count("dropped_rows")
+        self._monitor.problem(f"The index was wrong about blob {digest.hex()}")
+        await self._index.forget(namespace.name, digest)
+
+    async def _present(self, lookup: Lookup) -> Lookup:
+        packs = {row.location.pack for row in lookup.blocks.values()}
+        lengths = await self._packs.lengths(packs) if packs else {}
+        whole = {id_ for id_, row in lookup.blocks.items() if row.location.end <= lengths[row.location.pack]}
+        for recipe, parts in lookup.parts.items():
+            if not parts or not whole.issuperset(parts):
+                whole.discard(recipe)
+        places = {digest: place for digest, place in lookup.places.items() if place.block in whole}
+        return Lookup(places, lookup.blocks, lookup.parts)
