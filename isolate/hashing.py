@@ -11,13 +11,16 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from isolate.cas.digest import Algorithm, Blob
 from isolate.errors import FileChanged, InvalidInput, IsolateError
 from isolate.scan import Stamp, stamp_of, unreadable, what_is
+
+if TYPE_CHECKING:
+    from isolate.cas.chunker import Readable
 
 READ_BYTES = 8 << 20  # BLAKE3 needs pieces of this size to keep every core busy
 SMALL_BYTES = 4 << 20  # read whole; larger ones as a stream, and uploaded as chunks
@@ -28,6 +31,10 @@ class Hashed(NamedTuple):
 
     blob: Blob
     stamp: Stamp | None
+
+
+class Stopped(Exception):
+    """Reading was given up because nobody wants the result any more."""
 
 
 class FileReader:
@@ -56,10 +63,11 @@ class FileReader:
                 raise FileChanged(path)
         return content
 
-    def read_pieces(self, path: str) -> Iterator[memoryview]:
-        """Yield a file in pieces of READ_BYTES; each is valid until the next is asked for."""
+    @contextmanager
+    def opened(self, path: str) -> Iterator[Readable]:
+        """Open a file to be read as a stream, which raises Stopped after `stop`."""
         with _opened(path) as descriptor:
-            yield from self._pieces(descriptor)
+            yield _Stream(descriptor, self._check_stopped)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -86,21 +94,29 @@ class FileReader:
                 return Blob(digest, len(content))
             os.lseek(descriptor, 0, os.SEEK_SET)  # it has grown past what is read whole
         hasher = self.algorithm.parallel_hasher()
-        length = 0
-        for piece in self._pieces(descriptor):
-            hasher.update(piece)
-            length += len(piece)
-        return Blob(hasher.digest(), length)
-
-    def _pieces(self, descriptor: int) -> Iterator[memoryview]:
         buffer = memoryview(bytearray(READ_BYTES))
-        while length := os.readv(descriptor, [buffer]):
-            self._check_stopped()
-            yield buffer[:length]
+        stream = _Stream(descriptor, self._check_stopped)
+        length = 0
+        while got := stream.readinto(buffer):
+            hasher.update(buffer[:got])
+            length += got
+        return Blob(hasher.digest(), length)
 
     def _check_stopped(self) -> None:
         if self._stopped.is_set():
-            raise InterruptedError("Reading was stopped")
+            raise Stopped
+
+
+class _Stream:
+    """An open file as the chunker wants it."""
+
+    def __init__(self, descriptor: int, check: Callable[[], None]) -> None:
+        self._descriptor = descriptor
+        self._check = check
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        self._check()
+        return os.readv(self._descriptor, [buffer[:READ_BYTES]])
 
 
 class _Retained:

@@ -24,10 +24,11 @@ from isolate.isolated import Kind
 Stamp = tuple[int, int, int, int, int]
 
 _SPECIAL = {
-    stat.S_ISSOCK: "a socket",
-    stat.S_ISFIFO: "a named pipe",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a directory",
 }
 
 

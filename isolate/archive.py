@@ -1,0 +1,220 @@
+"""A tree on disk -> one hash in a store: scan, hash, ask what is missing, upload that, and the manifest last.
+
+Knows no command line and no server; entries come from `scan` or from a `.isolate`, digests and uploads from a `Crew`.
+The invariants: the manifest is sent only when the store has acknowledged every blob it names, and has said so recently
+enough that it keeps them; what is in flight is bounded whatever the size of the tree.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from isolate.cas.digest import Blob, Namespace
+from isolate.cas.store import BlobStore, Written
+from isolate.cas.wire import StoreInfo
+from isolate.clock import Clock, SystemClock
+from isolate.crew import GrowingCrew
+from isolate.denylist import DEFAULT, Denylist
+from isolate.errors import FileChanged, IsolateError, Unavailable
+from isolate.hands import Remote, Target, open_target
+from isolate.isolated import Manifest, dumps
+from isolate.monitor import Monitor
+from isolate.pipeline import Built, Pipeline
+from isolate.scan import Found, ScanRules, scan
+from isolate.statcache import StatCache
+from isolate.upload import Wanted
+
+__all__ = ["ArchiveOptions", "Archived", "Remote", "Selection", "archive_file", "archive_files", "archive_tree"]
+
+ATTEMPTS = 3  # of a tree that changes while it is read, or that took longer than the store promises to keep it
+MIN_PROMISED_S = 3_600.0
+
+
+@runtime_checkable
+class InformedStore(Protocol):
+    """A store that tells what it promises."""
+
+    async def info(self) -> StoreInfo: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveOptions:
+    """How to archive; the defaults suit a tree that a user names."""
+
+    is_denied: Denylist = DEFAULT
+    skip_broken: bool = False  # report what cannot be archived instead of failing
+    stat_cache: Path | None = None  # where digests of unchanged files are remembered; None reads every file
+    workers: int | None = None  # processes for a large tree; 0 for none, None for as many as are useful
+    clock: Clock = field(default_factory=SystemClock)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archived:
+    """A tree, or a single file, that is in the store as a whole."""
+
+    root: Blob
+    namespace: Namespace
+    files: int  # links included
+    size_bytes: int
+    uploaded_blobs: int
+    uploaded_bytes: int
+    manifest: bytes = b""  # what `root` is the digest of; nothing for a single file
+
+    @property
+    def hash(self) -> str:
+        """The digest of the root, as users write it."""
+        return self.root.digest.hex()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The files a `.isolate` names, and what its `.isolated` says beside them."""
+
+    root: str  # absolute; where the paths of `entries` begin
+    entries: Callable[[], Iterator[Found]]
+    command: tuple[str, ...] = ()
+    relative_cwd: str | None = None
+    read_only: int | None = None
+
+
+async def archive_tree(root: Path, target: Target, options: ArchiveOptions, monitor: Monitor) -> Archived:
+    """Store all that is below the directory `root`.
+
+    Raises InvalidInput for what cannot be archived, Unreadable, FileChanged for a file that did not stay the same while
+    it was archived, and what the store raises.
+    """
+    rules = scan_rules(options, target.namespace, monitor)
+    where = os.path.abspath(root)
+    return await archive_files(Selection(root=where, entries=lambda: scan(where, rules)), target, options, monitor)
+
+
+async def archive_files(selection: Selection, target: Target, options: ArchiveOptions, monitor: Monitor) -> Archived:
+    """Store the files of `selection`; raises as `archive_tree` does."""
+    tally = _Tally(monitor)
+    async with _crew(target, options, tally) as (store, crew):
+        built = await _build(selection, store, crew, options, tally)
+        content = dumps(
+            Manifest(
+                algorithm=target.namespace.algorithm,
+                entries=built.entries,
+                command=selection.command,
+                relative_cwd=selection.relative_cwd,
+                read_only=selection.read_only,
+                includes=built.includes,
+            )
+        )
+        root = target.namespace.blob(content)
+        tally.written(await crew.upload_content(root, content))
+    return tally.archived(root, target.namespace, built.files, built.size_bytes, content)
+
+
+async def archive_file(path: Path, target: Target, options: ArchiveOptions, monitor: Monitor) -> Archived:
+    """Store the content of one file, which needs no manifest: `root` is its blob. Raises as `archive_tree` does."""
+    tally = _Tally(monitor)
+    async with _crew(target, options, tally) as (store, crew):
+        (hashed,) = (await crew.hash([os.path.realpath(path)])).files
+        if isinstance(hashed, IsolateError):
+            raise hashed
+        blob = hashed.blob
+        if blob.size and await store.missing([blob]):
+            tally.written(await crew.upload([Wanted(os.path.realpath(path), blob)]))
+    return tally.archived(blob, target.namespace, 1, blob.size)
+
+
+@asynccontextmanager
+async def _crew(
+    target: Target, options: ArchiveOptions, monitor: Monitor
+) -> AsyncIterator[tuple[BlobStore, GrowingCrew]]:
+    """Give the store and who works for it."""
+    clock = options.clock
+    async with (
+        open_target(target, clock, monitor) as store,
+        GrowingCrew(target, store, options.workers, clock, monitor) as crew,
+    ):
+        yield store, crew
+
+
+async def _build(
+    selection: Selection, store: BlobStore, crew: GrowingCrew, options: ArchiveOptions, monitor: Monitor
+) -> Built:
+    """Bring everything but the root of the manifest to the store; starts over when the world moved meanwhile."""
+    clock, namespace = options.clock, store.namespace
+    for attempt in range(1, ATTEMPTS + 1):
+        started_s = clock.monotonic()
+        try:
+            with ExitStack() as stack:
+                cache = None
+                if options.stat_cache is not None:
+                    tree = StatCache(options.stat_cache, selection.root, namespace.algorithm, clock, monitor)
+                    cache = stack.enter_context(tree)
+                pipeline = Pipeline(store, crew, cache, clock, monitor, skip_broken=options.skip_broken)
+                built = await pipeline.run(selection.root, selection.entries())
+        except FileChanged:
+            if attempt == ATTEMPTS:
+                raise
+            continue
+        # What was present at the start of a long pass may be evicted by its end: promised is only `promised_s`.
+        passed_s = clock.monotonic() - started_s
+        if passed_s <= await _promised_s(store, passed_s) / 2:
+            return built
+    raise Unavailable(f"Archiving {selection.root!r} takes longer than the server promises to keep what it has")
+
+
+async def _promised_s(store: BlobStore, passed_s: float) -> float:
+    """Return how long the store keeps what it said is present."""
+    # Nobody promises less than an hour, so that short runs need not ask.
+    if passed_s <= MIN_PROMISED_S / 2 or not isinstance(store, InformedStore):
+        return MIN_PROMISED_S
+    return (await store.info()).promised_s
+
+
+class _Tally:
+    """Passes on what is counted, and adds up what the result tells."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._uploaded_blobs = self._uploaded_bytes = 0
+
+    def count(self, counter: str, amount: int = 1) -> None:
+        if counter == "uploaded_blobs":
+            self._uploaded_blobs += amount
+        elif counter == "uploaded_bytes":
+            self._uploaded_bytes += amount
+        self._monitor.count(counter, amount)
+
+    def expect(self, counter: str, total: int) -> None:
+        self._monitor.expect(counter, total)
+
+    def problem(self, message: object) -> None:
+        self._monitor.problem(message)
+
+    def written(self, written: Written) -> None:
+        self.count("uploaded_blobs", written.stored)
+        self.count("uploaded_bytes", written.size_bytes)
+
+    def archived(
+        self, root: Blob, namespace: Namespace, files: int, size_bytes: int, manifest: bytes = b""
+    ) -> Archived:
+        return Archived(
+            root=root,
+            namespace=namespace,
+            files=files,
+            size_bytes=size_bytes,
+            uploaded_blobs=self._uploaded_blobs,
+            uploaded_bytes=self._uploaded_bytes,
+            manifest=manifest,
+        )
+
+
+def scan_rules(options: ArchiveOptions, namespace: Namespace, monitor: Monitor) -> ScanRules:
+    """Return how to scan a directory for an archive in `namespace`."""
+    return ScanRules(
+        is_denied=options.is_denied,
+        keep_dangling=namespace.is_ours,
+        broken=monitor.problem if options.skip_broken else None,
+    )

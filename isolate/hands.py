@@ -1,0 +1,110 @@
+"""The two jobs of an archive, hash files and upload files, done in this process.
+
+Knows no trees and no other processes: the calling process uses it for small trees, each worker process for its share
+of large ones. The invariant: leaving the context stops what its threads are doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from isolate.cas.digest import Blob, Namespace
+from isolate.cas.store import BlobStore, Written
+from isolate.clock import Clock
+from isolate.errors import IsolateError
+from isolate.hashing import FileReader, Hashed
+from isolate.monitor import Monitor
+from isolate.upload import Uploader, Wanted
+
+UPLOADING = 2  # jobs of one process: one waits for the server to acknowledge while the next is compressed
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A namespace of a server; whoever works for an archive opens its own connections to it."""
+
+    url: str
+    namespace: Namespace
+    user_agent: str
+
+
+Target = Remote | BlobStore
+
+
+@asynccontextmanager
+async def open_target(target: Target, clock: Clock, monitor: Monitor) -> AsyncIterator[BlobStore]:
+    """Give the store that `target` stands for; connections opened here are closed at the end."""
+    if not isinstance(target, Remote):
+        yield target
+        return
+    from isolate.cas.remote import HttpStore  # 0.1 s of imports that hashing does without
+    from isolate.http import HttpClient
+
+    async with HttpClient(target.url, user_agent=target.user_agent, clock=clock, monitor=monitor) as client:
+        yield HttpStore(client, target.namespace)
+
+
+@dataclass(frozen=True, slots=True)
+class HashedBatch:
+    """For each file the name of its content, or why it has none; `origin` is who may still have the contents."""
+
+    files: list[Hashed | IsolateError]
+    origin: object
+
+
+class Crew(Protocol):
+    """Who hashes and uploads."""
+
+    async def hash(self, paths: Sequence[str]) -> HashedBatch:
+        """Hash files."""
+        ...
+
+    async def upload(self, files: Sequence[Wanted], origin: object = None) -> Written:
+        """Send files the store lacks, hashed by `origin`; returns when it has acknowledged them."""
+        ...
+
+
+class Hands:
+    """A `Crew` of threads in this process; opens `target` when the first upload comes."""
+
+    def __init__(self, target: Target, retained_bytes: int, threads: int, clock: Clock, monitor: Monitor) -> None:
+        self._target, self._clock, self._monitor = target, clock, monitor
+        self._reader = FileReader(target.namespace.algorithm, retained_bytes)
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="files")
+        self._stack = AsyncExitStack()
+        self._opening = asyncio.Lock()
+        self._uploading = asyncio.Semaphore(UPLOADING)
+        self._uploader: Uploader | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._reader.stop()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        await self._stack.aclose()
+
+    async def hash(self, paths: Sequence[str]) -> HashedBatch:
+        files = await asyncio.get_running_loop().run_in_executor(self._executor, self._reader.hash, paths)
+        return HashedBatch(files, self)
+
+    async def upload(self, files: Sequence[Wanted], origin: object = None) -> Written:  # noqa: ARG002 - one origin only
+        uploader = await self._open()
+        async with self._uploading:
+            return await uploader.upload(files)
+
+    async def upload_content(self, blob: Blob, content: bytes) -> Written:
+        """Send a content that is in memory, unless the store has it."""
+        return await (await self._open()).upload_content(blob, content)
+
+    async def _open(self) -> Uploader:
+        async with self._opening:
+            if self._uploader is None:
+                store = await self._stack.enter_async_context(open_target(self._target, self._clock, self._monitor))
+                self._uploader = Uploader(store, self._reader, self._executor)
+        return self._uploader

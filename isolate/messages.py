@@ -1,0 +1,148 @@
+"""What an archiving process and its workers say to each other.
+
+MessagePack behind its length in 4 bytes, both ways. Paths are bytes, because a name need not be text. Knows nothing of
+how a job is done; never carries the content of a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from isolate import errors
+from isolate.cas.digest import Blob
+from isolate.cas.store import Written
+from isolate.errors import InternalFailure, IsolateError
+from isolate.hashing import Hashed
+
+MAX_MESSAGE_BYTES = 64 << 20  # a batch of paths is below 3 MB; more means that the two sides disagree
+_LENGTH_BYTES = 4
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """An `IsolateError` on its way between processes."""
+
+    name: str
+    args: list[Any]
+    details: dict[str, Any]
+
+
+class Setup(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The first message: for whom to work."""
+
+    url: str
+    namespace: str
+    user_agent: str
+    retained_bytes: int
+
+
+class HashJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Hash these files."""
+
+    number: int
+    paths: list[bytes]
+
+
+class UploadJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Upload these files: path, digest, size."""
+
+    number: int
+    files: list[tuple[bytes, bytes, int]]
+
+
+class HashedFile(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """What was read of one file."""
+
+    digest: bytes
+    size: int
+    stamp: tuple[int, int, int, int, int] | None
+
+
+class Unhashed(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Why one file has no digest."""
+
+    failure: Failure
+
+
+class HashDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The answer to a HashJob, in its order."""
+
+    number: int
+    files: list[HashedFile | Unhashed]
+
+
+class UploadDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The answer to an UploadJob: the store has acknowledged everything."""
+
+    number: int
+    written: Written
+
+
+class JobFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The answer to a job that could not be done."""
+
+    number: int
+    failure: Failure
+
+
+Request = Setup | HashJob | UploadJob
+Reply = HashDone | UploadDone | JobFailed
+
+encode = msgspec.msgpack.Encoder().encode
+decode_request = msgspec.msgpack.Decoder(Request).decode
+decode_reply = msgspec.msgpack.Decoder(Reply).decode
+
+
+def unframed(received: bytearray) -> Iterator[bytes]:
+    """Yield the whole messages at the start of `received` and remove them; raises InternalFailure."""
+    while len(received) >= _LENGTH_BYTES:
+        end = _LENGTH_BYTES + int.from_bytes(received[:_LENGTH_BYTES], "little")
+        if end > MAX_MESSAGE_BYTES:
+            raise InternalFailure(f"A message of {end} bytes between processes")
+        if len(received) < end:
+            return
+        message = bytes(received[_LENGTH_BYTES:end])
+        del received[:end]
+        yield message
+
+
+def framed(message: Request | Reply) -> bytes:
+    """Return `message` as it travels."""
+    body = encode(message)
+    return len(body).to_bytes(_LENGTH_BYTES, "little") + body
+
+
+def pack_error(error: IsolateError) -> Failure:
+    """Return `error` without its cause."""
+    details = {name: value for name, value in vars(error).items() if isinstance(value, (str, int, float, type(None)))}
+    return Failure(type(error).__name__, [str(error)], details)
+
+
+def unpack_error(failure: Failure) -> IsolateError:
+    """Return an error of the same class, message and simple attributes."""
+    kind = getattr(errors, failure.name, None)
+    if not (isinstance(kind, type) and issubclass(kind, IsolateError)):
+        kind = InternalFailure
+    error: IsolateError = kind.__new__(kind)
+    error.args = tuple(failure.args)
+    vars(error).update(failure.details)
+    return error
+
+
+def hash_done(number: int, results: Sequence[Hashed | IsolateError]) -> HashDone:
+    files: list[HashedFile | Unhashed] = []
+    for result in results:
+        if isinstance(result, IsolateError):
+            files.append(Unhashed(pack_error(result)))
+        else:
+            files.append(HashedFile(*result.blob, result.stamp))
+    return HashDone(number, files)
+
+
+def hashed(file: HashedFile | Unhashed) -> Hashed | IsolateError:
+    """Return one result of a HashJob as it was before it travelled."""
+    if isinstance(file, Unhashed):
+        return unpack_error(file.failure)
+    return Hashed(Blob(file.digest, file.size), file.stamp)

@@ -1,0 +1,293 @@
+"""One pass over a tree: entries -> digests -> what the store lacks -> uploads -> manifest, all stages at a time.
+
+Knows no scan rules and no processes. The invariants: entries leave every stage in the order of their paths, whatever
+finishes first; a part of the manifest is sent after the blobs it names; every stage waits when the next one is behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from isolate.cas.digest import Blob, Namespace
+from isolate.cas.store import BlobStore, Written
+from isolate.clock import Clock
+from isolate.crew import GrowingCrew
+from isolate.errors import InvalidInput, IsolateError, Unavailable, first_cause
+from isolate.hands import HashedBatch
+from isolate.isolated import Entry, Kind, Manifest, dumps, manifest_mode
+from isolate.monitor import Monitor
+from isolate.scan import Found, Stamp
+from isolate.split import Splitter
+from isolate.statcache import StatCache, is_settled
+from isolate.upload import Wanted
+
+BATCH_FILES, BATCH_BYTES = 512, 8 << 20  # of one hash or upload job: some 20 ms of work
+SLAB_ENTRIES = 4_096  # what travels together when nothing has to be hashed
+SLABS_IN_FLIGHT = 16
+LOOKUP_ENTRIES = 16_384  # what one `missing` may ask about; it asks for less rather than wait
+UPLOADS_IN_FLIGHT = 32
+RETRY_DELAYS_S = (1.0, 3.0)  # before an upload that was cut off is tried again; the connection has its own retries
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a pass made: entries or parts of a manifest that is not sent yet; what they name is in the store."""
+
+    entries: tuple[Entry, ...]
+    includes: tuple[bytes, ...]
+    files: int
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class _Slab:
+    """Consecutive entries on their way through the stages."""
+
+    entries: list[Found] = field(default_factory=list)
+    blobs: list[Blob | None] = field(default_factory=list)
+    stamps: list[Stamp | None] = field(default_factory=list)  # to be remembered with the digest
+    unknown: list[int] = field(default_factory=list)  # indexes of files that have to be hashed
+    unknown_bytes: int = 0
+    hashing: asyncio.Task[HashedBatch] | None = None
+    read_at_ns: int = 0
+    origin: object = None
+
+    @property
+    def is_full(self) -> bool:
+        return (
+            len(self.unknown) >= BATCH_FILES or self.unknown_bytes >= BATCH_BYTES or len(self.entries) >= SLAB_ENTRIES
+        )
+
+
+class Pipeline:
+    """One pass; `root` is where the paths of `entries` begin on disk."""
+
+    def __init__(
+        self,
+        store: BlobStore,
+        crew: GrowingCrew,
+        cache: StatCache | None,
+        clock: Clock,
+        monitor: Monitor,
+        *,
+        skip_broken: bool,
+    ) -> None:
+        self._store, self._crew, self._cache = store, crew, cache
+        self._clock, self._monitor = clock, monitor
+        self._skip_broken = skip_broken
+        self._namespace: Namespace = store.namespace
+        self._splitter = Splitter()
+        self._seen = {self._namespace.empty.digest}
+        self._includes: list[bytes] = []
+        self._room = asyncio.Semaphore(UPLOADS_IN_FLIGHT)
+        self._sending: set[asyncio.Task[None]] = set()
+        self._held: _Slab | None = None  # the slab behind those that `_take_ready` gave
+        self._files = self._size_bytes = 0
+
+    async def run(self, root: str, entries: Iterator[Found]) -> Built:
+        """Bring the blobs of `entries` to the store; raises what reading and sending raise."""
+        self._prefix = root.rstrip("/") + "/"
+        queue: asyncio.Queue[_Slab | None] = asyncio.Queue(SLABS_IN_FLIGHT)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                tasks.create_task(self._feed(self._slabs(entries), queue))
+                rest = await self._drain(queue)
+        except BaseExceptionGroup as group:
+            raise first_cause(group) from group
+        return Built(tuple(rest), tuple(self._includes), self._files, self._size_bytes)
+
+    async def _drain(self, queue: asyncio.Queue[_Slab | None]) -> list[Entry]:
+        """Do stages 2 and 3; return the entries that are not in a part by themselves."""
+        while ready := await self._take_ready(queue):
+            await self._look_up(ready)
+            for slab in ready:
+                self._record(slab)
+        rest, is_whole = self._splitter.finish()
+        if is_whole:
+            return rest
+        self._close_part(rest)
+        return []
+
+    # Stage 1: entries and remembered digests, in a thread because it does nothing but wait for the disk.
+
+    async def _feed(self, slabs: Iterator[_Slab], queue: asyncio.Queue[_Slab | None]) -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, thread_name_prefix="scan") as scanner:
+            while (slab := await loop.run_in_executor(scanner, next, slabs, None)) is not None:
+                if slab.unknown:
+                    slab.read_at_ns = int(self._clock.now() * 1e9)
+                    paths = [self._source(slab.entries[index]) for index in slab.unknown]
+                    slab.hashing = self._tasks.create_task(self._crew.hash(paths))
+                await queue.put(slab)
+        await queue.put(None)
+
+    def _slabs(self, entries: Iterator[Found]) -> Iterator[_Slab]:
+        slab = _Slab()
+        for entry in entries:
+            if not self._is_recorded(entry):
+                continue
+            blob = None
+            if entry.stamp is not None:
+                digest = self._cache.find(entry.path, entry.stamp) if self._cache is not None else None
+                if digest is not None:
+                    blob = Blob(digest, entry.stamp[0])
+                else:
+                    slab.unknown.append(len(slab.entries))
+                    slab.unknown_bytes += entry.stamp[0]
+            slab.entries.append(entry)
+            slab.blobs.append(blob)
+            slab.stamps.append(entry.stamp if blob is not None else None)
+            if slab.is_full:
+                yield slab
+                slab = _Slab()
+        if slab.entries:
+            yield slab
+
+    def _is_recorded(self, entry: Found) -> bool:
+        if self._namespace.is_ours:
+            return True
+        if "\\" in entry.path:
+            error = InvalidInput(f"Name {entry.path!r} has a '\\', which manifests of 2020 take for a '/'")
+            if not self._skip_broken:
+                raise error
+            self._monitor.problem(error)
+            return False
+        return entry.kind is not Kind.DIR
+
+    def _source(self, entry: Found) -> str:
+        return entry.source or self._prefix + entry.path
+
+    # Stage 2: digests are there; ask which blobs the store lacks, and have them sent.
+
+    async def _take_ready(self, queue: asyncio.Queue[_Slab | None]) -> list[_Slab]:
+        """Return the next slab and those behind it that need no waiting; nothing at the end."""
+        ready: list[_Slab] = []
+        entries = 0
+        while not ready or (entries < LOOKUP_ENTRIES and (self._held or not queue.empty())):
+            slab = self._held or await queue.get()
+            self._held = None
+            if slab is None:
+                queue.put_nowait(None)  # for the next call
+                break
+            if ready and slab.hashing is not None and not slab.hashing.done():
+                self._held = slab
+                break
+            await self._settle(slab)
+            ready.append(slab)
+            entries += len(slab.entries)
+        return ready
+
+    async def _settle(self, slab: _Slab) -> None:
+        """Wait for the digests of a slab."""
+        hashed_bytes = 0
+        if slab.hashing is not None:
+            batch = await slab.hashing
+            slab.origin = batch.origin
+            for index, result in zip(slab.unknown, batch.files, strict=True):
+                if isinstance(result, IsolateError):
+                    if not self._skip_broken:
+                        raise result
+                    self._monitor.problem(result)
+                    continue
+                slab.blobs[index] = result.blob
+                if result.stamp is not None and is_settled(result.stamp, slab.read_at_ns):
+                    slab.stamps[index] = result.stamp
+                hashed_bytes += result.blob.size
+        files = sum(entry.kind is Kind.FILE for entry in slab.entries)
+        self._monitor.count("cached_files", files - len(slab.unknown))
+        self._monitor.count("hashed_files", len(slab.unknown))
+        self._monitor.count("hashed_bytes", hashed_bytes)
+
+    async def _look_up(self, slabs: Sequence[_Slab]) -> None:
+        """Ask for the blobs that this pass meets for the first time, and have the missing ones sent."""
+        fresh: list[list[Wanted]] = []
+        for slab in slabs:
+            files = []
+            for entry, blob in zip(slab.entries, slab.blobs, strict=True):
+                if blob is not None and blob.digest not in self._seen:
+                    self._seen.add(blob.digest)
+                    files.append(Wanted(self._source(entry), blob))
+            fresh.append(files)
+        blobs = [file.blob for files in fresh for file in files]
+        missing = set(await self._store.missing(blobs)) if blobs else set()
+        self._monitor.count("present_blobs", len(blobs) - len(missing))
+        if missing:
+            for slab, files in zip(slabs, fresh, strict=True):
+                for job in _jobs([file for file in files if file.blob in missing]):
+                    await self._room.acquire()
+                    self._begin(self._send(job, slab.origin))
+
+    def _begin(self, sending: Coroutine[None, None, None]) -> None:
+        task = self._tasks.create_task(sending)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _send(self, files: Sequence[Wanted], origin: object) -> None:
+        try:
+            written = await self._upload(files, origin)
+        finally:
+            self._room.release()
+        self._count(written)
+
+    async def _upload(self, files: Sequence[Wanted], origin: object) -> Written:
+        for delay_s in RETRY_DELAYS_S:
+            try:
+                return await self._crew.upload(files, origin)
+            except Unavailable:
+                # The connection broke in the middle: what arrived before is not sent again.
+                await self._clock.sleep(delay_s)
+                missing = set(await self._store.missing([file.blob for file in files]))
+                files = [file for file in files if file.blob in missing]
+        return await self._crew.upload(files, origin)
+
+    def _count(self, written: Written) -> None:
+        self._monitor.count("uploaded_blobs", written.stored)
+        self._monitor.count("uploaded_bytes", written.size_bytes)
+
+    # Stage 3: entries in their order, into the manifest and the memory of digests.
+
+    def _record(self, slab: _Slab) -> None:
+        known = set(slab.unknown)
+        for index, (found, blob, stamp) in enumerate(zip(slab.entries, slab.blobs, slab.stamps, strict=True)):
+            if found.kind is not Kind.FILE:
+                entry = Entry(found.path, found.kind, target=found.target)
+            elif blob is None:
+                continue  # broken, reported, and left out as the caller wished
+            else:
+                entry = Entry(found.path, Kind.FILE, blob, manifest_mode(found.st_mode))
+                self._size_bytes += blob.size
+                if stamp is not None and self._cache is not None:
+                    self._cache.store(found.path, stamp, blob.digest, known=index not in known)
+            self._files += found.kind is not Kind.DIR
+            for part in self._splitter.add(entry):
+                self._close_part(part)
+
+    def _close_part(self, entries: Sequence[Entry]) -> None:
+        """Make one part of the manifest, and send it after all that was sent before it."""
+        content = dumps(Manifest(algorithm=self._namespace.algorithm, entries=tuple(entries)))
+        blob = self._namespace.blob(content)
+        self._includes.append(blob.digest)
+        self._tasks.create_task(self._send_part(blob, content, set(self._sending)))
+
+    async def _send_part(self, blob: Blob, content: bytes, before: set[asyncio.Task[None]]) -> None:
+        if before:
+            await asyncio.wait(before)  # the group ends us when one of them fails
+        self._count(await self._crew.upload_content(blob, content))
+
+
+def _jobs(files: Sequence[Wanted]) -> Iterator[list[Wanted]]:
+    """Cut `files` into uploads of a size that several workers can share."""
+    job: list[Wanted] = []
+    job_bytes = 0
+    for file in files:
+        if job and (len(job) == BATCH_FILES or job_bytes + file.blob.size > BATCH_BYTES):
+            yield job
+            job, job_bytes = [], 0
+        job.append(file)
+        job_bytes += file.blob.size
+    if job:
+        yield job
