@@ -35,7 +35,7 @@ from isolate.cas.cache_files import (
 from isolate.cas.cache_index import Row
 from isolate.cas.cache_session import Pin, Session, locked
 from isolate.cas.cache_shelf import BATCH, Shelf
-from isolate.cas.digest import ALGORITHMS, Blob, Namespace
+from isolate.cas.digest import Blob, Namespace
 from isolate.cas.lru import CachePolicy, Usage
 from isolate.clock import Clock
 from isolate.errors import BlobCorrupt, BlobsMissing
@@ -105,26 +105,22 @@ class LocalCache:
     def absent(self, blobs: Sequence[Blob]) -> list[Blob]:
         """Return those of `blobs` that are not here, in order; what is here counts as used now.
 
-        A file that changed since it was verified is removed, reported, and absent.
+        A file that changed since it was verified is hashed; a wrong one is dropped as `recheck` says, and absent.
         """
         now_s, keys = int(self.clock.now()), [self._key(blob.digest) for blob in blobs]
         rows = self._index.look_up(keys)
         lacking: list[Blob] = []
-        changed: list[Row] = []
         used: list[bytes] = []
         with translated(self.root):
             for blob, key in zip(blobs, keys, strict=True):
                 row = rows.get(key)
-                if row is None or row.size != blob.size:
+                if row is None or row.size != blob.size or not self._is_intact(row):
                     if blob.size:
                         lacking.append(blob)
-                elif not self._is_intact(row):
-                    changed.append(row)
-                    lacking.append(blob)
                 elif row.boot != self._index.boot or row.used_s + TOUCH_S <= now_s:
                     used.append(key)
-            if changed or used:
-                self._shelf.used(used, changed)
+            if used:
+                self._shelf.touch(used)
         return lacking
 
     def add(self, contents: Sequence[tuple[Blob, Content]]) -> None:
@@ -213,16 +209,8 @@ class LocalCache:
         If it is, it is made read-only again. If not, the blob is dropped, counted, and everybody who has it pinned can
         learn so from `poisoned_since`.
         """
-        key = self._key(blob.digest, executable=executable)
         with translated(self.root):
-            found = hash_file(self._files.path(key), self._algorithm, mode=mode_of(key))
-            if found is not None and found[0] == blob:
-                self._shelf.refresh(key, found[1])
-                return True
-            self._shelf.remove_poisoned(self._variants(blob.digest), self._algorithm, blob.digest)
-        self._monitor.count("poisoned_cache_files")
-        self._monitor.problem(f"Cached file {blob.digest.hex()} was overwritten by a command; dropped")
-        return False
+            return self._recheck(self._key(blob.digest, executable=executable))
 
     def drop(self, digest: bytes) -> None:
         """Forget a blob, pinned or not; trees that were linked from it keep it."""
@@ -252,12 +240,28 @@ class LocalCache:
         self._index.write(lambda _: job())
 
     def _is_intact(self, row: Row) -> bool:
-        if self._files.status(row.key) != row.identity:
-            return False
-        if row.boot == self._index.boot:
+        """Whether a listed file is as it was verified; drops it when it is not."""
+        if self._files.status(row.key) == row.identity and (row.boot == self._index.boot or self._hashes_to(row.key)):
             return True
-        found = hash_file(self._files.path(row.key), ALGORITHMS[row.key[0]])
-        return found is not None and found[0].digest == row.key[1:-1]
+        listed = self._index.look_up([row.key]).get(row.key)
+        if listed is None:  # evicted since the row was read: no harm was done
+            return False
+        if listed != row and self._files.status(row.key) == listed.identity:  # replaced by another process
+            return True
+        return self._recheck(row.key)
+
+    def _hashes_to(self, key: bytes) -> bool:
+        found = hash_file(self._files.path(key), self._algorithm)
+        return found is not None and found[0].digest == key[1:-1]
+
+    def _recheck(self, key: bytes) -> bool:
+        digest = key[1:-1]
+        found = hash_file(self._files.path(key), self._algorithm, mode=mode_of(key))
+        if found is not None and found[0].digest == digest:
+            self._shelf.refresh(key, found[1])
+            return True
+        self._shelf.remove_poisoned(self._variants(digest), self._algorithm, digest)
+        return False
 
     def _make_executable(self, keys: Sequence[bytes]) -> None:
         """Copy the plain variants of blobs, in one transaction, verifying them on the way."""

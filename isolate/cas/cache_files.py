@@ -147,8 +147,10 @@ class FileWriter:
             return Staged(self._key, self.temporary, identity(os.fstat(self._descriptor)))
 
     def close(self) -> None:
-        """Stop writing; the temporary file stays for `place` or `discard`."""
-        os.close(self._descriptor)
+        """Stop writing, also whoever is about to; the temporary file stays for `place` or `discard`."""
+        with self._mutex:
+            descriptor, self._descriptor = self._descriptor, -1  # a late writer must not meet a number used anew
+            os.close(descriptor)
 
 
 def stage_copy(source: str, temporary: str, key: bytes, algorithm: Algorithm) -> Staged:
@@ -178,7 +180,7 @@ def discard(temporary: str) -> None:
 def hash_file(path: str, algorithm: Algorithm, *, mode: int | None = None) -> tuple[Blob, tuple[int, int, int]] | None:
     """Return what the file holds and its identity; None when there is no such plain file we may read.
 
-    Takes away write permission first when `mode` is given, so that the bytes that were hashed stay.
+    Gives it no more permissions than `mode` first, when that is given, so that the bytes that were hashed stay.
     """
     hasher, size = algorithm.hasher(), 0
     try:
@@ -189,8 +191,11 @@ def hash_file(path: str, algorithm: Algorithm, *, mode: int | None = None) -> tu
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return None
-        if mode is not None and stat.S_IMODE(status.st_mode) != mode:
-            os.fchmod(descriptor, mode)
+        if mode is not None:
+            present = stat.S_IMODE(status.st_mode)
+            restored = present & mode | mode & 0o500  # what the umask took away stays away
+            if present != restored:
+                os.fchmod(descriptor, restored)
         while content := os.read(descriptor, READ_BYTES):
             hasher.update(content)
             size += len(content)

@@ -114,6 +114,7 @@ class Index:
         self._mutex = threading.RLock()
         self._database: sqlite3.Connection | None = None
         self._inode = 0
+        self._closed = False
         self.boot = UNKNOWN_BOOT
 
     def look_up(self, keys: Sequence[bytes]) -> dict[bytes, Row]:
@@ -143,15 +144,16 @@ class Index:
         return self._run(transaction)
 
     def close(self) -> None:
+        """Refuse everything from now on."""
         with self._mutex:
-            if self._database is not None:
-                with suppress(sqlite3.Error):
-                    self._database.close()
-            self._database = None
+            self._closed = True
+            self._disconnect()
 
     def _run(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """Run `operation`; on a corrupt index rebuild it and run it once more."""
         with self._mutex:
+            if self._closed:
+                raise IsolateError(f"The cache {self._root} is closed")
             try:
                 return operation(self._current())
             except sqlite3.DatabaseError as error:
@@ -181,7 +183,7 @@ class Index:
         except FileNotFoundError:
             inode = 0
         if self._database is None or inode != self._inode or not inode:
-            self.close()
+            self._disconnect()
             with locked(self._root):
                 self._database = self._connect()
         return self._database
@@ -218,13 +220,19 @@ class Index:
     def _rebuild(self) -> None:
         """Replace the index, unless another process was faster."""
         broken = self._inode
-        self.close()
+        self._disconnect()
         with locked(self._root):
             with suppress(FileNotFoundError):
                 if os.stat(self._path).st_ino != broken and broken:
                     return
             self._forget()
         self._inode = 0
+
+    def _disconnect(self) -> None:
+        if self._database is not None:
+            with suppress(sqlite3.Error):
+                self._database.close()
+        self._database = None
 
     def _forget(self) -> None:
         for suffix in ("", "-wal", "-shm"):

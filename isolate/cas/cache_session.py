@@ -124,8 +124,12 @@ class Pin:
 
         self._exclude_writers(append)
 
+    def restart(self) -> None:
+        """Forget what was found overwritten so far: nobody uses it through this pin yet."""
+        self._poisoned_mark = self._session.poisoned_mark()
+
     def poisoned(self) -> list[bytes]:
-        """Return those that were found overwritten since the pin was made."""
+        """Return those that were found overwritten since the pin was made, or restarted."""
         poisoned = self._session.poisoned_since(self._poisoned_mark)
         held = set(_split(self._path.read_bytes(), self._digest_bytes)) if poisoned else set()
         return [digest for digest in poisoned if digest in held]

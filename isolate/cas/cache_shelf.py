@@ -61,13 +61,15 @@ class Shelf:
         self.index.write(lambda rows: self._remove(rows, keys))
 
     def remove_poisoned(self, keys: Sequence[bytes], algorithm: Algorithm, digest: bytes) -> None:
-        """Remove the files of `digest` and tell every session that has it pinned."""
+        """Remove the files of `digest`, report it, and tell every session that has it pinned."""
 
         def job(rows: Rows) -> None:
             cache_session.mark_poisoned(self._root, algorithm, digest)
             self._remove(rows, keys)
 
         self.index.write(job)
+        self._monitor.count("damaged_cache_files")
+        self._monitor.problem(f"Cached file {digest.hex()} is not as it was verified any more; dropped")
 
     def refresh(self, key: bytes, identity: tuple[int, int, int]) -> None:
         """List a file that was verified once more, as it is now."""
@@ -79,20 +81,10 @@ class Shelf:
 
         self.index.write(job)
 
-    def used(self, keys: Sequence[bytes], changed: Sequence[Row]) -> None:
-        """Note that files were used now, and remove those that are no longer as their row says."""
+    def touch(self, keys: Sequence[bytes]) -> None:
+        """Note that files were used now, and are good."""
         now_s = int(self._clock.now())
-
-        def job(rows: Rows) -> list[bytes]:
-            current = rows.look_up([row.key for row in changed])
-            lost = [row.key for row in changed if current.get(row.key) == row]  # else somebody replaced it meanwhile
-            self._remove(rows, lost)
-            rows.touch(keys, now_s, self.index.boot)
-            return lost
-
-        for key in self.index.write(job):
-            self._monitor.count("damaged_cache_files")
-            self._monitor.problem(f"Cached file {key[1:-1].hex()} changed since it was verified; dropped")
+        self.index.write(lambda rows: rows.touch(keys, now_s, self.index.boot))
 
     def evict(self, needed_bytes: int = 0) -> list[int]:
         """Remove files until every limit holds and `needed_bytes` fit, or only pinned ones are left; returns sizes."""

@@ -1,0 +1,194 @@
+"""A manifest becomes a directory tree: decided first, made after.
+
+Knows no store: what it maps is in the cache already, and pinned. `plan` is pure; `apply` makes directories parents
+first, then files, then links, so that nothing is ever written through a link, whatever the manifest or the file system
+(case, normalisation) make of the names. The invariant: nothing outside the destination is created or changed.
+
+Mapped by hard link a file is the cache's own: read-only, 0444 or 0555. Of its mode the executable bit is promised.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from isolate.cas.cache import LocalCache
+from isolate.cas.digest import Blob
+from isolate.errors import BlobsMissing, InvalidInput, InvalidManifest, IsolateError, NoSpace
+from isolate.isolated import Entry, Kind, Manifest
+from isolate.paths import RelPath
+from run_isolated import tar
+
+# Why a hard link is refused where a copy is possible: another device, too many links (65,000 on ext4), or a file system
+# or kernel setting that has none for us.
+_NO_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP, errno.EACCES}
+_COPY_BYTES = 1 << 20
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class How(Enum):
+    """How files get into a tree."""
+
+    LINK = "link"  # hard links to the cache, read-only; copies where there can be none
+    COPY = "copy"  # files of their own, with the mode of the manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to make, in this order."""
+
+    directories: tuple[str, ...]  # parents first
+    empty_files: tuple[Entry, ...]
+    files: tuple[Entry, ...]
+    tars: tuple[Entry, ...]
+    links: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """What was made; `linked` are the files of the cache that the tree now shares, each once."""
+
+    linked: tuple[tuple[str, Blob, bool], ...]  # path in the cache, blob, executable
+    copied_files: int
+
+
+def plan(manifest: Manifest) -> Plan:
+    """Return how the tree of `manifest`, which has no includes left, is made."""
+    directories: dict[str, None] = {}
+    by_kind: dict[Kind, list[Entry]] = {kind: [] for kind in Kind}
+    for entry in manifest.entries:
+        by_kind[entry.kind].append(entry)
+        parent = entry.path if entry.kind is Kind.DIR else entry.path.rpartition("/")[0]
+        if parent and parent not in directories:
+            directories |= dict.fromkeys(RelPath(parent).parents)
+            directories[parent] = None
+    files = by_kind[Kind.FILE]
+    return Plan(
+        directories=tuple(directories),
+        empty_files=tuple(entry for entry in files if entry.blob and not entry.blob.size),
+        files=tuple(entry for entry in files if entry.blob and entry.blob.size),
+        tars=tuple(entry for entry in by_kind[Kind.TAR] if entry.blob and entry.blob.size),
+        links=tuple(by_kind[Kind.LINK]),
+    )
+
+
+def apply(tree: Plan, cache: LocalCache, destination: Path, how: How = How.LINK) -> Mapped:
+    """Make the tree at `destination`, which is empty or does not exist.
+
+    Raises InvalidInput when it is neither, InvalidManifest for names this file system cannot hold side by side,
+    BlobsMissing when the cache lost a file, NoSpace. After an error what was made so far is the caller's to remove.
+    """
+    sources = cache.paths([(entry.blob, entry.is_executable) for entry in tree.files if entry.blob])
+    maker = _Maker(destination, how)
+    try:
+        maker.make_destination()
+        maker.make_directories(tree)
+        maker.make_files(tree.files, sources)
+        for entry in tree.tars:
+            if entry.blob is not None:
+                tar.extract(cache.path(entry.blob), destination, entry.path.rpartition("/")[0])
+        maker.make_links(tree.links)
+    except OSError as error:
+        raise _explained(error, destination) from error
+    return Mapped(tuple(maker.linked.values()), maker.copied_files)
+
+
+class _Maker:
+    """Makes one tree; stops trying what this file system cannot do."""
+
+    def __init__(self, destination: Path, how: How) -> None:
+        self._destination, self._base = destination, f"{destination}/"
+        self._may_link = how is How.LINK
+        self._copies_are_shared = how is How.LINK  # a copy in place of a link has the link's mode
+        self.linked: dict[str, tuple[str, Blob, bool]] = {}
+        self.copied_files = 0
+
+    def make_destination(self) -> None:
+        try:
+            self._destination.mkdir(parents=True)
+        except FileExistsError:
+            if self._destination.is_symlink() or not self._destination.is_dir() or any(os.scandir(self._destination)):
+                raise InvalidInput(f"Cannot map into {self._destination}: not an empty directory") from None
+
+    def make_directories(self, tree: Plan) -> None:
+        """Make all directories and, since they need no content, the empty files."""
+        base = self._base
+        for path in tree.directories:
+            os.mkdir(base + path)
+        for entry in tree.empty_files:
+            os.close(os.open(base + entry.path, _CREATE, _own_mode(entry)))
+
+    def make_files(self, entries: Sequence[Entry], sources: Sequence[str]) -> None:
+        for entry, source in zip(entries, sources, strict=True):
+            path = self._base + entry.path
+            if self._may_link and self._link(source, path):
+                assert entry.blob is not None
+                self.linked[source] = (source, entry.blob, entry.is_executable)
+            else:
+                mode = (0o555 if entry.is_executable else 0o444) if self._copies_are_shared else _own_mode(entry)
+                _copy(source, path, mode)
+                self.copied_files += 1
+
+    def make_links(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            os.symlink(entry.target or "", self._base + entry.path)
+
+    def _link(self, source: str, path: str) -> bool:
+        try:
+            os.link(source, path)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            self._may_link = error.errno == errno.EMLINK  # only this file has too many
+            return False
+        return True
+
+
+def _own_mode(entry: Entry) -> int:
+    """Return the mode of a file that is not shared: the owner's part, 0500 when the manifest says nothing."""
+    return (entry.mode or 0o500) & 0o700
+
+
+def _copy(source: str, path: str, mode: int) -> None:
+    """Copy in the kernel where that is possible; file systems that can share the bytes do."""
+    reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        writing = os.open(path, _CREATE, mode)
+        try:
+            _copy_bytes(reading, writing)
+        finally:
+            os.close(writing)
+    finally:
+        os.close(reading)
+
+
+def _copy_bytes(reading: int, writing: int) -> None:
+    try:
+        while os.copy_file_range(reading, writing, _COPY_BYTES):
+            pass
+    except (OSError, AttributeError) as error:  # two file systems, or a kernel without it; what was copied stays
+        if getattr(error, "errno", 0) in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
+            raise
+        while content := os.read(reading, _COPY_BYTES):
+            view = memoryview(content)
+            while view:
+                view = view[os.write(writing, view) :]
+
+
+def _explained(error: OSError, destination: Path) -> IsolateError:
+    """Return what went wrong in the words of whoever asked for the tree."""
+    path = error.filename2 or error.filename
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return NoSpace(f"No space left to map the tree into {destination}")
+        case errno.EEXIST:
+            return InvalidManifest(f"Cannot make {path}: another entry has this name on this file system")
+        case errno.ENAMETOOLONG | errno.EILSEQ | errno.EINVAL:
+            return InvalidManifest(f"Cannot make {path}: {error.strerror}")
+        case errno.ENOENT if error.filename2 or not str(path).startswith(f"{destination}/"):
+            return BlobsMissing([bytes.fromhex(Path(error.filename).name.partition(".")[0])], "the cache")
+    return IsolateError(f"Cannot map the tree into {destination}: {error.strerror}: {path}")

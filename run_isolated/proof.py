@@ -1,0 +1,118 @@
+"""Proof that a command left the cache's files as they were, although it shared them by hard links.
+
+Knows no process: it is told when the tree is mapped and when the command is over. Whoever writes to a file moves its
+ctime, and nobody but the clock's owner can move it back. So a marker is made on the cache's file system, late enough
+that every link of ours is older; afterwards each file whose ctime is the marker's or later is hashed again. Linking by
+other runs moves the ctime too: a hint, not a proof, and all it costs is a hash.
+
+Not promised: to see what another task of the same user does to the cache while it runs; a clock that a task sets.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from isolate.cas.cache import LocalCache, Pin
+from isolate.cas.cache_files import discard
+from isolate.cas.digest import Blob
+from run_isolated.mapper import Mapped
+
+TICK_S = 0.0005  # how often to look whether the file system's clock has moved; kernels tick every 1-10 ms
+MAX_TICK_S = 3.0  # some file systems keep whole seconds; one that does not move at all is trusted with nothing
+CLOCK_SLACK_S = 1.0  # a wall clock that lost more than this during the run was set back
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of the inputs of a run."""
+
+    rehashed_files: int
+    overwritten: tuple[bytes, ...]  # digests found wrong while the run had them pinned, by whoever
+
+    @property
+    def problem(self) -> str | None:
+        """Why the run must count as an internal failure, or None."""
+        if not self.overwritten:
+            return None
+        more = f" and {len(self.overwritten) - 1} more" if len(self.overwritten) > 1 else ""
+        return f"Input {self.overwritten[0].hex()}{more} was overwritten while the command ran"
+
+
+class Proof:
+    """One run's proof: `start` after mapping and before the command, `check` after it."""
+
+    def __init__(self, cache: LocalCache, mapped: Mapped, pin: Pin, marker_ns: int) -> None:
+        self._cache, self._linked, self._pin = cache, mapped.linked, pin
+        self._marker_ns = marker_ns
+        self._started_s = cache.clock.monotonic()
+
+    @classmethod
+    def start(cls, cache: LocalCache, mapped: Mapped, pin: Pin) -> Self:
+        """Set the marker: when this returns, the command may start."""
+        return cls(cache, mapped, pin, _marker_ns(cache) if mapped.linked else 0)
+
+    def check(self) -> Verdict:
+        """Hash what may have been written to since the marker; drop what is wrong from the cache.
+
+        The processes of the command are gone by now: nobody holds a file open for writing.
+        """
+        suspects = self._suspects()
+        for blob, executable in suspects:
+            self._cache.recheck(blob, executable=executable)
+        return Verdict(len(suspects), tuple(self._cache.poisoned_since(self._pin)))
+
+    def _suspects(self) -> Sequence[tuple[Blob, bool]]:
+        since_ns = 0 if self._clock_was_set_back() else self._marker_ns
+        found = []
+        for path, blob, executable in self._linked:
+            try:
+                if os.lstat(path).st_ctime_ns < since_ns:
+                    continue
+            except FileNotFoundError:
+                pass  # gone although it is pinned: as bad as written to
+            found.append((blob, executable))
+        return found
+
+    def _clock_was_set_back(self) -> bool:
+        if not self._linked:
+            return False
+        passed_s = (_now_ns(self._cache) - self._marker_ns) / 1e9
+        return passed_s < self._cache.clock.monotonic() - self._started_s - CLOCK_SLACK_S
+
+
+def _now_ns(cache: LocalCache) -> int:
+    """Return the time of the cache's file system."""
+    path = cache.temporary()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            return os.fstat(descriptor).st_ctime_ns
+        finally:
+            os.close(descriptor)
+    finally:
+        discard(path)
+
+
+def _marker_ns(cache: LocalCache) -> int:
+    """Return a ctime later than that of everything done so far; 0 when the clock does not move.
+
+    A write from now on has this ctime or a later one: `check` includes equality, so no second wait is needed.
+    """
+    path = cache.temporary()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        first_ns = os.fstat(descriptor).st_ctime_ns
+        give_up_s = time.monotonic() + MAX_TICK_S
+        while time.monotonic() < give_up_s:
+            os.fchmod(descriptor, 0o600)  # moves the ctime to now
+            if (marker_ns := os.fstat(descriptor).st_ctime_ns) > first_ns:
+                return marker_ns
+            time.sleep(TICK_S)
+        return 0
+    finally:
+        os.close(descriptor)
+        discard(path)
