@@ -76,8 +76,10 @@ class TaskRun:
             if accepted.must_stop:
                 await self._courier.update({"canceled": True, "exit_code": -1})
                 return "canceled before it started"
-            verdict = await self._verdict()
-            return await self._tell(verdict)
+            try:
+                return await self._tell(await self._verdict())
+            finally:
+                await asyncio.to_thread(self._place.directory.clean)
         except LeaseLost as error:
             return f"dropped: {error}"
         except IsolateError as error:

@@ -7,16 +7,19 @@ way. Only what is ours is ever deleted.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from isolate.errors import Busy, InvalidInput
+from isolate.errors import Busy, InternalFailure, InvalidInput
 from run_isolated.process import end_leftovers
 from run_isolated.workdir import delete_tree
 
 LOCK = "swarming.lck"
+
+log = logging.getLogger(__name__)
 
 
 class WorkDirectory:
@@ -53,12 +56,15 @@ class WorkDirectory:
         return sum(end_leftovers(entry) for entry in self.work.iterdir() if _is_directory(entry))
 
     def clean(self) -> None:
-        """Delete the files of tasks that have ended; raises InternalFailure when something resists."""
+        """Delete the files of tasks that have ended; what resists is reported and does not harm the next task."""
         for entry in list(self.work.iterdir()):
-            if _is_directory(entry):
-                delete_tree(entry)
-            else:
-                entry.unlink(missing_ok=True)
+            try:
+                if _is_directory(entry):
+                    delete_tree(entry)
+                else:
+                    entry.unlink(missing_ok=True)
+            except (InternalFailure, OSError) as error:
+                log.warning("%s", error)
 
 
 def _is_directory(entry: Path) -> bool:

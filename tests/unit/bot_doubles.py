@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from swarming.bot.protocol import Command, Greeting, Hello, Manifest, Sleep, Updated
 
 GOING_ON = Updated(must_stop=False, update_every_s=None)
 LIMIT_S = 20.0
+
+T = TypeVar("T")
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -64,7 +66,8 @@ class ScriptedApi:
         self.hellos.append(hello)
         if not self.commands:
             self.on_empty()
-        return _answer(self.commands, Sleep(0.0, quarantined=False))
+        idle: Command = Sleep(0.0, quarantined=False)
+        return _answer(self.commands, idle)
 
     async def event(self, hello: Hello, kind: str, message: str) -> None:
         self.hellos.append(hello)
@@ -78,7 +81,7 @@ class ScriptedApi:
         self.failures.append(f"{task_id}: {message}")
 
 
-def _answer(script: list[Any], otherwise: Any) -> Any:
+def _answer(script: list[T | BaseException], otherwise: T) -> T:
     answer = script.pop(0) if script else otherwise
     if isinstance(answer, BaseException):
         raise answer

@@ -1,0 +1,241 @@
+"""The life of a bot, with a scripted server, no processes, and a clock that moves by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+
+from isolate.errors import LeaseLost, Refused, Unavailable
+from swarming.bot import protocol
+from swarming.bot.main import Bot, Ending
+from swarming.bot.protocol import Greeting, Manifest
+from swarming.bot.verdict import Why
+from tests.clock import ManualClock
+from tests.unit.bot_doubles import ScriptedApi, manifest, until
+
+AWAY = Unavailable("Cannot reach the server")
+RUN = protocol.Run(manifest())
+
+
+class Me:
+    """Attributes of no machine."""
+
+    version = "v"
+
+    def dimensions(self, server_version: str, imposed: Mapping[str, list[str]]) -> dict[str, list[str]]:
+        return {"id": ["bot-1"], "server_version": [server_version], **imposed}
+
+    def state(self, sleep_streak: int) -> dict[str, object]:
+        return {"sleep_streak": sleep_streak}
+
+
+class ScriptedWork:
+    """A task that ends when a test says so, or when it is stopped."""
+
+    def __init__(self) -> None:
+        self.begun, self.over = asyncio.Event(), asyncio.Event()
+        self.stopped: list[Why] = []
+
+    async def run(self) -> str:
+        self.begun.set()
+        await self.over.wait()
+        return "done"
+
+    def stop(self, why: Why) -> None:
+        self.stopped.append(why)
+        self.over.set()
+
+
+class ScriptedHands:
+    """Keeps what it is asked to do."""
+
+    def __init__(self) -> None:
+        self.prepared = 0
+        self.reboots = 0
+        self.may_reboot = False
+        self.works: list[Manifest] = []
+        self.next_work = ScriptedWork()
+        self.next_work.over.set()
+
+    async def prepare(self) -> None:
+        self.prepared += 1
+
+    def work(self, manifest: Manifest) -> ScriptedWork:
+        self.works.append(manifest)
+        return self.next_work
+
+    async def reboot(self) -> bool:
+        self.reboots += 1
+        return self.may_reboot
+
+
+class WaitingApi(ScriptedApi):
+    """A server that has nothing to do for a bot and holds its poll."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.polling = asyncio.Event()
+
+    async def poll(self, hello: protocol.Hello) -> protocol.Command:
+        self.polling.set()
+        await asyncio.Event().wait()
+        return await super().poll(hello)
+
+
+class Scene:
+    """A bot under test and all it talks to."""
+
+    def __init__(self, *commands: protocol.Command | BaseException) -> None:
+        self.api, self.hands, self.clock = ScriptedApi(*commands), ScriptedHands(), ManualClock()
+        self.bot = Bot(self.api, Me(), self.hands, self.clock)
+        self.api.on_empty = self.bot.interrupt  # a script that is over ends the bot
+
+    async def live(self, advance_s: float = 1.0) -> Ending:
+        """Let the bot live to its end, time passing whenever it waits."""
+        running = asyncio.create_task(self.bot.run())
+        async with asyncio.timeout(20):
+            while not running.done():
+                await asyncio.sleep(0)
+                self.clock.advance(advance_s)
+        return await running
+
+
+async def test_a_bot_introduces_itself_polls_and_says_good_bye() -> None:
+    scene = Scene()
+    scene.api.greetings = [Greeting("v7", {"pool": ["imposed"]}, "g7")]
+    assert await scene.live() is Ending.STOPPED
+    assert scene.api.handshakes == 1
+    first, poll, *_ = scene.api.hellos
+    assert first.dimensions == {"id": ["bot-1"], "server_version": [""]}
+    assert poll.dimensions == {"id": ["bot-1"], "server_version": ["v7"], "pool": ["imposed"]}
+    assert poll.state["bot_group_cfg_version"] == "g7"
+    assert scene.api.events == [("bot_shutdown", "Signal was received")]
+    assert scene.hands.prepared >= 2
+
+
+async def test_a_server_that_is_away_is_asked_until_it_is_back() -> None:
+    scene = Scene()
+    scene.api.greetings = [AWAY] * 500
+    assert await scene.live(advance_s=30) is Ending.STOPPED
+    assert scene.api.handshakes == 501
+    assert scene.clock.monotonic() > 3600
+
+
+async def test_a_server_that_comes_back_is_greeted_again() -> None:
+    scene = Scene(protocol.Sleep(0, quarantined=False), AWAY)
+    await scene.live()
+    assert scene.api.handshakes == 2
+
+
+async def test_a_refused_poll_is_tried_again_without_a_new_greeting() -> None:
+    scene = Scene(Refused("no"), Refused("no"))
+    assert await scene.live() is Ending.STOPPED
+    assert scene.api.handshakes == 1
+
+
+async def test_the_bot_sleeps_as_long_as_it_is_told_and_counts_it() -> None:
+    scene = Scene(protocol.Sleep(7, quarantined=False), protocol.Sleep(5, quarantined=True))
+    await scene.live()
+    assert scene.clock.monotonic() >= 12
+    assert [hello.state["sleep_streak"] for hello in scene.api.hellos[1:4]] == [0, 1, 2]
+
+
+async def test_a_task_is_run_and_ends_the_streak() -> None:
+    scene = Scene(protocol.Sleep(1, quarantined=False), RUN)
+    await scene.live()
+    assert scene.hands.works == [RUN.manifest]
+    assert [hello.state["sleep_streak"] for hello in scene.api.hellos[1:4]] == [0, 1, 0]
+
+
+async def test_a_signal_lets_the_task_finish_and_then_ends_the_bot() -> None:
+    scene = Scene(RUN)
+    work = scene.hands.next_work = ScriptedWork()
+    running = asyncio.create_task(scene.bot.run())
+    await work.begun.wait()
+    scene.bot.interrupt()
+    await asyncio.sleep(0)
+    assert work.stopped == []
+    work.over.set()
+    assert await running is Ending.STOPPED
+    assert scene.api.events == [("bot_shutdown", "Signal was received")]
+
+
+async def test_a_second_signal_ends_the_task() -> None:
+    scene = Scene(RUN)
+    work = scene.hands.next_work = ScriptedWork()
+    running = asyncio.create_task(scene.bot.run())
+    await work.begun.wait()
+    scene.bot.interrupt()
+    scene.bot.interrupt()
+    assert await running is Ending.STOPPED
+    assert work.stopped == [Why.SHUTDOWN]
+
+
+async def test_a_signal_ends_a_sleeping_bot_at_once() -> None:
+    scene = Scene(protocol.Sleep(1e6, quarantined=False))
+    running = asyncio.create_task(scene.bot.run())
+    await until(lambda: not scene.api.commands)
+    scene.bot.interrupt()
+    assert await running is Ending.STOPPED
+    assert scene.clock.monotonic() == 0
+
+
+async def test_a_signal_ends_a_waiting_poll_at_once() -> None:
+    api = WaitingApi()
+    bot = Bot(api, Me(), ScriptedHands(), ManualClock())
+    running = asyncio.create_task(bot.run())
+    await api.polling.wait()
+    bot.interrupt()
+    assert await running is Ending.STOPPED
+
+
+async def test_a_terminated_bot_acknowledges() -> None:
+    scene = Scene(protocol.Terminate("t1"))
+    assert await scene.live() is Ending.TERMINATED
+    assert scene.api.updates == [{"task_id": "t1", "duration": 0, "exit_code": 0}]
+    assert scene.api.events == [("bot_shutdown", "Terminated by request")]
+
+
+async def test_a_bot_that_was_replaced_ends_without_a_word() -> None:
+    scene = Scene(LeaseLost("started again elsewhere"))
+    assert await scene.live() is Ending.REPLACED
+    assert scene.api.events == []
+
+
+async def test_a_restart_is_left_to_the_caller() -> None:
+    scene = Scene(protocol.Restart("new configuration"))
+    assert await scene.live() is Ending.RESTART
+    assert scene.api.events == [("bot_shutdown", "About to restart")]
+
+
+@pytest.mark.parametrize(("may", "kinds"), [(False, ["bot_rebooting", "bot_error"]), (True, ["bot_rebooting"])])
+async def test_a_machine_is_rebooted_only_where_that_is_allowed(may: bool, kinds: list[str]) -> None:
+    scene = Scene(protocol.Reboot("running too long"))
+    scene.hands.may_reboot = may
+    assert await scene.live() is Ending.STOPPED
+    assert scene.hands.reboots == 1
+    assert [kind for kind, _ in scene.api.events][:-1] == kinds
+
+
+async def test_a_task_that_cannot_run_here_is_failed_with_the_reason() -> None:
+    scene = Scene(protocol.Unfit("x1", "This bot has no support for named caches"))
+    await scene.live()
+    assert scene.api.updates == [{"task_id": "x1", "cost_usd": 0.0}]
+    assert scene.api.failures == ["x1: This bot has no support for named caches"]
+    assert scene.hands.works == []
+
+
+async def test_an_unexpected_error_is_reported_and_survived() -> None:
+    scene = Scene(KeyError("surprise"), RUN)
+    assert await scene.live() is Ending.STOPPED
+    assert scene.api.events[0] == ("bot_error", "Unexpected error: KeyError: 'surprise'")
+    assert scene.hands.works == [RUN.manifest]
+
+
+async def test_an_offer_that_lapsed_meanwhile_does_not_end_the_bot() -> None:
+    scene = Scene(protocol.Unfit("x1", "why"), RUN)
+    scene.api.update_answers = [LeaseLost("offer lapsed")]
+    assert await scene.live() is Ending.STOPPED
+    assert scene.hands.works == [RUN.manifest]
