@@ -83,7 +83,9 @@ def died(execution: Execution, reason: str, now: float, cost_usd: float) -> Exec
     """Return a running execution as ended with its bot; one that was being killed counts as killed."""
     attempt = execution.attempts[-1]
     state = after(execution.state, Event.KILLED if execution.killing else Event.DIE)
-    killed = {"exit_code": LOST_EXIT_CODE, "duration_s": max(0.0, now - (attempt.started_at or now))}
+    if execution.killing:
+        duration_s = max(0.0, now - (attempt.started_at or now))
+        attempt = replace(attempt, exit_code=LOST_EXIT_CODE, duration_s=duration_s)
     attempt = replace(
         attempt,
         state=state,
@@ -93,7 +95,7 @@ def died(execution: Execution, reason: str, now: float, cost_usd: float) -> Exec
         reason=reason,
         cost_usd=max(attempt.cost_usd, cost_usd),
     )
-    return _with(execution, replace(attempt, **killed) if execution.killing else attempt, now)
+    return _with(execution, attempt, now)
 
 
 def retried(
@@ -154,12 +156,25 @@ def left(execution: Execution, others: Sequence[Task], now: float) -> Execution:
     )
 
 
+def abandoned(execution: Execution, now: float) -> Execution:
+    """Return a waiting execution that nobody shares any more: its last task went elsewhere."""
+    state = after(execution.state, Event.EXPIRE)
+    return replace(execution, state=state, modified_at=now, completed_at=now, abandoned_at=now)
+
+
 def same_ending(attempt: Attempt, update: TaskUpdate) -> bool:
     """Say whether a late final update only repeats what is known."""
-    if update.canceled or attempt.state is State.CANCELED:
-        return attempt.state is State.CANCELED
+    if update.canceled:
+        return attempt.state in {State.CANCELED, State.KILLED}
+    if attempt.state is State.CANCELED:
+        return False
     known = attempt.exit_code == (LOST_EXIT_CODE if update.exit_code is None else update.exit_code)
     return known and (update.duration_s is None or attempt.duration_s == update.duration_s)
+
+
+def back_off_s(streak: float, dice: float, longest_s: float) -> float:
+    """Return 2020's pause of an idle bot: longer after each poll without work, and one in twenty short."""
+    return 1.0 if dice < 0.05 else min(longest_s, 1.5 ** (min(streak, 10) + 1))
 
 
 def _is_offered(execution: Execution) -> bool:

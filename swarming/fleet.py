@@ -153,6 +153,12 @@ class Fleet:
         seat.queues = {}
 
 
+def must_end_by(info: BotInfo) -> float | None:
+    """Return when the bot will vanish (epoch seconds), if it says so: its user's word, from a clock we do not know."""
+    value = info.state.get("lease_expiration_ts")
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
 def _traits(info: BotInfo) -> matching.Traits:
     """Return what a bot is matched by; whatever it says, it is nobody else."""
     return {**matching.traits(info.dimensions), "id": frozenset({info.bot_id})}

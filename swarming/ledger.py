@@ -6,15 +6,16 @@ bot; decisions come from `decisions`. A change that somebody else was faster wit
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from isolate.clock import Clock
 from isolate.errors import Stale
-from swarming import decisions, ids
+from swarming import decisions
 from swarming.bots import BotEvent
 from swarming.doorbell import Doorbell
-from swarming.fleet import Fleet
+from swarming.fleet import Fleet, must_end_by
 from swarming.leases import Lease, Leases
 from swarming.model import Execution, Task
 from swarming.policy import Policy
@@ -22,7 +23,7 @@ from swarming.states import LIVE, Event, State
 from swarming.store import Change, Store
 
 _EVENT_OF_END = {State.BOT_DIED: "task_error", State.KILLED: "task_killed", State.CANCELED: "task_killed"}
-MAX_EVENTS = 20_000  # waiting to be written; they are for people, so the oldest are dropped beyond
+MAX_EVENTS = 50_000  # a few seconds' worth; they are for people, so beyond that the oldest are dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Ledger:
         self.fleet = Fleet()
         self.leases = Leases()
         self.parents: set[str] = set()  # runs that may have live children
-        self.events: list[BotEvent] = []
+        self.events: deque[BotEvent] = deque(maxlen=MAX_EVENTS)  # not written yet
 
     async def commit(self, changes: Sequence[Change], tasks: Sequence[Task] = ()) -> list[Execution]:
         """Store the changes and see to what follows; raises Stale."""
@@ -62,6 +63,7 @@ class Ledger:
                 return (await self.commit([Change(execution, wanted)]))[0]
             except Stale:
                 execution = await self.store.execution(execution.execution_id)
+                self.leases.refresh(execution)
 
     async def change_shared(
         self,
@@ -133,7 +135,7 @@ class Ledger:
 
         def decide(execution: Execution, attached: Sequence[Task]) -> tuple[Execution, Sequence[Task]] | None:
             attempt = execution.attempt
-            if attempt is None or attempt.run_id != run_id or attempt.session != lease.attempt.session:
+            if attempt is None or attempt.run_id != run_id or self.leases.of_run(run_id) is not lease:
                 return None
             if attempt.is_offer and not final:
                 return decisions.lapsed(execution, now), ()
@@ -166,13 +168,12 @@ class Ledger:
             version=info.version,
             quarantined=info.quarantined,
             maintenance=info.maintenance,
-            dimensions=info.dimensions,
-            state=info.state,
+            dimensions=info.dimensions if run_id is None else (),  # two events for each task: they have to be small
+            state=info.state if run_id is None else {},
             external_ip=info.external_ip,
             authenticated_as=info.authenticated_as,
         )
         self.events.append(event)
-        del self.events[:-MAX_EVENTS]
 
     def _settle(self, old: Execution | None, new: Execution) -> set[str]:
         """Bring the memory of this server in line with a stored change; returns the runs that ended by it."""
@@ -184,7 +185,7 @@ class Ledger:
             if (end := _attempt_of(new, run.run_id)) is not None:
                 self.note(run.bot_id, _EVENT_OF_END.get(end, "task_completed"), run_id=run.run_id)
         self.leases.refresh(new)
-        if new.is_claimable and (old is None or not old.is_claimable):
+        if new.is_claimable and (old is None or not old.is_claimable or old.queue != new.queue):
             self.announce(new)
         return {run.run_id} if run is not None and (new.state not in LIVE or new.is_claimable) else set()
 
@@ -196,14 +197,12 @@ class Ledger:
     def _may_have(self, bot_id: str, execution: Execution) -> bool:
         """Whether a waiting bot could be given `execution`, as far as is known without asking the store."""
         seat = self.fleet.get(bot_id)
-        return seat is not None and not (execution.needs_session and not seat.info.session)
+        if seat is None or (execution.needs_session and not seat.info.session):
+            return False
+        end_at, span_s = must_end_by(seat.info), execution.span_s
+        return end_at is None or (span_s is not None and self.clock.now() + span_s < end_at)
 
 
 def _attempt_of(execution: Execution, run_id: str) -> State | None:
     """Return how a run ended, None for an offer that left no trace."""
     return next((one.state for one in execution.attempts if one.run_id == run_id), None)
-
-
-def owner(run_id: str) -> str:
-    """Return the id of the execution a run belongs to; raises InvalidInput."""
-    return ids.task_id(run_id)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from isolate.errors import NotFound, Stale
 from swarming import ids, sharing
 from swarming.bots import BotEvent, BotInfo
-from swarming.model import Attempt, Execution, Task
+from swarming.model import Execution, Task
 from swarming.states import LIVE, State
 from swarming.store import (
     MAX_PAGE,
@@ -21,6 +21,7 @@ from swarming.store import (
     Offer,
     Page,
     Record,
+    RunRecord,
     Sort,
     Submission,
     Submitted,
@@ -159,13 +160,13 @@ class MemoryTaskStore:
         page = _page(found, query.sort.value, cursor, limit)
         return Page(tuple(self._record(task) for task in page.items), page.cursor)
 
-    async def runs_of(self, bot_id: str, cursor: str | None, limit: int) -> Page[tuple[Execution, Attempt]]:
-        found = [
-            ((float(_number(one.execution_id)), attempt.try_number), (one, attempt))
-            for one in self._executions.values()
-            for attempt in one.attempts
-            if attempt.bot_id == bot_id
-        ]
+    async def runs_of(self, bot_id: str, cursor: str | None, limit: int) -> Page[RunRecord]:
+        found = []
+        for one in self._executions.values():
+            for attempt in one.attempts:
+                if attempt.bot_id == bot_id:
+                    task = (await self.record_of_run(one.execution_id)).task
+                    found.append(((one.created_at, _number(one.execution_id)), RunRecord(task, one, attempt)))
         return _page(found, "run", cursor, limit)
 
     async def bots(self) -> list[BotInfo]:

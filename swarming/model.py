@@ -266,4 +266,8 @@ class Task:
     @property
     def expires_at(self) -> float:
         """When the last slice is overdue."""
-        return self.created_at + sum(part.expiration_s for part in self.request.slices)
+        return self.overdue_at(len(self.request.slices) - 1)
+
+    def overdue_at(self, index: int) -> float:
+        """Return when a slice is overdue: the times of those before it count, whether they were waited for or not."""
+        return self.created_at + sum(part.expiration_s for part in self.request.slices[: index + 1])

@@ -1,52 +1,39 @@
 """The scheduler: the one door to tasks and bots.
 
 The only family of modules with policy: `submission` (what becomes of a request), `dispatch` (what bots get and say),
-`reaping` (what time does), on top of `decisions` (pure), `fleet` and `leases` (what is known in memory). Knows no HTTP
-and no SQL; errors are those of `isolate.errors`.
+`reaping` (what time does), on top of `ledger` (every change and its consequences), `decisions` (pure), `fleet` and
+`leases` (what is known in memory). Knows no HTTP and no SQL; errors are those of `isolate.errors`.
 """
 
 from __future__ import annotations
 
+import random
+from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Protocol
 
-from swarming.bots import (
-    BotCount,
-    BotEvent,
-    BotHello,
-    BotInfo,
-    BotQuery,
-    Command,
-    TaskUpdate,
-    Updated,
-)
-from swarming.model import Attempt, Execution, FilesRef, Task, TaskRequest
+from isolate.clock import Clock
+from isolate.errors import NotFound
+from swarming import ids
+from swarming.bots import BotCount, BotEvent, BotHello, BotInfo, BotQuery, Command, TaskUpdate, Updated
+from swarming.dispatch import Dispatcher
+from swarming.doorbell import Doorbell
+from swarming.ledger import Canceled, Ledger
+from swarming.model import Attempt, Execution, Task, TaskRequest
+from swarming.policy import Policy
+from swarming.reaping import Reaper
 from swarming.states import State
-from swarming.store import Page, TaskQuery
+from swarming.store import MAX_PAGE, OutputStore, Page, Record, Store, TaskQuery
+from swarming.submission import Inputs, NoInputs, Submitter, normalized, terminate_request
 
-
-class Doorbell(Protocol):
-    """Wakes bots that wait for work; a hint, never the proof that there is some."""
-
-    def ring(self, queue: str) -> None:
-        """Wake the one that has waited longest among those listening to `queue`, if any."""
-        ...
-
-
-class Inputs(Protocol):
-    """Whether trees are whole, asked of the blob store."""
-
-    async def check(self, files: FilesRef) -> str | None:
-        """Return None for a tree that is whole (and keep it so), else the first missing path.
-
-        A tree on a server that is not ours is taken to be whole.
-        """
-        ...
+__all__ = ["Canceled", "Inputs", "Scheduler", "TaskView"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """A task, what it shares, and the attempt to show: the latest, or the one asked for by run id."""
+    """A task, what it shares, and the attempt to show: the latest, or the one asked for by run id.
+
+    An attempt that is only offered is not shown: the task waits. `execution.attempts` has every try.
+    """
 
     task: Task
     execution: Execution | None
@@ -60,36 +47,199 @@ class TaskView:
         return self.attempt.state if self.is_run and self.attempt is not None else self.task.state
 
 
-@dataclass(frozen=True, slots=True)
-class Canceled:
-    """What became of a wish to cancel."""
+class Scheduler:
+    """Takes tasks from clients and gives them to bots; every call is for one event loop.
 
-    ok: bool
-    was_running: bool
+    Call `start` before anything else, `tick` about every second, `close` at the end. Unknown ids raise NotFound, ids
+    that are none InvalidInput; any call may raise Unavailable or NoSpace.
+    """
 
+    def __init__(
+        self,
+        store: Store,
+        outputs: OutputStore,
+        doorbell: Doorbell,
+        clock: Clock,
+        policy: Policy | None = None,
+        inputs: Inputs | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._store, self._outputs, self._clock = store, outputs, clock
+        rng = rng or random.SystemRandom()
+        self._ledger = Ledger(store, doorbell, clock, policy or Policy())
+        self._submitter = Submitter(self._ledger, inputs or NoInputs(), rng)
+        self._dispatcher = Dispatcher(self._ledger, outputs, rng)
+        self._reaper = Reaper(self._ledger, self._dispatcher, self._submitter)
 
-class SchedulerApi(Protocol):
-    """What the REST API and the bot API call. The class `Scheduler` has exactly this."""
+    @property
+    def bot_death_s(self) -> float:
+        """How long an idle bot may be silent before it counts as dead."""
+        return self._ledger.policy.bot_death_s
 
-    async def start(self) -> None: ...
-    async def evaluate(self, request: TaskRequest) -> TaskRequest: ...
-    async def submit(self, request: TaskRequest) -> TaskView: ...
-    async def cancel(self, task_id: str, kill_running: bool) -> Canceled: ...
-    async def terminate(self, bot_id: str, user: str, authenticated: str) -> TaskView: ...
-    async def view(self, task_id: str) -> TaskView: ...
-    async def stdout(self, task_id: str, offset: int, length: int) -> tuple[bytes, State]: ...
-    async def search(self, query: TaskQuery, cursor: str | None, limit: int) -> Page[TaskView]: ...
-    async def handshake(self, hello: BotHello) -> BotInfo: ...
-    async def poll(self, hello: BotHello, wait_until: float | None) -> Command: ...
-    async def update(self, bot_id: str, session: str, run_id: str, update: TaskUpdate) -> Updated: ...
-    async def fail(self, bot_id: str, session: str, run_id: str, message: str) -> None: ...
-    async def event(self, hello: BotHello, event_type: str, message: str) -> None: ...
-    async def bots(self, query: BotQuery, cursor: str | None, limit: int) -> Page[BotInfo]: ...
-    async def count_bots(self, query: BotQuery) -> BotCount: ...
-    async def bot(self, bot_id: str) -> BotInfo: ...
-    async def bot_runs(self, bot_id: str, cursor: str | None, limit: int) -> Page[TaskView]: ...
+    async def start(self) -> None:
+        """Take up what the last process left; every lease gets its full time again."""
+        await self._reaper.start()
+
+    async def tick(self) -> None:
+        """Do what is due: lapses, deaths, expirations, ends of long polls, heartbeats to the store."""
+        await self._reaper.tick()
+
+    async def close(self) -> None:
+        """Release all long polls and write what is only in memory; the stores stay open."""
+        await self._dispatcher.close()
+        await self._reaper.flush()
+
+    # What clients ask.
+
+    def evaluate(self, request: TaskRequest) -> TaskRequest:
+        """Return the request as it would be stored, with normalized values and all tags; stores nothing."""
+        return normalized(request)
+
+    async def submit(self, request: TaskRequest) -> TaskView:
+        """Make a task of a request that obeys the rules of `wire_rules`; returns when it is durable.
+
+        The view shows what became of it: PENDING or RUNNING (it joined an equal one), COMPLETED and `deduped`, or
+        NO_RESOURCE. Equal request_uuid and identity within an hour: the task made first. Raises InvalidTask for inputs
+        that are incomplete and for a parent that does not exist.
+        """
+        submitted = await self._submitter.submit(request)
+        return _view(Record(submitted.task, submitted.execution))
+
+    async def terminate(self, bot_id: str, user: str = "", authenticated: str = "anonymous:anonymous") -> TaskView:
+        """Make a task that asks a bot to leave once it is idle."""
+        self._ledger.fleet.seat(bot_id)
+        return await self.submit(terminate_request(bot_id, user, authenticated))
+
+    async def cancel(self, task_id: str, kill_running: bool) -> Canceled:
+        """Cancel a task that waits; kill one that runs if `kill_running`. Takes run ids too; may be repeated.
+
+        A killed task stays RUNNING until its bot has stopped it, unless other tasks share the run: then it goes on
+        for them, and this task is KILLED at once.
+        """
+        return await self._ledger.cancel(ids.task_id(task_id), kill_running=kill_running)
+
+    async def view(self, task_id: str) -> TaskView:
+        """Return a task, or one of its runs for a run id."""
+        value, try_number = ids.unpack(task_id)
+        if try_number == 0:
+            return _view(await self._store.record(task_id))
+        record = await self._store.record_of_run(ids.pack(value))
+        execution = record.execution
+        attempts = () if execution is None else execution.attempts
+        attempt = next((one for one in attempts if one.run_id == task_id and not one.is_offer), None)
+        if attempt is None:
+            raise NotFound(f"Run {task_id} not found")
+        return TaskView(task=record.task, execution=execution, attempt=attempt, is_run=True, children=record.children)
+
+    async def stdout(self, task_id: str, offset: int, length: int) -> tuple[bytes, State]:
+        """Return up to `length` bytes of what a task (its latest try) or a run printed, and its state."""
+        view = await self.view(task_id)
+        if view.attempt is None:
+            return b"", view.state
+        lease = self._ledger.leases.of_run(view.attempt.run_id)
+        if lease is not None:
+            lease.watched_s = self._clock.monotonic()
+        return await self._outputs.read(view.attempt.run_id, offset, length), view.state
+
+    async def search(self, query: TaskQuery, cursor: str | None, limit: int) -> Page[TaskView]:
+        """Return tasks, newest first."""
+        page = await self._store.search(query, cursor, limit)
+        return Page(tuple(_view(record) for record in page.items), page.cursor)
+
+    # What bots say; see `dispatch`.
+
+    async def handshake(self, hello: BotHello) -> BotInfo:
+        """Note a bot that started: capacity from now on. A new session under a known id ends its predecessor's run."""
+        return await self._dispatcher.handshake(hello)
+
+    async def poll(self, hello: BotHello, wait_until: float | None = None) -> Command:
+        """Return what the bot shall do; wait for work until `wait_until` (monotonic time of the clock) if given.
+
+        Asking again before the first update gives the same run. Raises LeaseLost for a session that was replaced.
+        """
+        return await self._dispatcher.poll(hello, wait_until)
+
+    async def update(self, bot_id: str, session: str, run_id: str, update: TaskUpdate) -> Updated:
+        """Take in a report; the first one accepts the offer. Returns when output and ending are durable.
+
+        Repeating the same ending is fine. Raises LeaseLost when the run is not this session's any more (a bot of
+        2020, session "", is told to stop instead), InvalidTask for a report that contradicts itself.
+        """
+        return await self._dispatcher.update(bot_id, session, run_id, update)
+
+    async def fail(self, bot_id: str, session: str, run_id: str, message: str) -> None:
+        """End a run that its bot could not bring to an end: BOT_DIED, without another try. Raises LeaseLost."""
+        await self._dispatcher.fail(bot_id, session, run_id, message)
+
+    async def event(self, hello: BotHello, event_type: str, message: str) -> None:
+        """Note something a bot wants people to know; raises InvalidInput for a type that is not for bots."""
+        await self._dispatcher.event(hello, event_type, message)
+
+    # What people ask about bots; answered from memory.
+
+    async def bot(self, bot_id: str) -> BotInfo:
+        """Return what is known of a bot."""
+        return self._ledger.fleet.seat(bot_id).info
+
+    async def bots(self, query: BotQuery, cursor: str | None, limit: int) -> Page[BotInfo]:
+        """Return the bots that match, by id; the cursor is the id of the last one."""
+        found = [info for info in (seat.info for seat in self._ledger.fleet) if _matches(info, query)]
+        start = 0 if cursor is None else bisect_right(found, cursor, key=lambda info: info.bot_id)
+        page = found[start : start + max(1, min(limit, MAX_PAGE))]
+        more = start + len(page) < len(found)
+        return Page(tuple(page), page[-1].bot_id if more else None)
+
+    async def count_bots(self, query: BotQuery) -> BotCount:
+        """Return how many bots match, and what they are."""
+        found = [info for info in (seat.info for seat in self._ledger.fleet) if _matches(info, query)]
+        return BotCount(
+            total=len(found),
+            quarantined=sum(bool(info.quarantined) for info in found),
+            maintenance=sum(bool(info.maintenance) for info in found),
+            dead=sum(info.is_dead for info in found),
+            busy=sum(info.run_id is not None for info in found),
+        )
+
+    async def bot_runs(self, bot_id: str, cursor: str | None, limit: int) -> Page[TaskView]:
+        """Return the runs a bot had, newest first."""
+        page = await self._store.runs_of(bot_id, cursor, limit)
+        return Page(
+            tuple(
+                TaskView(task=run.task, execution=run.execution, attempt=run.attempt, is_run=True) for run in page.items
+            ),
+            page.cursor,
+        )
+
     async def bot_events(
         self, bot_id: str, start: float | None, end: float | None, cursor: str | None, limit: int
-    ) -> Page[BotEvent]: ...
-    async def forget_bot(self, bot_id: str) -> None: ...
-    async def tick(self) -> None: ...
+    ) -> Page[BotEvent]:
+        """Return what happened to a bot, newest first; events of the last seconds may not be there yet."""
+        return await self._store.events(bot_id, start, end, cursor, limit)
+
+    async def forget_bot(self, bot_id: str) -> None:
+        """Forget a bot; if it is alive it is back with its next poll."""
+        self._ledger.fleet.seat(bot_id)
+        await self._store.forget_bot(bot_id)
+        self._ledger.fleet.forget(bot_id)
+
+
+def _view(record: Record) -> TaskView:
+    attempts = () if record.execution is None else record.execution.attempts
+    shown = [attempt for attempt in attempts if not attempt.is_offer]
+    return TaskView(
+        task=record.task,
+        execution=record.execution,
+        attempt=shown[-1] if shown else None,
+        children=record.children,
+    )
+
+
+def _matches(info: BotInfo, query: BotQuery) -> bool:
+    flat = {(key, value) for key, values in info.dimensions for value in values}
+    return (
+        flat.issuperset(query.dimensions)
+        and (query.quarantined is None or bool(info.quarantined) is query.quarantined)
+        and (query.in_maintenance is None or bool(info.maintenance) is query.in_maintenance)
+        and (query.is_dead is None or info.is_dead is query.is_dead)
+        and (query.is_busy is None or (info.run_id is not None) is query.is_busy)
+    )

@@ -87,6 +87,15 @@ class Record:
     children: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """An attempt, its execution, and a task that has or had a share in it: see `record_of_run`."""
+
+    task: Task
+    execution: Execution
+    attempt: Attempt
+
+
 class Sort(Enum):
     """What is newest first."""
 
@@ -230,7 +239,7 @@ class TaskHistory(Protocol):
         """
         ...
 
-    async def runs_of(self, bot_id: str, cursor: str | None, limit: int) -> Page[tuple[Execution, Attempt]]:
+    async def runs_of(self, bot_id: str, cursor: str | None, limit: int) -> Page[RunRecord]:
         """Return the attempts of a bot, newest execution first, cursors as for `search`; offers are included."""
         ...
 

@@ -1,0 +1,301 @@
+"""What bots get and say: handshakes, polls, updates, errors.
+
+Knows no HTTP and no request of a client. A poll answers with an offer; the offer becomes a run with the bot's first
+update. Whatever a bot says is fenced by (bot id, session, run id): one that lost its run learns it here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import random
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from isolate.errors import InvalidInput, InvalidTask, LeaseLost, NotFound
+from swarming import decisions, ids
+from swarming.bots import BotHello, BotInfo, Command, Run, Sleep, TaskUpdate, Terminate, Updated
+from swarming.doorbell import Listening
+from swarming.fleet import Seat, must_end_by
+from swarming.leases import Lease
+from swarming.ledger import Ledger
+from swarming.model import Attempt, Execution
+from swarming.states import State
+from swarming.store import Offer, OutputStore
+
+T = TypeVar("T")
+BOT_EVENTS = frozenset({"bot_error", "bot_log", "bot_rebooting", "bot_shutdown"})
+
+
+class Dispatcher:
+    """Serves the bots."""
+
+    def __init__(self, ledger: Ledger, outputs: OutputStore, rng: random.Random) -> None:
+        self._ledger, self._outputs, self._rng = ledger, outputs, rng
+        self._until: list[tuple[float, int, Listening]] = []  # heap of long polls by the time they end
+        self._order = itertools.count()
+        self._unbroken: set[asyncio.Task[Any]] = set()
+
+    async def handshake(self, hello: BotHello) -> BotInfo:
+        """Note a bot that started; one under a known id ends what its predecessor did."""
+        info = (await self._welcome(hello, is_start=True)).info
+        self._ledger.note(hello.bot_id, "bot_connected")
+        return info
+
+    async def poll(self, hello: BotHello, wait_until: float | None) -> Command:
+        """Return what the bot shall do; with `wait_until` (monotonic) wait so long for work.
+
+        Raises LeaseLost for a session that was replaced by another.
+        """
+        seat = await self._welcome(hello, is_start=False)
+        if seat.waiting is not None:
+            seat.waiting.release()  # its connection broke, or it would not ask again
+        if seat.info.quarantined or seat.info.maintenance:
+            return self._sleep(seat, quarantined=True)
+        waits = wait_until is not None and wait_until > self._ledger.clock.monotonic()
+        with self._ledger.doorbell.listen(hello.bot_id, seat.queues) as listener:
+            seat.waiting = listener
+            if waits and wait_until is not None:
+                heapq.heappush(self._until, (wait_until, next(self._order), listener))
+            try:
+                return await self._next(seat, hello.session, listener, waits=waits)
+            finally:
+                if seat.waiting is listener:
+                    seat.waiting = None
+
+    def release(self, now_s: float | None) -> None:
+        """End the long polls whose time has come by `now_s` (monotonic); None ends all."""
+        while self._until and (now_s is None or self._until[0][0] <= now_s):
+            heapq.heappop(self._until)[2].release()
+
+    async def update(self, bot_id: str, session: str, run_id: str, update: TaskUpdate) -> Updated:
+        """Take in what a bot reports of its run; raises LeaseLost, InvalidTask, NotFound."""
+        _check(update)
+        lease = self._lease(bot_id, session, run_id)
+        if lease is None:
+            return await self._late(bot_id, session, run_id, update)
+        self._hear(lease, update)
+        try:
+            if lease.attempt.is_offer and (update.output or not update.is_final):
+                await self._advance(lease, update, is_final=False)
+            if update.output:
+                await self._outputs.append(run_id, update.output_start, update.output)
+            if update.is_final:
+                await self._advance(lease, update, is_final=True)
+        except LeaseLost:
+            return await self._late(bot_id, session, run_id, update)
+        if not update.is_final and self._lease(bot_id, session, run_id) is None:
+            return await self._late(bot_id, session, run_id, update)
+        return Updated(lease.execution.killing and not update.is_final, self._update_every_s(lease))
+
+    async def fail(self, bot_id: str, session: str, run_id: str, message: str) -> None:
+        """End a run that its bot could not bring to an end: final, whatever the reason. Raises LeaseLost."""
+        lease = self._lease(bot_id, session, run_id)
+        if lease is not None:
+            await self._ledger.end_lease(lease, message, final=True)
+            return
+        attempt = await self._attempt(run_id)
+        if attempt is None or attempt.bot_id != bot_id or attempt.session != session:
+            raise LeaseLost(f"Run {run_id} is not of bot {bot_id}")
+        if attempt.state not in {State.BOT_DIED, State.KILLED}:
+            raise LeaseLost(f"Run {run_id} is over")
+
+    async def event(self, hello: BotHello, event_type: str, message: str) -> None:
+        """Note what a bot wants to be known; raises InvalidInput."""
+        if event_type not in BOT_EVENTS:
+            raise InvalidInput("Unsupported event type")
+        await self._welcome(hello, is_start=False)
+        self._ledger.note(hello.bot_id, event_type, message)
+
+    def _update_every_s(self, lease: Lease) -> float:
+        """Return how often the bot shall report: often while somebody watches, less often under load."""
+        ledger, policy = self._ledger, self._ledger.policy
+        watched = lease.watched_s is not None and ledger.clock.monotonic() - lease.watched_s < policy.watched_s
+        wanted_s = 0.0 if watched else len(ledger.leases) / policy.updates_per_s
+        return min(max(wanted_s, policy.min_update_s), policy.max_update_s)
+
+    def silence_s(self, execution: Execution) -> float:
+        """Return how long the bot that runs `execution` may be silent."""
+        is_ours = bool(execution.attempts[-1].session)
+        legacy_s = 0.0 if is_ours else self._ledger.policy.legacy_ping_tolerance_s
+        return max(execution.tolerance_s, legacy_s)
+
+    def offer_s(self, session: str) -> float:
+        """Return how long a bot may take to answer an offer."""
+        return self._ledger.policy.offer_s if session else self._ledger.policy.legacy_offer_s
+
+    async def close(self) -> None:
+        """End all long polls, and wait for claims that were under way."""
+        self.release(None)
+        while self._unbroken:
+            await asyncio.wait(self._unbroken)
+
+    def _lease(self, bot_id: str, session: str, run_id: str) -> Lease | None:
+        """Return the lease for a run if it is this bot's."""
+        lease = self._ledger.leases.of_run(run_id)
+        return lease if lease is not None and lease.is_of(bot_id, session) else None
+
+    async def _welcome(self, hello: BotHello, *, is_start: bool) -> Seat:
+        """Seat the bot; ends the work of an earlier session, and refuses one that was replaced."""
+        ledger = self._ledger
+        seat = ledger.fleet.get(hello.bot_id)
+        is_new = seat is None or seat.info.session != hello.session
+        if not is_start and is_new and seat is not None and hello.session in seat.info.former_sessions:
+            raise LeaseLost(f"Bot {hello.bot_id} was started again elsewhere: this session was replaced")
+        seat = ledger.fleet.welcome(hello, ledger.clock.now(), ledger.clock.monotonic())
+        # A bot of 2020 shakes hands only when it starts, so its predecessor is gone, too.
+        if is_new or (is_start and not hello.session):
+            lease = ledger.leases.of_bot(hello.bot_id)
+            if lease is not None:
+                await ledger.end_lease(lease, "Bot was started again")
+        if is_new or seat.is_changed:
+            seat.is_changed = seat.is_heard = False
+            await ledger.store.save_bots([seat.info])
+        return seat
+
+    async def _next(self, seat: Seat, session: str, listener: Listening, *, waits: bool) -> Command:
+        """Return the next command, waiting for rings if `waits`."""
+        while True:
+            listener.rearm()
+            async with seat.lock:
+                if seat.info.session != session:
+                    raise LeaseLost(f"Bot {seat.info.bot_id} was started again elsewhere: this session was replaced")
+                command = self._again(seat) or await self._claim(seat)
+            if command is not None:
+                return command
+            if not waits:
+                return self._sleep(seat)
+            if not await listener.rung():
+                return Sleep(0.0)
+
+    def _again(self, seat: Seat) -> Command | None:
+        """Return the offer this bot has already: its reply was lost. While it runs something it gets no more."""
+        lease = self._ledger.leases.of_bot(seat.info.bot_id)
+        if lease is None:
+            return None
+        if not lease.attempt.is_offer:
+            return self._sleep(seat)
+        lease.heard_s = self._ledger.clock.monotonic()
+        return _command(lease.execution)
+
+    async def _claim(self, seat: Seat) -> Command | None:
+        """Take the next execution for a bot, if there is one."""
+        ledger, info = self._ledger, seat.info
+        now, end_at = ledger.clock.now(), must_end_by(seat.info)
+        if not seat.queues or (end_at is not None and end_at <= now):
+            return None
+        attempt = Attempt(
+            run_id="",
+            try_number=0,
+            bot_id=info.bot_id,
+            session=info.session,
+            bot_version=info.version,
+            bot_dimensions=info.dimensions,
+            offered_at=now,
+        )
+        offer = Offer(attempt=attempt, has_session=bool(info.session), must_end_by=end_at)
+        # A poll may be cancelled when its connection breaks; the lease must be known here if the store gives one.
+        execution = await self._unbreakable(self._claimed(list(seat.queues), offer))
+        return None if execution is None else _command(execution)
+
+    async def _claimed(self, queues: list[str], offer: Offer) -> Execution | None:
+        ledger = self._ledger
+        execution = await ledger.store.claim(queues, offer)
+        if execution is None:
+            return None
+        ledger.leases.add(Lease(execution, ledger.clock.monotonic(), self.offer_s(offer.attempt.session)))
+        run_id = execution.attempts[-1].run_id
+        seat = ledger.fleet.get(offer.attempt.bot_id)
+        if seat is not None:
+            seat.info = replace(seat.info, run_id=run_id, task_name=execution.task_name)
+        is_terminate = execution.properties.is_terminate
+        ledger.note(offer.attempt.bot_id, "bot_terminate" if is_terminate else "request_task", run_id=run_id)
+        return execution
+
+    async def _unbreakable(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await `work`, which goes on to its end even if the caller is cancelled."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._unbroken.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._unbroken.discard(task)
+        if not task.cancelled():
+            task.exception()  # the caller has it, unless it is gone: then nobody wants it
+
+    async def _advance(self, lease: Lease, update: TaskUpdate, *, is_final: bool) -> None:
+        """Store that a run began, or ended, or both; raises LeaseLost when it is not this bot's any more."""
+        ledger, now, run_id = self._ledger, self._ledger.clock.now(), lease.run_id
+        bot_id, session = lease.attempt.bot_id, lease.attempt.session
+
+        def decide(execution: Execution) -> Execution | None:
+            attempt = next((one for one in execution.attempts if one.run_id == run_id), None)
+            if attempt is None or attempt.bot_id != bot_id or attempt.session != session:
+                raise LeaseLost(f"Run {run_id} was taken from this bot")
+            if attempt.state is State.PENDING:
+                execution = decisions.accepted(execution, now)
+            elif attempt.state is not State.RUNNING:
+                if is_final and decisions.same_ending(attempt, update):
+                    return None
+                raise LeaseLost(f"Run {run_id} is over")
+            return decisions.finished(execution, update, now, lease.cost_usd) if is_final else execution
+
+        await ledger.change(lease.execution, decide)
+        if not is_final:
+            lease.silence_s = self.silence_s(lease.execution)
+            lease.heard_s = ledger.clock.monotonic()
+
+    def _hear(self, lease: Lease, update: TaskUpdate) -> None:
+        ledger = self._ledger
+        lease.heard_s = ledger.clock.monotonic()
+        lease.heard_again = lease.heard_again or not lease.attempt.is_offer
+        lease.cost_usd = max(lease.cost_usd, update.cost_usd or 0.0)
+        seat = ledger.fleet.get(lease.attempt.bot_id)
+        if seat is not None:
+            ledger.fleet.hear(seat, ledger.clock.now(), ledger.clock.monotonic())
+
+    async def _attempt(self, run_id: str) -> Attempt | None:
+        """Return a stored attempt; None when the run or its offer left no trace."""
+        try:
+            execution = await self._ledger.store.execution(ids.task_id(run_id))
+        except NotFound:
+            return None
+        return next((one for one in execution.attempts if one.run_id == run_id), None)
+
+    async def _late(self, bot_id: str, session: str, run_id: str, update: TaskUpdate) -> Updated:
+        """Answer a bot that has no lease: a repeated ending is fine, a bot of 2020 is told to stop."""
+        attempt = await self._attempt(run_id)
+        own = attempt is not None and attempt.bot_id == bot_id and attempt.session == session
+        if update.is_final and attempt is not None and own and decisions.same_ending(attempt, update):
+            return Updated(must_stop=False, update_every_s=self._ledger.policy.max_update_s)
+        if not session and (not update.is_final or update.canceled):
+            return Updated(must_stop=True, update_every_s=self._ledger.policy.max_update_s)
+        raise LeaseLost(
+            f"Run {run_id} was taken from bot {bot_id}" if attempt is None or not own else f"Run {run_id} is over"
+        )
+
+    def _sleep(self, seat: Seat, *, quarantined: bool = False) -> Sleep:
+        """Return how long a bot shall wait before it asks again."""
+        streak = seat.info.state.get("sleep_streak")
+        known = streak if isinstance(streak, int | float) and streak > 0 else 0
+        return Sleep(decisions.back_off_s(known, self._rng.random(), self._ledger.policy.max_sleep_s), quarantined)
+
+
+def _command(execution: Execution) -> Command:
+    attempt = execution.attempts[-1]
+    return Terminate(attempt.run_id) if execution.properties.is_terminate else Run(execution, attempt)
+
+
+def _check(update: TaskUpdate) -> None:
+    """Raise InvalidTask for an update that breaks a rule of 2020's."""
+    if (update.exit_code is None) != (update.duration_s is None) and not update.canceled:
+        raise InvalidTask("had unexpected duration; expected iff a command completes")
+    if update.stats is not None and update.duration_s is None:
+        raise InvalidTask("performance stats are expected only when a command completes")
+    if (update.duration_s or 0) < 0 or (update.cost_usd or 0) < 0:
+        raise InvalidTask("duration and cost must not be negative")
+    if update.output_start < 0:
+        raise InvalidTask("output_chunk_start must not be negative")
