@@ -59,8 +59,9 @@ class Gate:
         self._closed = False
 
     @property
-    def is_closed(self) -> bool:
-        return self._closed
+    def own_servers(self) -> Collection[str]:
+        """Every URL of this server."""
+        return self._guard.origins
 
     def close(self) -> None:
         """Answer 503 to everything from now on; what is inside already goes on."""
