@@ -1,0 +1,108 @@
+"""The files that tasks left behind, brought into one folder per shard through one cache.
+
+Knows no tasks: it is told where a tree is and the number of its shard. The invariant: a file appears under its name
+whole or not at all, an older one of the same name is replaced, and nothing else in the folder is touched, so that a
+collection may be repeated, also after it was interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import shutil
+import tempfile
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from isolate import __version__
+from isolate.cas.cache import CachePolicy, LocalCache
+from isolate.cas.digest import Namespace
+from isolate.cas.remote import HttpStore
+from isolate.clock import SystemClock
+from isolate.errors import InvalidInput, NoSpace
+from isolate.fetch import fetch
+from isolate.http import HttpClient
+from isolate.monitor import Monitor
+from run_isolated.mapper import How, Plan, apply, plan
+from swarming.client import OutputsRef
+
+# What the tools of 2020 keep on a user's machine.
+POLICY = CachePolicy(max_bytes=50 << 30, max_items=100_000, min_free_bytes=2 << 30, max_age_s=21 * 24 * 3600)
+
+
+class OutputDownloader:
+    """Brings outputs below one directory; an async context that owns the connections and caches it opened."""
+
+    def __init__(self, directory: Path, cache: Path, path_filter: str | None, monitor: Monitor) -> None:
+        """Raises InvalidInput when `path_filter` is no regular expression; it is matched at the start of paths."""
+        self._directory, self._cache_root, self._monitor = directory, cache, monitor
+        try:
+            self._wanted = re.compile(path_filter or "")
+        except re.error as error:
+            raise InvalidInput(f"--filepath-filter {path_filter!r} is no regular expression: {error}") from error
+        self._stack = AsyncExitStack()
+        self._places: dict[tuple[str, str], tuple[HttpStore, LocalCache]] = {}
+        self._opening = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def fetch(self, index: int, outputs: OutputsRef) -> None:
+        """Bring one tree into `<directory>/<index>`; raises what `isolate.fetch` does, NoSpace, InvalidInput."""
+        store, cache = await self._place(outputs)
+        fetched = await fetch(store, cache, outputs.isolated, self._monitor)
+        try:
+            entries = tuple(entry for entry in fetched.manifest.entries if self._wanted.match(entry.path))
+            manifest = replace(fetched.manifest, entries=entries)
+            await asyncio.to_thread(self._write, plan(manifest), cache, self._directory / str(index))
+        except OSError as error:
+            kind = NoSpace if error.errno in {errno.ENOSPC, errno.EDQUOT} else InvalidInput
+            raise kind(f"Cannot write outputs to {self._directory}: {error.strerror}") from error
+        finally:
+            await asyncio.to_thread(fetched.pin.release)
+
+    async def _place(self, outputs: OutputsRef) -> tuple[HttpStore, LocalCache]:
+        """Return the store and the cache for outputs that are on one server, in one namespace."""
+        async with self._opening:
+            key = (outputs.server, outputs.namespace)
+            if key not in self._places:
+                namespace = Namespace.parse(outputs.namespace)
+                http = HttpClient(outputs.server, user_agent=f"swarming/{__version__}", monitor=self._monitor)
+                store = HttpStore(await self._stack.enter_async_context(http), namespace)
+                cache = await asyncio.to_thread(
+                    LocalCache.open, self._cache_root, namespace, POLICY, SystemClock(), self._monitor
+                )
+                self._stack.enter_context(cache)
+                self._stack.callback(cache.trim)
+                self._places[key] = store, cache
+            return self._places[key]
+
+    def _write(self, tree: Plan, cache: LocalCache, folder: Path) -> None:
+        """Make the tree beside `folder`, then move it in, file by file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=self._directory))
+        try:
+            apply(tree, cache, staging / "tree", How.COPY)
+            _merge(staging / "tree", folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Move everything in `source` into `target`, replacing files and links; folders are joined, never followed."""
+    for entry in os.scandir(source):
+        place = target / entry.name
+        if entry.is_dir(follow_symlinks=False):
+            if place.is_symlink():
+                place.unlink()
+            place.mkdir(exist_ok=True)
+            _merge(Path(entry.path), place)
+        else:
+            os.replace(entry.path, place)
