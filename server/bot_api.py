@@ -19,7 +19,7 @@ from server.middleware import IDENTITY, own_servers, reply, server_url
 from server.problem import error_headers, status_of
 from swarming import wire, wire_bot
 from swarming.bots import BotHello, Sleep
-from swarming.scheduler import SchedulerApi
+from swarming.scheduler import Scheduler
 
 BASE = "/swarming/api/v1/bot"
 SESSION_HEADER = "X-Isolate-Session"
@@ -35,45 +35,49 @@ class WaitingPolls:
     """The long polls in progress: ended together when the server drains, and one by one when their bot is gone."""
 
     def __init__(self) -> None:
-        self._tasks: dict[asyncio.Task[Any], web.Request] = {}
+        self._requests: dict[asyncio.Task[Any], web.Request] = {}
+        self._ended: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     def release(self) -> None:
         """End all of them, and every later one at once."""
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
+        for task in self._requests:
+            self._end(task)
 
     async def drop_gone(self) -> None:
         """End those whose connection is closed, so that no task is offered to nobody."""
-        for task, request in self._tasks.items():
+        for task, request in self._requests.items():
             if request.transport is None or request.transport.is_closing():
-                task.cancel()
+                self._end(task)
 
-    async def wait(self, request: web.Request, poll: Awaitable[Any]) -> Any:
+    async def wait(self, request: web.Request, poll: Callable[[], Awaitable[Command]]) -> Command:
         """Return what `poll` gives, or RELEASED."""
-
-        async def run() -> Any:
-            return await poll
-
-        if self._closed:
-            if asyncio.iscoroutine(poll):
-                poll.close()
+        task = asyncio.current_task()
+        if self._closed or task is None:
             return RELEASED
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(run(), name="long poll")
-            self._tasks[task] = request
-            try:
-                await asyncio.wait([task])
-            finally:
-                del self._tasks[task]
-        return RELEASED if task.cancelled() else task.result()
+        self._requests[task] = request
+        try:
+            return await poll()
+        except asyncio.CancelledError:
+            if task not in self._ended:
+                raise
+            task.uncancel()  # it was only the waiting that ended, and the bot shall hear so
+            return RELEASED
+        finally:
+            del self._requests[task]
+            self._ended.discard(task)
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        if task not in self._ended:
+            self._ended.add(task)
+            task.cancel()
 
 
 class BotApi:
     """Handlers over one scheduler."""
 
-    def __init__(self, scheduler: SchedulerApi, clock: Clock, version: str, polls: WaitingPolls) -> None:
+    def __init__(self, scheduler: Scheduler, clock: Clock, version: str, polls: WaitingPolls) -> None:
         self._scheduler, self._clock, self._version, self._polls = scheduler, clock, version, polls
 
     def routes(self) -> list[web.RouteDef]:
@@ -113,7 +117,7 @@ class BotApi:
         wait_s = _wait_s(request)
         if wait_s:
             until = self._clock.monotonic() + wait_s
-            command = await self._polls.wait(request, self._scheduler.poll(hello, until))
+            command = await self._polls.wait(request, lambda: self._scheduler.poll(hello, until))
         else:
             command = await self._scheduler.poll(hello, None)
         identity = request[IDENTITY].name

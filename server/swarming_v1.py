@@ -17,8 +17,7 @@ from isolate.errors import InvalidInput
 from server.middleware import IDENTITY, own_servers, reply, server_url
 from server.performance import performance_stats
 from swarming import wire, wire_in, wire_new, wire_out, wire_query
-from swarming.policy import Policy
-from swarming.scheduler import SchedulerApi, TaskView
+from swarming.scheduler import Scheduler, TaskView
 from swarming.store import MAX_PAGE, TaskQuery
 
 BASES = ("/_ah/api/swarming/v1", "/api/swarming/v1")
@@ -31,8 +30,8 @@ AVAILABLE = {"cancel_task", "delete_bot", "terminate_bot"}  # of these, what thi
 class ClientApi:
     """Handlers over one scheduler."""
 
-    def __init__(self, scheduler: SchedulerApi, policy: Policy, clock: Clock, version: str) -> None:
-        self._scheduler, self._policy, self._clock, self._version = scheduler, policy, clock, version
+    def __init__(self, scheduler: Scheduler, clock: Clock, version: str) -> None:
+        self._scheduler, self._clock, self._version = scheduler, clock, version
 
     def routes(self) -> list[web.RouteDef]:
         """Return every route of this API."""
@@ -64,7 +63,7 @@ class ClientApi:
         asked = wire_new.new_task(await request.read(), request[IDENTITY].name, own_servers(request))
         out = self._outbox(request)
         if asked.evaluate_only:
-            return reply({"request": out.request(await self._scheduler.evaluate(asked.request))})
+            return reply({"request": out.request(self._scheduler.evaluate(asked.request))})
         view = await self._scheduler.submit(asked.request)
         task = view.task
         body = {"request": out.request(task.request, task), "task_id": task.task_id, "task_result": out.result(view)}
@@ -129,7 +128,7 @@ class ClientApi:
         page = await self._scheduler.bots(wire_query.bot_query(query), wire_query.cursor(query), wire.limit(query))
         items = [wire_out.bot_info(bot) for bot in page.items]
         body = wire_out.page(items, page.cursor, self._clock.now())
-        return reply(body | {"death_timeout": wire.str64(int(self._policy.bot_death_s))})
+        return reply(body | {"death_timeout": wire.str64(int(self._scheduler.bot_death_s))})
 
     async def count_bots(self, request: web.Request) -> web.Response:
         found = await self._scheduler.count_bots(wire_query.bot_query(_query(request)))

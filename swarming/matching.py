@@ -7,7 +7,7 @@ task is in one queue; what it means is expanded here, where a bot is matched.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,13 +20,8 @@ _NOTHING: frozenset[str] = frozenset()
 _ANYWHERE: Bucket = ("", "")
 
 
-def normalized(dimensions: Iterable[tuple[str, str]]) -> Pairs:
-    """Return dimensions sorted, without repetition, the alternatives of each value sorted too."""
-    return tuple(sorted({(key, "|".join(sorted(set(value.split("|"))))) for key, value in dimensions}))
-
-
 def queue_key(dimensions: Pairs) -> str:
-    """Return the key of the queue of tasks that ask for these (normalized) dimensions."""
+    """Return the key of the queue of tasks with these dimensions, which are sorted, each value's alternatives too."""
     return json.dumps(dimensions, separators=(",", ":"), ensure_ascii=False)
 
 

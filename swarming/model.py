@@ -76,7 +76,7 @@ class Containment:
 class TaskProperties:
     """What to run and where: everything that decides the result, and nothing else."""
 
-    dimensions: Pairs  # sorted; a value `a|b` is met by either
+    dimensions: Pairs  # sorted, the alternatives too; a value `a|b` is met by either
     command: tuple[str, ...] = ()
     extra_args: tuple[str, ...] = ()
     relative_cwd: str = ""

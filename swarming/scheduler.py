@@ -23,7 +23,7 @@ from swarming.policy import Policy
 from swarming.reaping import Reaper
 from swarming.states import State
 from swarming.store import MAX_PAGE, OutputStore, Page, Record, Store, TaskQuery
-from swarming.submission import Inputs, NoInputs, Submitter, normalized, terminate_request
+from swarming.submission import Inputs, NoInputs, Submitter, terminate_request
 
 __all__ = ["Canceled", "Inputs", "Scheduler", "TaskView"]
 
@@ -91,9 +91,9 @@ class Scheduler:
 
     # What clients ask.
 
-    def evaluate(self, request: TaskRequest) -> TaskRequest:
-        """Return the request as it would be stored, with normalized values and all tags; stores nothing."""
-        return normalized(request)
+    async def evaluate(self, request: TaskRequest) -> TaskRequest:
+        """Return the request as it would be stored, with all tags; stores nothing. Raises as `submit` does."""
+        return await self._submitter.checked(request)
 
     async def submit(self, request: TaskRequest) -> TaskView:
         """Make a task of a request that obeys the rules of `wire_rules`; returns when it is durable.

@@ -1,4 +1,4 @@
-"""What becomes of a request: normalized, checked against the blob store, then reused, joined, queued or refused.
+"""What becomes of a request: tagged, checked against the blob store, then reused, joined, queued or refused.
 
 Knows no bot and no message. The store decides in one step whether an equal task is there already; what is decided
 before that is which slice to queue and whether the inputs (and the outputs of a reusable result) are whole.
@@ -39,9 +39,8 @@ class NoInputs:
         return None
 
 
-def normalized(request: TaskRequest) -> TaskRequest:
-    """Return the request in canonical form, with the automatic tags."""
-    slices = tuple(replace(part, properties=_normalized(part.properties)) for part in request.slices)
+def tagged(request: TaskRequest) -> TaskRequest:
+    """Return the request with the automatic tags: one for each of its facts and alternatives of dimensions."""
     tags = {
         *request.tags,
         *request.server_tags,
@@ -50,20 +49,10 @@ def normalized(request: TaskRequest) -> TaskRequest:
         f"service_account:{request.service_account or 'none'}",
         f"user:{request.user or 'none'}",
     }
-    for part in slices:
+    for part in request.slices:
         for key, value in part.properties.dimensions:
             tags.update(f"{key}:{one}" for one in value.split("|"))
-    return replace(request, slices=slices, tags=tuple(sorted(tags)))
-
-
-def _normalized(properties: TaskProperties) -> TaskProperties:
-    return replace(
-        properties,
-        dimensions=matching.normalized(properties.dimensions),
-        env=tuple(sorted(properties.env)),
-        env_prefixes=tuple(sorted(properties.env_prefixes)),
-        caches=tuple(sorted(properties.caches, key=lambda cache: cache.name)),
-    )
+    return replace(request, tags=tuple(sorted(tags)))
 
 
 def terminate_request(bot_id: str, user: str, authenticated: str) -> TaskRequest:
@@ -87,11 +76,16 @@ class Submitter:
         self._ledger, self._inputs, self._rng = ledger, inputs, rng
         self._last_rank = 0
 
+    async def checked(self, request: TaskRequest) -> TaskRequest:
+        """Return the request as it is stored; raises InvalidTask for inputs that are incomplete, or no such parent."""
+        request = tagged(await self._with_parent(request))
+        await self._check_inputs(request)
+        return request
+
     async def submit(self, request: TaskRequest) -> Submitted:
         """Store a task for the request and see that a bot hears of it; raises InvalidTask."""
         ledger = self._ledger
-        request = normalized(await self._with_parent(request))
-        await self._check_inputs(request)
+        request = await self.checked(request)
         now = ledger.clock.now()
         since = now - ledger.policy.reusable_task_age_s
         hashes = [task_hash(one.properties) if one.properties.idempotent else None for one in request.slices]

@@ -20,7 +20,7 @@ from server.pages.html import Html, facts, join, link, table, tag
 from server.problem import status_of
 from swarming import wire, wire_query
 from swarming.bots import BotQuery
-from swarming.scheduler import SchedulerApi, TaskView
+from swarming.scheduler import Scheduler, TaskView
 
 POLICY = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 # Output of tasks is shown as it is, by itself: even a browser that takes it for a page gives it no rights.
@@ -45,7 +45,7 @@ Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Pages:
     """Handlers over one scheduler."""
 
-    def __init__(self, scheduler: SchedulerApi, clock: Clock, version: str) -> None:
+    def __init__(self, scheduler: Scheduler, clock: Clock, version: str) -> None:
         self._scheduler, self._clock, self._version = scheduler, clock, version
         self._style = resources.files("server.pages").joinpath("style.css").read_bytes()
 
