@@ -18,7 +18,7 @@ from isolate.errors import InvalidInput, IsolateError, LeaseLost
 from server.middleware import IDENTITY, own_servers, reply, server_url
 from server.problem import error_headers, status_of
 from swarming import wire, wire_bot
-from swarming.bots import BotHello, Sleep
+from swarming.bots import BotHello, Command, Sleep
 from swarming.scheduler import Scheduler
 
 BASE = "/swarming/api/v1/bot"

@@ -63,7 +63,7 @@ class ClientApi:
         asked = wire_new.new_task(await request.read(), request[IDENTITY].name, own_servers(request))
         out = self._outbox(request)
         if asked.evaluate_only:
-            return reply({"request": out.request(self._scheduler.evaluate(asked.request))})
+            return reply({"request": out.request(await self._scheduler.evaluate(asked.request))})
         view = await self._scheduler.submit(asked.request)
         task = view.task
         body = {"request": out.request(task.request, task), "task_id": task.task_id, "task_result": out.result(view)}

@@ -1,0 +1,203 @@
+"""The composition root: a configuration becomes stores, a scheduler, routes and a listening socket.
+
+The only module that knows all the others. The order is what matters here: what may fail cheaply comes first (the port,
+the lock), a request is accepted only when everything works, and at the end the doors close before the stores do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import resource
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from isolate import __version__
+from isolate.clock import Clock, SystemClock
+from isolate.errors import Busy, InvalidInput
+from isolate.monitor import TallyMonitor
+from server.auth import LoopbackGuard, url_host
+from server.bot_api import BotApi, WaitingPolls
+from server.cas_api import cas_routes
+from server.config import ServerConfig
+from server.inputs import TreeChecker
+from server.jobs import Job, run_jobs
+from server.middleware import OWN_SERVERS, Gate, reply
+from server.pages.views import Pages
+from server.stores.blobs import LocalBlobStores
+from server.stores.datadir import DataDirectory
+from server.stores.open import open_blob_stores
+from server.stores.outputs import FileOutputs
+from server.stores.sqlite_tasks import SqliteTaskStore
+from server.swarming_v1 import ClientApi
+from swarming.doorbell import LocalDoorbell
+from swarming.scheduler import Scheduler
+
+MAX_BODY_BYTES = 16 << 20  # of JSON; streams of blobs have their own limits
+KEEP_ALIVE_S = 75.0  # longer than the longest pause of a bot between two calls
+BACKLOG = 1024  # connections that arrive in one moment
+
+log = logging.getLogger("server")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes stand on."""
+
+    blobs: LocalBlobStores
+    scheduler: Scheduler
+    clock: Clock
+
+
+class LogMonitor(TallyMonitor):
+    """Counts, and puts what was survived in the log."""
+
+    def problem(self, message: object) -> None:
+        log.warning("%s", message)
+        self.count("survived_problems")
+
+
+def run(config: ServerConfig, announce: Callable[[str], object], *, verbose: bool) -> int:
+    """Serve until a signal; returns the exit status."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for noisy in ("asyncio", "aiohttp"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    raise_file_limit()
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(serve(config, announce))
+    return 0
+
+
+async def serve(config: ServerConfig, announce: Callable[[str], object]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; `announce` gets the one line that says where."""
+    stop = asyncio.Event()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(sign, stop.set)
+    clock = SystemClock()
+    async with contextlib.AsyncExitStack() as stack:
+        listener = bind(config.address, config.port)
+        stack.callback(listener.close)
+        port = listener.getsockname()[1]
+        data = DataDirectory.open(config.data_dir)
+        stack.callback(data.close)
+        services = await open_services(data, clock, stack)
+        gate = Gate(LoopbackGuard(config.address, {port}), clock, secrets.token_hex(4))
+        polls = WaitingPolls()
+        runner = web.AppRunner(
+            application(services, gate, polls),
+            access_log=None,
+            keepalive_timeout=KEEP_ALIVE_S,
+            shutdown_timeout=config.drain_s,
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await listen(runner, listener, config)
+        announce(f"Serving http://{url_host(config.address)}:{port}/ from {config.data_dir}")
+        jobs = [Job("tick", 1.0, services.scheduler.tick), Job("drop gone", 1.0, polls.drop_gone)]
+        async with asyncio.TaskGroup() as group:
+            working = group.create_task(run_jobs(jobs, clock), name="jobs")
+            await stop.wait()
+            log.info("Draining")
+            gate.close()
+            polls.release()
+            await runner.cleanup()
+            working.cancel()
+
+
+async def open_services(data: DataDirectory, clock: Clock, stack: contextlib.AsyncExitStack) -> Services:
+    """Open every store in the data directory and the scheduler on them; `stack` closes them, the last one first."""
+    monitor = LogMonitor()
+    blobs = await open_blob_stores(data.path, clock, monitor)
+    stack.push_async_callback(blobs.close)
+    tasks = SqliteTaskStore(data.path / "tasks.sqlite", clock=clock, monitor=monitor)
+    stack.push_async_callback(tasks.close)
+    outputs = FileOutputs(data.path / "outputs")
+    stack.push_async_callback(outputs.close)
+    scheduler = Scheduler(
+        tasks,
+        outputs,
+        LocalDoorbell(),
+        clock,
+        inputs=TreeChecker(blobs.namespace, clock, blobs.limits.promised_s),
+    )
+    await scheduler.start()
+    stack.push_async_callback(scheduler.close)
+    return Services(blobs, scheduler, clock)
+
+
+def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Application:
+    """Return the application: every route there is."""
+    app = web.Application(middlewares=[gate.middleware()], client_max_size=MAX_BODY_BYTES)
+    app[OWN_SERVERS] = gate.own_servers
+    app.on_response_prepare.append(gate.add_headers)
+    scheduler, clock = services.scheduler, services.clock
+
+    async def health(_: web.Request) -> web.Response:
+        return reply({"status": "ok", "version": __version__})
+
+    app.add_routes([web.get("/healthz", health)])
+    app.add_routes(cas_routes(services.blobs))
+    app.add_routes(ClientApi(scheduler, clock, __version__).routes())
+    app.add_routes(BotApi(scheduler, clock, __version__, polls).routes())
+    app.add_routes(Pages(scheduler, clock, __version__).routes())
+    return app
+
+
+def bind(address: str, port: int) -> socket.socket:
+    """Return a socket that owns the port and does not listen yet; raises Busy, InvalidInput."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+    except OSError as error:
+        listener.close()
+        raise _bind_problem(error, address, port) from error
+    return listener
+
+
+async def listen(runner: web.AppRunner, listener: socket.socket, config: ServerConfig) -> None:
+    """Accept connections; raises Busy."""
+    try:
+        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+    except OSError as error:
+        raise _bind_problem(error, config.address, config.port) from error
+
+
+def _bind_problem(error: OSError, address: str, port: int) -> Exception:
+    place = f"{url_host(address)}:{port}"
+    if error.errno == errno.EADDRINUSE:
+        return Busy(f"Port {port} of {address} is in use by another program")
+    if error.errno in {errno.EACCES, errno.EADDRNOTAVAIL}:
+        return InvalidInput(f"Cannot listen on {place}: {os.strerror(error.errno)}")
+    return error
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as the system grants: each waiting bot is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # macOS grants less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's factory where the extra `fast` is installed, None for the standard loop."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
