@@ -10,6 +10,7 @@ import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from isolate.errors import InternalFailure, InvalidInput
 from isolate.paths import RelPath
@@ -20,6 +21,53 @@ BOT_FILE = "${SWARMING_BOT_FILE}"
 
 # Where the newer name is the only one there is, the older still means Python.
 _ALSO_CALLED = {"python": "python3"}
+
+
+_NO_COMMAND = "<No command was specified!>\n<Please specify a command when triggering your task>"
+_OUTSIDE = "<Relative CWD is outside of run directory!>"
+_CANNOT_START = (
+    "<The executable does not exist, a dependent library is missing or the command line is too long>\n"
+    "<Check for missing .so/.dll in the .isolate or GN file or length of command line args>\n"
+    "<Command: {argv}, Exception: {reason}>"
+)
+_HINT = "\n<See the task's page for commands to help diagnose this issue by reproducing the task locally>"
+
+
+class CannotRun(InvalidInput):
+    """The command as given cannot run; the message, of several lines, is for its output, its exit code is 1."""
+
+
+class Command(NamedTuple):
+    """What is executed: `argv[0]` is an absolute path, `env` all there is."""
+
+    argv: list[str]
+    cwd: Path
+    env: dict[str, str]
+
+
+def prepare(
+    words: Sequence[str],
+    relative_cwd: str,
+    env: dict[str, str],
+    run_dir: Path,
+    outdir: Path | None,
+    bot_file: str | None,
+) -> Command:
+    """Return the command that `words` and `env` mean in `run_dir`; raises CannotRun, InternalFailure."""
+    if not words:
+        raise CannotRun(_NO_COMMAND)
+    cwd = working_directory(run_dir, relative_cwd)
+    if cwd is None:
+        raise CannotRun(_OUTSIDE)
+    # Looked up first, then substituted: a parameter in the name of the program is not searched for in PATH.
+    program, *arguments = [substitute(word, outdir, bot_file) for word in resolve(words, cwd, env.get("PATH", ""))]
+    return Command([absolute(program, cwd), *arguments], cwd, env)
+
+
+def cannot_start(command: Command, reason: str) -> CannotRun:
+    """Return what to say of a command that the system refused to start."""
+    text = _CANNOT_START.format(argv=command.argv, reason=reason)
+    return CannotRun(text + _HINT if "SWARMING_TASK_ID" in command.env else text)
 
 
 def substitute(text: str, outdir: Path | None, bot_file: str | None) -> str:

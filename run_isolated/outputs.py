@@ -11,11 +11,22 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
+from isolate.archive import ArchiveOptions, InformedStore, archive_tree
+from isolate.cas.block import Absent, Block, ChunkList
+from isolate.cas.digest import Blob, Namespace
+from isolate.cas.store import BlobStore, Written
+from isolate.cas.wire import StoreInfo
+from isolate.clock import Clock
 from isolate.isolated import MAX_PATH_BYTES, MAX_PATH_PARTS
+from isolate.monitor import Monitor
+from run_isolated.result import Transfer
+from run_isolated.waiting import in_thread
 
 Report = Callable[[str], None]
 
@@ -23,6 +34,63 @@ Report = Callable[[str], None]
 MAX_COLLECTED = 1_000_000
 
 _CANNOT_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP}
+
+
+class Store(BlobStore, InformedStore, Protocol):
+    """Where outputs go."""
+
+
+class Ledger:
+    """A store that remembers what it was asked for: which blobs were there, and which had to be sent."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._asked: dict[Blob, bool] = {}  # whether it was missing, when first asked for
+
+    @property
+    def namespace(self) -> Namespace:
+        return self._store.namespace
+
+    def transfer(self, duration_s: float) -> Transfer:
+        """Return what was sent and what was not."""
+        cold = [blob.size for blob, was_missing in self._asked.items() if was_missing]
+        hot = [blob.size for blob, was_missing in self._asked.items() if not was_missing]
+        return Transfer(duration_s, tuple(cold), tuple(hot))
+
+    async def missing(self, blobs: Sequence[Blob]) -> list[Blob]:
+        lacking = await self._store.missing(blobs)
+        absent = set(lacking)
+        for blob in blobs:
+            self._asked.setdefault(blob, blob in absent)
+        return lacking
+
+    async def write(self, blocks: AsyncIterator[Block]) -> Written:
+        return await self._store.write(blocks)
+
+    async def compose(self, blob: Blob, chunks: Sequence[Blob]) -> None:
+        await self._store.compose(blob, chunks)
+
+    def read(self, blobs: Sequence[Blob]) -> AsyncIterator[Block | ChunkList | Absent]:
+        return self._store.read(blobs)
+
+    async def info(self) -> StoreInfo:
+        return await self._store.info()
+
+
+async def upload(
+    out_dir: Path, store: Store, report: Report, clock: Clock, monitor: Monitor
+) -> tuple[str, Transfer] | None:
+    """Store what is in `out_dir`; return its hash and how it went, None when there is nothing; raises IsolateError."""
+    started_s = clock.monotonic()
+    left_out = await in_thread(partial(refused, out_dir, report))
+    if not set(os.listdir(out_dir)) - left_out:
+        return None
+    ledger = Ledger(store)
+    # No denylist: an output is what the command put there. What is broken is skipped, because half of the outputs is
+    # better than none. No worker processes: they would cost a bot more memory than they save time.
+    options = ArchiveOptions(is_denied=left_out.__contains__, skip_broken=True, workers=0, clock=clock)
+    archived = await archive_tree(out_dir, ledger, options, monitor)
+    return archived.hash, ledger.transfer(clock.monotonic() - started_s)
 
 
 def collect(run_dir: Path, out_dir: Path, paths: Sequence[str], report: Report) -> None:

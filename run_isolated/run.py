@@ -1,57 +1,200 @@
 """One run, from a hash to a result: fetch, map, run, archive outputs, clean up.
 
-Knows no flags and no scheduler; each step lives in its own module and gets only what it needs. The invariant: `run` never
-raises for what can be foreseen; its `RunResult` says whether the command or the world failed.
+Knows no flags and no scheduler; each step lives in its own module and gets only what it needs. The invariant: `run`
+never raises for what can be foreseen; its `RunResult` says whether the command or the world failed, and nothing of the
+command is left, neither a process nor, unless it was to be kept, a file.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
-from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
+from isolate.cas.lru import CachePolicy
 from isolate.clock import Clock
+from isolate.errors import BlobsMissing, InternalFailure, IsolateError, first_cause
 from isolate.monitor import Monitor
+from run_isolated.command import (
+    CannotRun,
+    Command,
+    cannot_start,
+    environment,
+    inner_path,
+    prepare,
+    substitute,
+    working_directory,
+)
+from run_isolated.process import MARK, Launcher, end_leftovers
 from run_isolated.result import OutputsRef, RunResult, Stats, Transfer
+from run_isolated.spec import RunSpec
+from run_isolated.waiting import Stopped, in_thread, unless_stopped
+from run_isolated.workdir import WorkDir, fresh
 
-__all__ = ["OutputsRef", "RunResult", "RunSpec", "Stats", "Transfer", "run"]
+if TYPE_CHECKING:  # what concerns trees is imported when there is one: a plain command does not pay 0.2 s for it
+    from isolate.cas.remote import HttpStore
+    from run_isolated.inputs import Inputs
 
+__all__ = ["OutputsRef", "RunResult", "RunSpec", "Stats", "Transfer", "preload", "run"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSpec:
-    """What to run. Paths under the run directory are relative POSIX paths that stay inside it.
-
-    `env` values that are empty delete the variable. 0 or None for a time means no limit.
-    """
-
-    root_dir: Path  # work directories are made and deleted in here; on the file system of the cache
-    cache_dir: Path | None = None  # needed when `isolated` is given
-    base_env: Mapping[str, str]  # what the command inherits before `env` and `env_prefixes`
-    server: str | None = None  # normalised URL; None: no inputs, and outputs are not uploaded
-    isolated: str | None = None  # hash of the input tree, in hex
-    namespace: Namespace = field(default_factory=lambda: Namespace.parse(DEFAULT_NAMESPACE))
-    command: Sequence[str] = ()  # the command, or extra arguments to the one of `isolated`
-    raw_command: bool = False  # `command` is the whole command, even when `isolated` has one
-    relative_cwd: str = ""  # with `raw_command` only
-    env: Mapping[str, str] = field(default_factory=dict)
-    env_prefixes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    outputs: Sequence[str] = ()  # files and directories of the run directory to upload besides ${ISOLATED_OUTDIR}
-    bot_file: str | None = None  # for ${SWARMING_BOT_FILE}
-    hard_timeout_s: float | None = None
-    grace_period_s: float | None = None
-    max_cache_size_bytes: int = 50 << 30
-    max_cache_items: int = 100_000
-    min_free_space_bytes: int = 2 << 30
-    leak_temp_dir: bool = False  # keep the work directory for inspection
+_USER_AGENT = "run_isolated"
+_STDERR = 2
 
 
 async def run(spec: RunSpec, *, stdout: int | None, stop: asyncio.Event, monitor: Monitor, clock: Clock) -> RunResult:
     """Run the command of `spec` and return what it came to.
 
     `stdout` is a file descriptor for both stdout and stderr of the command (stdin is then empty); None inherits all
-    three. Setting `stop` ends the command: SIGTERM, grace, SIGKILL; cancelling the call kills it at once. In every case no
-    process of the command is left when this returns, so all it ever wrote is in `stdout` by then.
+    three. Setting `stop` ends the command: SIGTERM, grace, SIGKILL; cancelling the call kills it at once. In every case
+    no process of the command is left when this returns, so all it ever wrote is in `stdout` by then.
     """
-    raise RuntimeError(spec, stdout, stop, monitor, clock)
+    attempt = _Attempt(stdout, stop, monitor, clock)
+    try:
+        async with AsyncExitStack() as stack:
+            await attempt.run(spec, stack)
+    except Exception as error:
+        cause = first_cause(error)
+        if not isinstance(cause, (IsolateError, OSError)):
+            raise
+        attempt.fail(cause)
+    return attempt.result
+
+
+def preload() -> None:
+    """Import now what a run with a tree needs: for a process that is started ahead of time and waits."""
+    from isolate.cas import remote
+    from run_isolated import inputs, outputs
+
+    _ = remote, inputs, outputs
+
+
+class _Attempt:
+    """The steps of one run, and what is known of its result when one of them fails."""
+
+    def __init__(self, stdout: int | None, stop: asyncio.Event, monitor: Monitor, clock: Clock) -> None:
+        self.result = RunResult()
+        self._stdout, self._stop, self._monitor, self._clock = stdout, stop, monitor, clock
+
+    def fail(self, cause: BaseException) -> None:
+        """Note why the run is no success; what is known of the command stays."""
+        gone = isinstance(cause, BlobsMissing) and self.result.exit_code is None
+        self.result = replace(
+            self.result,
+            internal_failure=str(cause),
+            inputs_missing=str(cause) if gone else None,
+            stopped=self.result.stopped or isinstance(cause, Stopped),
+        )
+
+    async def run(self, spec: RunSpec, stack: AsyncExitStack) -> None:
+        """Go through all steps; what has to be undone is left to `stack`."""
+        work = await in_thread(partial(fresh, spec.root_dir, end_leftovers, self._monitor, keep=spec.leak_temp_dir))
+        stack.push_async_callback(in_thread, work.close)
+        launcher = await stack.enter_async_context(Launcher.started(self._stdout))  # gets ready while we fetch
+        store = inputs = None
+        if spec.server is not None:
+            store = await self._open(spec.server, spec, stack)
+            if spec.isolated is not None:
+                inputs = await self._map(spec.isolated, spec, store, work, stack)
+        elif spec.isolated is not None:
+            raise InternalFailure("Inputs need a server to be fetched from")
+        await self._execute(spec, inputs, work, launcher)
+        if inputs is not None:
+            await in_thread(inputs.verify)
+        if store is not None and spec.server is not None:
+            await self._upload(spec.server, spec.outputs, store, work)
+
+    async def _open(self, server: str, spec: RunSpec, stack: AsyncExitStack) -> HttpStore:
+        from isolate.cas.remote import HttpStore
+        from isolate.http import HttpClient
+
+        client = HttpClient(server, user_agent=_USER_AGENT, clock=self._clock, monitor=self._monitor)
+        return HttpStore(await stack.enter_async_context(client), spec.namespace)
+
+    async def _map(self, root: str, spec: RunSpec, store: HttpStore, work: WorkDir, stack: AsyncExitStack) -> Inputs:
+        """Fetch and map the input tree."""
+        from run_isolated.inputs import MAX_AGE_S, Inputs
+
+        policy = CachePolicy(
+            max_bytes=spec.max_cache_size_bytes,
+            max_items=spec.max_cache_items,
+            min_free_bytes=spec.min_free_space_bytes,
+            max_age_s=MAX_AGE_S,
+        )
+        cache_dir = spec.cache_dir or spec.root_dir / "cache"
+        loading = Inputs.load(store, root, work.run, cache_dir, policy, self._clock, self._monitor)
+        inputs = await unless_stopped(self._stop, loading)
+        stack.push_async_callback(in_thread, inputs.close)
+        stats = Stats(
+            download=inputs.transfer,
+            initial_number_items=inputs.before.items,
+            initial_size_bytes=inputs.before.size_bytes,
+        )
+        self.result = replace(self.result, stats=stats)
+        return inputs
+
+    async def _execute(self, spec: RunSpec, inputs: Inputs | None, work: WorkDir, launcher: Launcher) -> None:
+        """Run the command to its end."""
+        try:
+            command = await in_thread(partial(_command, spec, inputs, work))
+            ended = await launcher.run(
+                *command,
+                hard_timeout_s=spec.hard_timeout_s,
+                grace_period_s=spec.grace_period_s,
+                stop=self._stop,
+                clock=self._clock,
+            )
+            if ended.start_error:
+                raise cannot_start(command, ended.start_error)
+        except CannotRun as refusal:
+            self._tell(str(refusal), _STDERR if self._stdout is None else self._stdout)
+            self.result = replace(self.result, exit_code=1, duration_s=0.0)
+            return
+        self.result = replace(
+            self.result,
+            exit_code=ended.exit_code,
+            duration_s=ended.duration_s,
+            had_hard_timeout=ended.timed_out,
+            stopped=ended.stopped,
+        )
+        if ended.survivors:
+            raise InternalFailure(f"{ended.survivors} processes of the command survived SIGKILL")
+
+    async def _upload(self, server: str, paths: Sequence[str], store: HttpStore, work: WorkDir) -> None:
+        """Store what the command left as outputs."""
+        from run_isolated import outputs
+
+        await in_thread(
+            partial(outputs.collect, work.run, work.out, [inner_path(path) for path in paths], self._report)
+        )
+        uploaded = await outputs.upload(work.out, store, self._report, self._clock, self._monitor)
+        if uploaded is not None:
+            root, transfer = uploaded
+            ref = OutputsRef(root, server, store.namespace.name)
+            self.result = replace(self.result, outputs=ref, stats=replace(self.result.stats, upload=transfer))
+
+    def _report(self, text: str) -> None:
+        """Tell whoever watches, and the reader of the command's output if that is somebody else."""
+        self._monitor.problem(text)
+        if self._stdout is not None:
+            self._tell(text, self._stdout)
+
+    def _tell(self, text: str, descriptor: int) -> None:
+        with suppress(OSError):  # nobody reads it
+            os.write(descriptor, f"{text}\n".encode(errors="backslashreplace"))
+
+
+def _command(spec: RunSpec, inputs: Inputs | None, work: WorkDir) -> Command:
+    """Return what to execute; raises CannotRun, InternalFailure."""
+    words, relative_cwd = list(spec.command), spec.relative_cwd
+    if inputs is not None and not spec.raw_command:
+        words, relative_cwd = [*inputs.manifest.command, *words], inputs.manifest.relative_cwd or ""
+    out_dir = None if spec.server is None else work.out
+    for path in spec.outputs:
+        working_directory(work.run, os.path.dirname(inner_path(path)))
+    changes = {key: substitute(value, out_dir, spec.bot_file) for key, value in spec.env.items()}
+    env = environment(spec.base_env, changes, spec.env_prefixes, work.run, work.temp)
+    return prepare(words, relative_cwd, env | {MARK: str(work.path)}, work.run, out_dir, spec.bot_file)

@@ -18,12 +18,13 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from isolate.errors import InternalFailure
+from isolate.monitor import Monitor
 
 _NAME = re.compile(r"ir-[0-9a-f]{12}")
 _KEPT_PREFIX = "kept-"
@@ -86,6 +87,18 @@ def _lock(path: Path) -> int:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.rename(unnamed, path / _OWNER)
     return descriptor
+
+
+def fresh(root: Path, end_processes: Callable[[Path], object], monitor: Monitor, *, keep: bool) -> WorkDir:
+    """Return a new work directory, after ending and deleting what runs that were killed left in `root`."""
+    for path in abandoned(root):
+        monitor.count("abandoned_runs")
+        end_processes(path)
+        try:
+            delete_tree(path)
+        except InternalFailure as error:
+            monitor.problem(error)
+    return WorkDir.make(root, keep=keep)
 
 
 def abandoned(root: Path) -> Iterator[Path]:

@@ -1,0 +1,40 @@
+"""What a run is asked to do: one value that callers fill in and `run` takes apart.
+
+Knows no steps: each of them gets the fields it needs, never the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """What to run. Paths below the run directory are relative POSIX paths that stay inside it.
+
+    `env` values that are empty delete the variable. 0 or None for a time means no limit.
+    """
+
+    root_dir: Path  # work directories are made and deleted in here; on the file system of the cache
+    cache_dir: Path | None = None  # needed when `isolated` is given
+    base_env: Mapping[str, str]  # what the command inherits before `env` and `env_prefixes`
+    server: str | None = None  # normalised URL; None: no inputs, and outputs are not uploaded
+    isolated: str | None = None  # hash of the input tree, in hex
+    namespace: Namespace = field(default_factory=lambda: Namespace.parse(DEFAULT_NAMESPACE))
+    command: Sequence[str] = ()  # the command, or extra arguments to the one of `isolated`
+    raw_command: bool = False  # `command` is the whole command, even when `isolated` has one
+    relative_cwd: str = ""  # with `raw_command` only
+    env: Mapping[str, str] = field(default_factory=dict)
+    env_prefixes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    outputs: Sequence[str] = ()  # files and directories of the run directory to upload besides ${ISOLATED_OUTDIR}
+    bot_file: str | None = None  # for ${SWARMING_BOT_FILE}
+    hard_timeout_s: float | None = None
+    grace_period_s: float | None = None
+    max_cache_size_bytes: int = 50 << 30
+    max_cache_items: int = 100_000
+    min_free_space_bytes: int = 2 << 30
+    leak_temp_dir: bool = False  # keep the work directory for inspection
