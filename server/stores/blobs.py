@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 from weakref import WeakValueDictionary
@@ -20,14 +20,7 @@ from isolate.cas.block import Absent, Block, ChunkList, check_recipe
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import MAX_BATCH, Written
 from isolate.clock import Clock
-from isolate.errors import (
-    BlobCorrupt,
-    InvalidRecord,
-    IsolateError,
-    NoSpace,
-    TooLarge,
-    UploadCorrupt,
-)
+from isolate.errors import IsolateError, NoSpace, TooLarge
 from isolate.monitor import Monitor
 from server.stores.budget import ByteBudget
 from server.stores.committer import GroupCommitter
@@ -35,10 +28,12 @@ from server.stores.composing import Compositions
 from server.stores.limits import BlobLimits
 from server.stores.pack_files import PackFiles
 from server.stores.packs import ROTATE_BYTES, LocalPacks
+from server.stores.plain import PlainSource
 from server.stores.presence import Presence
 from server.stores.reading import RecordSource
 from server.stores.recipes import verified_recipe
 from server.stores.sqlite_index import BlobIndex, Kind, Lookup, NewRecord
+from server.stores.uploading import Tally, Turn, Upload, passed, verified
 
 LOOKUP_DIGESTS = 20_000  # per index query: keeps the loop's share of the work below 10 ms
 GROUP_BYTES = 32 << 20  # one fsync for this much; about 12 ms on a plain SSD
@@ -46,16 +41,6 @@ ENTRY_BYTES = 250  # what one entry of a block costs in memory while it is in fl
 
 T = TypeVar("T")
 NewBlobs = Sequence[tuple[bytes, int, int]]  # digest, entry number, plain size
-
-
-@dataclass(frozen=True, slots=True)
-class _Upload:
-    """A verified record on its way to a pack."""
-
-    record: bytes
-    kind: Kind
-    blobs: tuple[Blob, ...]
-    parts: frozenset[int] = frozenset()
 
 
 class LocalBlobStores:
@@ -116,7 +101,7 @@ class LocalBlobStores:
         """Run `call`, which computes, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, call)
 
-    async def append(self, namespace: str, uploads: Sequence[_Upload], fresh: Sequence[NewBlobs]) -> None:
+    async def append(self, namespace: str, uploads: Sequence[Upload], fresh: Sequence[NewBlobs]) -> None:
         """Make one group durable and visible: pack first, then index."""
         size_bytes = sum(len(upload.record) for upload in uploads)
         limits = self.limits
@@ -163,7 +148,7 @@ class LocalBlobStore:
         return sizes
 
     async def write(self, blocks: AsyncIterator[Block]) -> Written:
-        tally, before, number = _Tally(), _passed(), 0
+        tally, before, number = Tally(), passed(), 0
         async with asyncio.TaskGroup() as group:
             try:
                 async for block in blocks:
@@ -171,8 +156,9 @@ class LocalBlobStore:
                         break
                     cost = len(block.payload) + block.plain_size + ENTRY_BYTES * len(block.entries)
                     lease = await self._stores.ingest.acquire(cost)
-                    turn = _Turn(number, before, after=asyncio.Event())
-                    group.create_task(self._take(block, lease, turn, tally))
+                    turn = Turn(number, before, after=asyncio.Event())
+                    task = group.create_task(self._take(block, turn, tally))
+                    task.add_done_callback(partial(self._give_back, lease))  # also of a task that never began
                     before, number = turn.after, number + 1
             except Exception as error:  # noqa: BLE001 - raised below, after the blocks before it are stored
                 tally.fail(number, error)
@@ -191,7 +177,7 @@ class LocalBlobStore:
         chunks, key = tuple(chunks), (self._namespace.name, blob.digest)
         return await self._stores.compositions.run(key, chunks, lambda: self._compose(blob, chunks), wait_s)
 
-    async def read(self, blobs: Sequence[Blob]) -> AsyncIterator[Block | ChunkList | Absent]:
+    async def read(self, blobs: Sequence[Blob]) -> AsyncGenerator[Block | ChunkList | Absent, None]:
         _check_batch(blobs)
         empty = self._namespace.empty.digest
         digests = {blob.digest for blob in blobs if blob.digest != empty}
@@ -201,6 +187,10 @@ class LocalBlobStore:
             async for record in records:
                 yield record
 
+    def pieces(self, digest: bytes, start: int, stop: int) -> AsyncGenerator[memoryview, None]:
+        """Yield plain bytes of one blob, also of a composed one; raises BlobsMissing."""
+        return PlainSource(self._source, self._find, self._stores.egress).pieces(digest, start, stop)
+
     async def settle(self) -> None:
         """Return when no commit is under way."""
         await self._committer.close()
@@ -208,21 +198,23 @@ class LocalBlobStore:
     async def _find(self, digests: Collection[bytes]) -> Lookup:
         return await self._stores.presence.find(self._namespace, digests)
 
-    async def _take(self, block: Block, lease: int, turn: _Turn, tally: _Tally) -> None:
+    async def _take(self, block: Block, turn: Turn, tally: Tally) -> None:
         """Verify one block and see it committed, unless one before it was bad."""
         try:
-            record = await self._stores.run(lambda: _verified(block, self._namespace))
+            record = await self._stores.run(lambda: verified(block, self._namespace))
             await turn.before.wait()
             if tally.error is None:
                 turn.after.set()
-                tally.add(await self._committer.add(_Upload(record, Kind.BLOCK, block.entries)))
+                tally.add(await self._committer.add(Upload(record, Kind.BLOCK, block.entries)))
         except IsolateError as error:
             tally.fail(turn.number, error)
         finally:
             turn.after.set()
-            self._stores.ingest.release(lease)
 
-    async def _commit(self, group: Sequence[_Upload]) -> list[Written]:
+    def _give_back(self, lease: int, _task: asyncio.Task[None]) -> None:
+        self._stores.ingest.release(lease)
+
+    async def _commit(self, group: Sequence[Upload]) -> list[Written]:
         """Store what is new in a group of verified records; the one caller of `append` in this namespace."""
         lookup = await self._find({blob.digest for upload in group for blob in upload.blobs})
         present = {digest: lookup.blocks[place.block].kind for digest, place in lookup.places.items()}
@@ -250,55 +242,9 @@ class LocalBlobStore:
         stores, algorithm = self._stores, self._namespace.algorithm
         record = await verified_recipe(blob, chunks, lookup, self._source, algorithm, stores.ingest)
         parts = frozenset(place.block for place in lookup.places.values())
-        await self._committer.add(_Upload(record, Kind.RECIPE, (blob,), parts))
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """The place of a block in its stream: blocks are verified side by side and committed in order."""
-
-    number: int
-    before: asyncio.Event
-    after: asyncio.Event
-
-
-def _passed() -> asyncio.Event:
-    event = asyncio.Event()
-    event.set()
-    return event
-
-
-class _Tally:
-    """What became of the blocks of one `write`; the earliest failure wins."""
-
-    def __init__(self) -> None:
-        self.written = Written(0, 0, 0)
-        self.error: Exception | None = None
-        self._number = 0
-
-    def add(self, more: Written) -> None:
-        so_far = self.written
-        self.written = Written(
-            so_far.stored + more.stored, so_far.present + more.present, so_far.size_bytes + more.size_bytes
-        )
-
-    def fail(self, number: int, error: Exception) -> None:
-        if self.error is None or number < self._number:
-            self.error, self._number = error, number
+        await self._committer.add(Upload(record, Kind.RECIPE, (blob,), parts))
 
 
 def _check_batch(items: Sequence[object]) -> None:
     if len(items) > MAX_BATCH:
         raise TooLarge(f"{len(items)} digests in one call, limit {MAX_BATCH}")
-
-
-def _verified(block: Block, namespace: Namespace) -> bytes:
-    """Return the record of `block` once every content in it has its digest."""
-    if block.algorithm is not namespace.algorithm:
-        raise InvalidRecord(f"Block of {block.algorithm.name} digests in namespace {namespace.name}")
-    try:
-        for _ in block.contents():
-            pass
-    except BlobCorrupt as error:
-        raise UploadCorrupt(error.blob, error.found) from error
-    return block.encode()

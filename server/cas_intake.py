@@ -1,0 +1,85 @@
+"""Bodies of requests, received within a budget: whole small ones, and streams of blocks record by record.
+
+Knows no store. The invariants: memory is leased before it is filled, for one record at a time, and never while another
+lease is held; a sender that stops sending is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from aiohttp import web
+
+from isolate.cas.block import MAX_HEADER_BYTES, Block, End, Record, decode_record, record_length
+from isolate.cas.digest import Algorithm
+from isolate.errors import InvalidInput, InvalidRecord, Refused, TooLarge
+from server.stores.budget import ByteBudget
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Receives bodies; `idle_s` is how long a sender may be silent."""
+
+    budget: ByteBudget
+    idle_s: float = 60.0
+
+    async def parse(self, request: web.Request, max_bytes: int, parse: Callable[[bytes], T]) -> T:
+        """Receive a whole body and return what `parse` makes of it in a thread; raises TooLarge."""
+        announced = request.content_length
+        if announced is not None and announced > max_bytes:
+            raise TooLarge(f"Body of {announced} bytes, limit {max_bytes}")
+        async with self.budget.lease(max_bytes if announced is None else announced):
+            body = bytearray()
+            while piece := await self._piece(request):
+                body += piece
+                if len(body) > max_bytes:
+                    raise TooLarge(f"Body of more than {max_bytes} bytes")
+            return await asyncio.to_thread(parse, bytes(body))
+
+    async def blocks(self, request: web.Request, algorithm: Algorithm) -> AsyncIterator[Block]:
+        """Yield the blocks of a body that ends with an end mark; raises InvalidRecord at the first wrong record."""
+        buffer = bytearray()
+        while True:
+            while not (length := _length_of(buffer)):
+                if not await self._fill(request, buffer):
+                    raise InvalidRecord("Stream was cut off: it has no end mark")
+            async with self.budget.lease(length):
+                while len(buffer) < length:
+                    if not await self._fill(request, buffer):
+                        raise InvalidRecord("Stream was cut off in the middle of a record")
+                data = bytes(memoryview(buffer)[:length])
+                del buffer[:length]
+                record: Record = await asyncio.to_thread(decode_record, data, algorithm)
+                if isinstance(record, End):
+                    break
+                if not isinstance(record, Block):
+                    raise InvalidRecord("Only blocks can be uploaded")
+                yield record
+        if buffer or await self._piece(request):
+            raise InvalidRecord("Stream goes on behind its end mark")
+
+    async def _fill(self, request: web.Request, buffer: bytearray) -> bool:
+        piece = await self._piece(request)
+        buffer += piece
+        return bool(piece)
+
+    async def _piece(self, request: web.Request) -> bytes:
+        """Return what has arrived, nothing at the end of the body."""
+        try:
+            async with asyncio.timeout(self.idle_s):
+                return await request.content.readany()
+        except TimeoutError as error:
+            raise Refused(f"Nothing arrived for {self.idle_s:g} s", 408) from error
+        except web.RequestPayloadError as error:
+            raise InvalidInput(f"Body cannot be read: {error}") from error
+
+
+def _length_of(buffer: bytearray) -> int:
+    """Return the length of the record the buffer begins with, 0 while that cannot be told."""
+    with memoryview(buffer) as view, view[:MAX_HEADER_BYTES] as head:
+        return record_length(head) or 0

@@ -1,0 +1,71 @@
+"""The parts of an upload: verified records, their turn in the stream they came in, and what became of them.
+
+Knows no store. The invariant: what is called verified was decompressed and hashed, entry by entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from isolate.cas.block import Block
+from isolate.cas.digest import Blob, Namespace
+from isolate.cas.store import Written
+from isolate.errors import BlobCorrupt, InvalidRecord, UploadCorrupt
+from server.stores.sqlite_index import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A verified record on its way to a pack."""
+
+    record: bytes
+    kind: Kind
+    blobs: tuple[Blob, ...]
+    parts: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The place of a block in its stream: blocks are verified side by side and committed in order."""
+
+    number: int
+    before: asyncio.Event
+    after: asyncio.Event
+
+
+def passed() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
+class Tally:
+    """What became of the blocks of one `write`; the earliest failure wins."""
+
+    def __init__(self) -> None:
+        self.written = Written(0, 0, 0)
+        self.error: Exception | None = None
+        self._number = 0
+
+    def add(self, more: Written) -> None:
+        so_far = self.written
+        self.written = Written(
+            so_far.stored + more.stored, so_far.present + more.present, so_far.size_bytes + more.size_bytes
+        )
+
+    def fail(self, number: int, error: Exception) -> None:
+        if self.error is None or number < self._number:
+            self.error, self._number = error, number
+
+
+def verified(block: Block, namespace: Namespace) -> bytes:
+    """Return the record of `block` once every content in it has its digest."""
+    if block.algorithm is not namespace.algorithm:
+        raise InvalidRecord(f"Block of {block.algorithm.name} digests in namespace {namespace.name}")
+    try:
+        for _ in block.contents():
+            pass
+    except BlobCorrupt as error:
+        raise UploadCorrupt(error.blob, error.found) from error
+    return block.encode()
