@@ -12,7 +12,7 @@ from typing import Any
 
 from isolate.cas.digest import Namespace
 from run_isolated.result import RunResult
-from run_isolated.run import RunSpec
+from run_isolated.spec import RunSpec
 
 _PATHS = ("root_dir", "cache_dir")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
 from isolate.clock import Clock
 from isolate.errors import IsolateError, LeaseLost
-from run_isolated.run import RunSpec
+from run_isolated.spec import RunSpec
 from swarming.bot.courier import Courier, TaskApi
 from swarming.bot.crew import Runner, Standby
 from swarming.bot.job import Finished, Job
