@@ -81,7 +81,7 @@ def sync_directory(path: Path) -> None:
 
 def _temporary(path: Path) -> Path:
     """Return a name beside `path` that nobody else uses: renaming must not leave the file system."""
-    return path.with_name(f".{path.name[:200]}.{os.getpid()}-{next(_numbers)}{TEMPORARY_SUFFIX}")
+    return path.with_name(f".{path.name[:50]}.{os.getpid()}-{next(_numbers)}{TEMPORARY_SUFFIX}")
 
 
 def _settle(file: BinaryIO, durable: bool) -> None:

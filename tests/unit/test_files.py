@@ -1,0 +1,114 @@
+"""Files are whole or absent, whatever fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from isolate.cas.files import atomic_file, atomic_file_async, read_chunks, sync_directory, write_atomic
+from tests.faults import fail_nth
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with atomic_file(path) as file:
+        file.write(b"first ")
+        file.flush()
+        assert not path.exists()
+        file.write(b"second")
+    assert path.read_bytes() == b"first second"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+async def test_a_file_appears_whole_from_a_loop_too(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    async with atomic_file_async(path, durable=True) as file:
+        await file.write(b"first ")
+        await file.flush()
+        assert path.read_bytes() == b"old"
+        await file.write(b"second")
+    assert path.read_bytes() == b"first second"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+
+    def fail_midway() -> None:
+        with atomic_file(path) as file:
+            file.write(b"new")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_midway()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+async def test_a_failure_in_a_loop_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+
+    async def fail_midway() -> None:
+        async with atomic_file_async(path) as file:
+            await file.write(b"new")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await fail_midway()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("function", "calls"), [("open", 2), ("fsync", 2), ("replace", 1)])
+def test_every_step_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, calls: int) -> None:
+    for number in range(1, calls + 1):
+        path = tmp_path / f"{function}-{number}"
+        with monkeypatch.context() as patch:
+            fail_nth(patch, os, function, number, FULL)
+            with pytest.raises(OSError, match="No space"):
+                write_atomic(path, b"content", durable=True)
+        left = path.read_bytes() if path.exists() else b"content"
+        assert left == b"content"
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize(("durable", "syncs"), [(False, 0), (True, 2)])
+def test_only_durable_files_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool, syncs: int
+) -> None:
+    counted = fail_nth(monkeypatch, os, "fsync", 0, FULL)
+    write_atomic(tmp_path / "file", b"content", durable)
+    assert counted.calls == syncs
+
+
+def test_the_mode_is_what_was_asked_for(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "file", mode=0o600) as file:
+        file.write(b"secret")
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+
+
+def test_long_names_have_room_for_the_temporary_one(tmp_path: Path) -> None:
+    write_atomic(tmp_path / ("n" * 255), b"content")
+    write_atomic(tmp_path / ("é" * 127), b"content")
+    assert sorted(os.listdir(tmp_path)) == ["n" * 255, "é" * 127]
+
+
+def test_the_directory_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_atomic(tmp_path / "none" / "file", b"content")
+    with pytest.raises(FileNotFoundError):
+        sync_directory(tmp_path / "none")
+
+
+@pytest.mark.parametrize(("size", "pieces"), [(0, []), (9, [9]), (10, [10]), (11, [10, 1]), (20, [10, 10])])
+async def test_files_are_read_in_pieces(tmp_path: Path, size: int, pieces: list[int]) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * size)
+    assert [len(piece) async for piece in read_chunks(path, 10)] == pieces
