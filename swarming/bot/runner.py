@@ -16,7 +16,7 @@ from pathlib import Path
 
 from isolate.clock import Clock, SystemClock
 from run_isolated import linux
-from run_isolated.run import run
+from run_isolated.run import preload, run
 from swarming.bot.channel import Channel
 from swarming.bot.job import Finished, Job
 from swarming.bot.output import SpoolWriter
@@ -105,6 +105,7 @@ def _prefer_this_to_the_bot_when_memory_ends() -> None:
 
 async def _main(descriptor: int) -> None:
     channel = await Channel.over(socket.socket(fileno=descriptor))
+    preload()  # a job that comes meanwhile waits in the socket
     try:
         await serve(channel, SystemClock())
     except* ConnectionError:

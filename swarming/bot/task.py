@@ -111,7 +111,7 @@ class TaskRun:
                 await self._listen(runner)
         finally:
             self._over = True
-            runner.kill()  # it has ended, unless it was to be or something above went wrong
+            runner.kill()  # it is done, or it is to be; what an interpreter does at its end takes time for nothing
             runner_end = await asyncio.shield(runner.close())
         return runner_end
 

@@ -1,0 +1,106 @@
+"""A real bot and a scripted server: commands that a healthy server rarely sends."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from tests.flow.bots import BotProcess
+
+
+class ScriptedServer(ThreadingHTTPServer):
+    """Answers polls from a script, and everything else as a contented server does."""
+
+    daemon_threads = True
+
+    def __init__(self, *commands: dict[str, Any]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.commands = list(commands)
+        self.calls: list[tuple[str, str, dict[str, Any]]] = []  # (call, session, body)
+
+    def named(self, name: str) -> list[tuple[str, dict[str, Any]]]:
+        return [(session, body) for call, session, body in self.calls if call == name]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        server = self.server
+        assert isinstance(server, ScriptedServer)
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        name = self.path.partition("/bot/")[2].partition("/")[0]
+        server.calls.append((name, self.headers["X-Isolate-Session"], body))
+        replies: dict[str, Any] = {
+            "handshake": {"server_version": "v1", "bot_group_cfg_version": "g", "bot_group_cfg": {"dimensions": {}}},
+            "poll": server.commands.pop(0) if name == "poll" else None,
+            "task_update": {"ok": True, "must_stop": False},
+        }
+        data = json.dumps(replies.get(name, {})).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def scene(tmp_path: Path, *commands: dict[str, Any], arguments: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    """Give the server and its bot; the script ends with the end of the bot."""
+    terminate = {"cmd": "terminate", "task_id": "t1"}
+    with ScriptedServer(*commands, terminate) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        bot = BotProcess(f"http://127.0.0.1:{server.server_port}", tmp_path / "bot", "bot-1", *arguments)
+        try:
+            yield server, bot
+        finally:
+            bot.end()
+            server.shutdown()
+
+
+def test_a_restarted_bot_is_the_same_process_with_a_new_session(tmp_path: Path) -> None:
+    with scene(tmp_path, {"cmd": "bot_restart", "message": "new configuration"}) as (server, bot):
+        assert bot.wait() == 0
+        (first, before), (second, after) = server.named("handshake")
+        assert first != second
+        assert before["state"]["pid"] == after["state"]["pid"] == bot.pid
+        assert [body["event"] for _, body in server.named("event")] == ["bot_shutdown", "bot_shutdown"]
+        assert server.named("task_update") == [
+            (second, {"id": "bot-1", "task_id": "t1", "duration": 0, "exit_code": 0})
+        ]
+
+
+def test_a_machine_is_not_rebooted_unless_a_command_for_it_was_given(tmp_path: Path) -> None:
+    with scene(tmp_path, {"cmd": "host_reboot", "message": "tired"}) as (server, bot):
+        bot.expect("asks for a reboot of this machine: tired")
+        bot.signal()
+        assert bot.wait() == 0
+        events = [(body["event"], body["message"]) for _, body in server.named("event")]
+        assert events[0] == ("bot_rebooting", "tired")
+        assert "may not reboot" in events[1][1]
+
+
+def test_a_reboot_command_is_run(tmp_path: Path) -> None:
+    flag = tmp_path / "rebooted"
+    command = f'{sys.executable} -c \'open("{flag}", "w")\''
+    reboot = {"cmd": "restart", "message": "Periodic reboot"}
+    with scene(tmp_path, reboot, arguments=("--reboot-command", command)) as (server, bot):
+        bot.expect("asks for a reboot")
+        bot.signal()
+        assert bot.wait() == 0
+        assert flag.exists()
+        assert [body["event"] for _, body in server.named("event")] == ["bot_rebooting", "bot_shutdown"]
+
+
+def test_a_server_that_is_none_is_named(tmp_path: Path) -> None:
+    with scene(tmp_path, {"cmd": "dance"}) as (server, bot):
+        assert "'dance'" in bot.expect("dance")
+        assert bot.wait() == 0
+        assert len(server.named("handshake")) == 1
