@@ -86,8 +86,13 @@ class LocalCache:
             raise
         return cache
 
+    @property
+    def is_open(self) -> bool:
+        """Whether `close` was not called yet."""
+        return not self._index.is_closed
+
     def close(self) -> None:
-        """End all pins and remove temporary files."""
+        """End all pins and remove temporary files; everything else is refused from now on."""
         self._index.close()
         with translated(self.root), locked(self.root):
             self._session.close()

@@ -114,7 +114,7 @@ class Index:
         self._mutex = threading.RLock()
         self._database: sqlite3.Connection | None = None
         self._inode = 0
-        self._closed = False
+        self.is_closed = False
         self.boot = UNKNOWN_BOOT
 
     def look_up(self, keys: Sequence[bytes]) -> dict[bytes, Row]:
@@ -146,13 +146,13 @@ class Index:
     def close(self) -> None:
         """Refuse everything from now on."""
         with self._mutex:
-            self._closed = True
+            self.is_closed = True
             self._disconnect()
 
     def _run(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """Run `operation`; on a corrupt index rebuild it and run it once more."""
         with self._mutex:
-            if self._closed:
+            if self.is_closed:
                 raise IsolateError(f"The cache {self._root} is closed")
             try:
                 return operation(self._current())

@@ -1,0 +1,71 @@
+"""Trees put into a store by hand, so that fetching and mapping are tested without archiving."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+
+from isolate.cas.block import Block
+from isolate.cas.digest import Blob
+from isolate.cas.packing import BlockBuilder
+from isolate.cas.store import BlobStore
+from isolate.isolated import Entry, Kind, Manifest, dumps
+from tests.trees import Executable, Link, Tree
+
+
+async def put(store: BlobStore, contents: Iterable[bytes], target_bytes: int = 1 << 20) -> list[Blob]:
+    """Store `contents`, small ones together in blocks."""
+    builder = BlockBuilder(store.namespace.algorithm, 1, target_bytes)
+    blobs = []
+    blocks: list[Block] = []
+    for content in contents:
+        blobs.append(store.namespace.blob(content))
+        if block := builder.add(blobs[-1], content):
+            blocks.append(block)
+    if block := builder.flush():
+        blocks.append(block)
+    await store.write(_each(blocks))
+    return blobs
+
+
+async def put_large(store: BlobStore, chunks: Sequence[bytes]) -> Blob:
+    """Store the concatenation of `chunks` as a composed blob."""
+    blobs = await put(store, dict.fromkeys(chunks))
+    by_content = dict(zip(dict.fromkeys(chunks), blobs, strict=True))
+    whole = store.namespace.blob(b"".join(chunks))
+    await store.compose(whole, [by_content[chunk] for chunk in chunks])
+    return whole
+
+
+async def put_manifest(store: BlobStore, manifest: Manifest) -> str:
+    """Store a manifest and return its hash."""
+    (blob,) = await put(store, [dumps(manifest)])
+    return blob.digest.hex()
+
+
+async def put_tree(store: BlobStore, tree: Tree) -> str:
+    """Store `tree` with all its files and return its hash."""
+    entries = list(_entries(store, tree))
+    await put(store, {content for _, content in entries if content})
+    ordered = tuple(sorted(entry for entry, _ in entries))
+    return await put_manifest(store, Manifest(algorithm=store.namespace.algorithm, entries=ordered))
+
+
+def _entries(store: BlobStore, tree: Tree, prefix: str = "") -> Iterable[tuple[Entry, bytes]]:
+    for name, node in tree.items():
+        path = prefix + name
+        match node:
+            case Link(target):
+                yield Entry(path, Kind.LINK, target=target), b""
+            case Executable(content):
+                yield Entry(path, Kind.FILE, store.namespace.blob(content), 0o750), content
+            case bytes():
+                yield Entry(path, Kind.FILE, store.namespace.blob(node), 0o640), node
+            case dict() if node:
+                yield from _entries(store, node, path + "/")
+            case _:
+                yield Entry(path, Kind.DIR), b""
+
+
+async def _each(blocks: Iterable[Block]) -> AsyncIterator[Block]:
+    for block in blocks:
+        yield block

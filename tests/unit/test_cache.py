@@ -1,0 +1,422 @@
+"""The local cache: verified files, limits, pins, several processes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from isolate.cas.cache import TOUCH_S, CachePolicy, LocalCache, Usage
+from isolate.cas.digest import Blob, Namespace
+from isolate.errors import BlobCorrupt, BlobsMissing, IsolateError, NoSpace
+from isolate.monitor import TallyMonitor
+from tests.clock import ManualClock
+
+NS = Namespace.parse("blake3-zstd")
+CONTENTS = [b"content %d" % index for index in range(10)]
+BLOBS = [NS.blob(content) for content in CONTENTS]
+A, B, C, D = BLOBS[:4]
+
+Opener = Callable[..., LocalCache]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def monitor() -> TallyMonitor:
+    return TallyMonitor()
+
+
+@pytest.fixture
+def opener(tmp_path: Path, clock: ManualClock, monitor: TallyMonitor) -> Iterator[Opener]:
+    opened: list[LocalCache] = []
+
+    def open_cache(namespace: Namespace = NS, boot_id: str = "boot", **policy: int) -> LocalCache:
+        cache = LocalCache.open(tmp_path / "cache", namespace, CachePolicy(**policy), clock, monitor, boot_id=boot_id)
+        opened.append(cache)
+        return cache
+
+    yield open_cache
+    for cache in opened:
+        if cache.is_open:
+            cache.close()
+
+
+def fill(cache: LocalCache, *blobs: Blob) -> None:
+    cache.add([(blob, CONTENTS[BLOBS.index(blob)]) for blob in blobs])
+
+
+def files_in(cache: LocalCache) -> set[str]:
+    return {name for _, _, names in os.walk(cache.root / "files") for name in names}
+
+
+def leftovers(cache: LocalCache) -> list[str]:
+    return [name for _, _, names in os.walk(cache.root / "sessions") for name in names if name != "lock"]
+
+
+def test_what_was_added_is_there(opener: Opener) -> None:
+    cache = opener()
+    assert cache.absent([A, B]) == [A, B]
+    fill(cache, A)
+    assert cache.absent([B, A, C]) == [B, C]
+    assert cache.path(A).read_bytes() == CONTENTS[0]
+    assert cache.usage() == Usage(1, A.size)
+    assert leftovers(cache) == []
+
+
+def test_it_is_there_for_the_next_one_too(opener: Opener) -> None:
+    with opener() as cache:
+        fill(cache, A, B)
+    again = opener()
+    assert again.absent([A, B, C]) == [C]
+    assert again.usage().items == 2
+
+
+def test_files_are_read_only_and_variants_are_two_inodes(opener: Opener) -> None:
+    cache = opener()
+    fill(cache, A)
+    plain, executable = cache.path(A), cache.path(A, executable=True)
+    assert stat.S_IMODE(plain.stat().st_mode) & 0o333 == 0
+    assert stat.S_IMODE(executable.stat().st_mode) & 0o300 == 0o100
+    assert plain.stat().st_ino != executable.stat().st_ino
+    assert executable.read_bytes() == CONTENTS[0]
+    assert cache.usage() == Usage(2, 2 * A.size)
+    assert cache.path(A, executable=True).stat().st_ino == executable.stat().st_ino
+
+
+def test_the_empty_blob_is_no_file(opener: Opener) -> None:
+    cache = opener()
+    cache.add([(NS.empty, b"")])
+    assert cache.absent([NS.empty]) == []
+    assert files_in(cache) == set()
+
+
+@pytest.mark.parametrize("wrong", [b"other bytes", b"content 00", b""])
+def test_wrong_bytes_are_never_kept(opener: Opener, wrong: bytes) -> None:
+    cache = opener()
+    with pytest.raises(BlobCorrupt):
+        cache.add([(B, CONTENTS[1]), (A, wrong)])
+    with pytest.raises(BlobCorrupt):
+        cache.add_stream(A, [wrong])
+    assert cache.absent([A, B]) == [A, B]
+    assert files_in(cache) == set()
+    assert leftovers(cache) == []
+
+
+def test_two_algorithms_share_one_cache(opener: Opener) -> None:
+    old = Namespace.parse("sha256-deflate")
+    ours, theirs = opener(), opener(old)
+    fill(ours, A)
+    theirs.add([(old.blob(b"x"), b"x")])
+    assert ours.usage() == theirs.usage() == Usage(2, A.size + 1)
+    assert theirs.absent([Blob(A.digest, A.size)]) == [A]
+
+
+def test_a_large_blob_in_pieces_and_in_any_order(opener: Opener) -> None:
+    cache = opener()
+    content = os.urandom(3 << 20)
+    blob = NS.blob(content)
+    with cache.writer(blob) as writer:
+        for offset in (1 << 20, 0, 2 << 20):
+            writer.write_at(offset, content[offset : offset + (1 << 20)])
+        writer.commit()
+    assert cache.path(blob).read_bytes() == content
+    cache.drop(blob.digest)
+    cache.add_stream(blob, [content[:100], content[100:]])
+    assert cache.read(blob.digest, 4 << 20) == content
+    assert leftovers(cache) == []
+
+
+def test_a_writer_that_is_left_leaves_nothing(opener: Opener) -> None:
+    cache = opener()
+    with cache.writer(A) as writer:
+        writer.write_at(0, CONTENTS[0])
+    assert cache.absent([A]) == [A]
+    assert leftovers(cache) == []
+    with pytest.raises(IsolateError):
+        writer.write_at(0, b"late")
+
+
+def test_read_keeps_its_limit(opener: Opener) -> None:
+    cache = opener()
+    fill(cache, A)
+    assert cache.read(A.digest, A.size) == CONTENTS[0]
+    assert cache.read(A.digest, A.size - 1) is None
+    assert cache.read(B.digest, 100) is None
+
+
+def test_adding_twice_keeps_the_first_file(opener: Opener) -> None:
+    cache = opener()
+    fill(cache, A, A)
+    inode = cache.path(A).stat().st_ino
+    fill(cache, A)
+    assert cache.path(A).stat().st_ino == inode
+    assert cache.usage() == Usage(1, A.size)
+    assert leftovers(cache) == []
+
+
+def test_a_size_that_differs_is_absent_and_harmless(opener: Opener) -> None:
+    cache = opener()
+    fill(cache, A)
+    assert cache.absent([Blob(A.digest, A.size + 1)]) == [Blob(A.digest, A.size + 1)]
+    assert cache.absent([A]) == []
+
+
+def test_least_recently_used_goes_first(opener: Opener, clock: ManualClock) -> None:
+    cache = opener(max_items=2)
+    for blob in (A, B, C):
+        fill(cache, blob)
+        clock.advance(TOUCH_S)
+    cache.absent([A])
+    assert cache.trim() == [B.size]
+    assert cache.absent([A, B, C]) == [B]
+    assert files_in(cache) == {A.digest.hex(), C.digest.hex()}
+
+
+def test_using_again_within_a_minute_writes_nothing(opener: Opener, clock: ManualClock) -> None:
+    cache = opener()
+    fill(cache, A)
+    before = (cache.root / "index.sqlite-wal").stat()
+    clock.advance(TOUCH_S - 1)
+    cache.absent([A])
+    after = (cache.root / "index.sqlite-wal").stat()
+    assert (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+
+
+def test_age_limit(opener: Opener, clock: ManualClock) -> None:
+    cache = opener(max_age_s=100)
+    fill(cache, A)
+    clock.advance(50)
+    fill(cache, B)
+    clock.advance(50)
+    assert cache.trim() == []
+    clock.advance(1)
+    assert cache.trim() == [A.size]
+
+
+def test_variants_are_evicted_one_by_one(opener: Opener, clock: ManualClock) -> None:
+    cache = opener(max_items=1)
+    fill(cache, A)
+    clock.advance(1)
+    cache.path(A, executable=True)
+    cache.trim()
+    assert files_in(cache) == {A.digest.hex() + ".x"}
+    with pytest.raises(BlobsMissing):
+        cache.path(B, executable=True)
+
+
+def test_pinned_files_stay(opener: Opener, clock: ManualClock) -> None:
+    cache = opener(max_items=1)
+    fill(cache, A, B, C)
+    with cache.pin([A.digest]) as pin:
+        pin.extend([B.digest])
+        assert cache.trim() == [C.size]
+        assert cache.absent([A, B]) == []
+    assert len(cache.trim()) == 1
+
+
+def test_pins_hold_for_every_open_cache(opener: Opener) -> None:
+    mine, other = opener(), opener(max_items=1)
+    fill(mine, A, B)
+    pin = mine.pin([A.digest, B.digest])
+    assert other.trim() == []
+    pin.release()
+    assert len(other.trim()) == 1
+
+
+def test_pins_can_be_made_before_the_files(opener: Opener) -> None:
+    cache = opener(max_items=1)
+    with cache.pin([A.digest]):
+        fill(cache, A, B)
+        assert cache.trim() == [B.size]
+
+
+PINNING_PROCESS = """
+import sys
+from pathlib import Path
+from isolate.cas.cache import CachePolicy, LocalCache
+from isolate.cas.digest import Namespace
+from isolate.clock import SystemClock
+from isolate.monitor import NullMonitor
+namespace = Namespace.parse("blake3-zstd")
+cache = LocalCache.open(Path(sys.argv[1]), namespace, CachePolicy(), SystemClock(), NullMonitor(), boot_id="boot")
+pin = cache.pin([bytes.fromhex(sys.argv[2])])
+Path(cache.temporary()).write_bytes(b"half a file")
+print("pinned", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_process_holds_no_pin_and_leaves_nothing(opener: Opener) -> None:
+    cache = opener(max_items=1)
+    fill(cache, A, B)
+    command = [sys.executable, "-c", PINNING_PROCESS, str(cache.root), A.digest.hex()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"pinned\n"
+        assert leftovers(cache) != []
+        fill(cache, A)
+        assert cache.trim() == [B.size]
+        fill(cache, B)
+        with cache.pin([B.digest]):
+            assert cache.trim() == []
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            assert cache.trim() == [A.size]
+    assert leftovers(cache) == []
+
+
+def test_files_a_dead_process_placed_and_never_listed_are_swept(opener: Opener) -> None:
+    with opener() as cache:
+        fill(cache, A)
+        orphan = cache.path(B)
+        orphan.parent.mkdir(parents=True, exist_ok=True)
+        orphan.write_bytes(CONTENTS[1])
+        (cache.root / "sessions" / "dead").mkdir()
+        (cache.root / "sessions" / "dead" / "lock").touch()
+    again = opener()
+    assert files_in(again) == {A.digest.hex()}
+    assert again.absent([A]) == []
+
+
+def test_many_threads_and_openers_agree(opener: Opener) -> None:
+    caches = [opener(max_items=5) for _ in range(3)]
+
+    def work(number: int) -> None:
+        cache = caches[number % 3]
+        for step in range(30):
+            blob = BLOBS[(3 * number + step) % 10]
+            with cache.pin([blob.digest]):
+                if cache.absent([blob]):
+                    fill(cache, blob)
+                assert cache.path(blob, executable=step % 2 == 0).read_bytes() == CONTENTS[BLOBS.index(blob)]
+            cache.trim()
+
+    with ThreadPoolExecutor(6) as executor:
+        list(executor.map(work, range(6)))
+    caches[0].trim()
+    assert caches[0].usage().items == len(files_in(caches[0])) <= 5
+    assert leftovers(caches[0]) == []
+
+
+def test_files_of_an_earlier_boot_are_hashed_once_more(opener: Opener, monitor: TallyMonitor) -> None:
+    with opener() as cache:
+        fill(cache, A, B)
+        path = cache.path(A)
+        before = path.stat()
+        path.chmod(0o600)
+        path.write_bytes(b"CONTENT 0")
+        path.chmod(0o444)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert cache.absent([A]) == []  # what a stat cannot see
+    assert opener(boot_id="next boot").absent([A, B]) == [A]
+    assert monitor.counters["damaged_cache_files"] == 1
+    assert opener(boot_id="next boot").absent([B]) == []
+
+
+@pytest.mark.parametrize("place", ["write", "pwrite"])
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    cache = opener()
+    fill(cache, A)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def add() -> None:
+        if place == "write":
+            fill(cache, B, C)
+        else:
+            cache.add_stream(B, [CONTENTS[1]])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, place, full)
+        with pytest.raises(NoSpace, match="No space left on the device of the cache"):
+            add()
+    assert leftovers(cache) == []
+    assert cache.absent([A, B, C]) == [B, C]
+    add()
+    assert cache.absent([A, B]) == []
+
+
+def test_too_little_free_space_evicts_and_then_says_so(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = opener(min_free_bytes=1 << 62)
+    with pytest.raises(NoSpace, match=r"9 bytes are needed, \d+ are free and \d+ must stay free"):
+        fill(cache, A)
+    assert files_in(cache) == set()
+
+
+def test_what_is_in_use_is_not_evicted_for_space(opener: Opener) -> None:
+    roomy, tight = opener(), opener(min_free_bytes=1 << 62)
+    fill(roomy, A, B)
+    with roomy.pin([A.digest]), pytest.raises(NoSpace):
+        fill(tight, C)
+    assert roomy.absent([A, B]) == [B]
+
+
+def test_a_place_that_cannot_be_a_cache(tmp_path: Path, clock: ManualClock, monitor: TallyMonitor) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(IsolateError, match="Cannot use the cache"):
+        LocalCache.open(tmp_path / "file" / "cache", NS, CachePolicy(), clock, monitor)
+
+
+def test_a_closed_cache_says_so(opener: Opener) -> None:
+    cache = opener()
+    cache.close()
+    with pytest.raises(IsolateError, match="is closed"):
+        cache.absent([A])
+
+
+def test_recheck_repairs_permissions(opener: Opener) -> None:
+    cache = opener()
+    fill(cache, A)
+    path = cache.path(A)
+    path.chmod(0o777)
+    path.touch()
+    assert cache.recheck(A, executable=False)
+    assert stat.S_IMODE(path.stat().st_mode) & 0o333 == 0
+    assert cache.absent([A]) == []
+
+
+def test_everyone_who_had_it_pinned_learns_of_an_overwritten_file(opener: Opener) -> None:
+    mine, other = opener(), opener()
+    fill(mine, A, B)
+    with (
+        mine.pin([A.digest]) as early,
+        other.pin([A.digest, B.digest]) as overlapping,
+        other.pin([B.digest]) as unrelated,
+    ):
+        path = mine.path(A)
+        path.chmod(0o600)
+        path.write_bytes(b"poisoned!")
+        assert not mine.recheck(A, executable=False)
+        with other.pin([A.digest]) as late:
+            assert mine.poisoned_since(early) == [A.digest]
+            assert other.poisoned_since(overlapping) == [A.digest]
+            assert other.poisoned_since(unrelated) == []
+            assert other.poisoned_since(late) == []
+            early.restart()
+            assert mine.poisoned_since(early) == []
+    assert mine.absent([A, B]) == [A]
+
+
+def test_a_touched_file_is_kept(opener: Opener, monitor: TallyMonitor) -> None:
+    cache = opener()
+    fill(cache, A)
+    path = cache.path(A)
+    os.utime(path, (1, 1))
+    assert cache.absent([A]) == []
+    assert monitor.problems == []
+    assert cache.absent([A]) == []
