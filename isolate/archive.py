@@ -26,6 +26,7 @@ from isolate.isolated import Manifest, dumps
 from isolate.monitor import Monitor
 from isolate.pipeline import Built, Pipeline
 from isolate.scan import Found, ScanRules, scan
+from isolate.selection import Selection
 from isolate.statcache import StatCache
 from isolate.upload import Wanted
 
@@ -72,11 +73,12 @@ class Archived:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """The files a `.isolate` names, and what its `.isolated` says beside them."""
+class Plan:
+    """What to archive, and what the manifest says beside the files."""
 
+    name: str  # under which digests are remembered
     root: str  # absolute; where the paths of `entries` begin
-    entries: Callable[[], Iterator[Found]]
+    entries: Callable[[], Iterator[Found]]  # looks at the disk anew each time
     command: tuple[str, ...] = ()
     relative_cwd: str | None = None
     read_only: int | None = None
@@ -88,29 +90,23 @@ async def archive_tree(root: Path, target: Target, options: ArchiveOptions, moni
     Raises InvalidInput for what cannot be archived, Unreadable, FileChanged for a file that did not stay the same while
     it was archived, and what the store raises.
     """
-    rules = scan_rules(options, target.namespace, monitor)
+    rules = _rules(options, target.namespace, monitor)
     where = os.path.abspath(root)
-    return await archive_files(Selection(root=where, entries=lambda: scan(where, rules)), target, options, monitor)
+    return await _archive(Plan(name=where, root=where, entries=lambda: scan(where, rules)), target, options, monitor)
 
 
 async def archive_files(selection: Selection, target: Target, options: ArchiveOptions, monitor: Monitor) -> Archived:
-    """Store the files of `selection`; raises as `archive_tree` does."""
-    tally = _Tally(monitor)
-    async with _crew(target, options, tally) as (store, crew):
-        built = await _build(selection, store, crew, options, tally)
-        content = dumps(
-            Manifest(
-                algorithm=target.namespace.algorithm,
-                entries=built.entries,
-                command=selection.command,
-                relative_cwd=selection.relative_cwd,
-                read_only=selection.read_only,
-                includes=built.includes,
-            )
-        )
-        root = target.namespace.blob(content)
-        tally.written(await crew.upload_content(root, content))
-    return tally.archived(root, target.namespace, built.files, built.size_bytes, content)
+    """Store what a `.isolate` selects; raises as `archive_tree` does."""
+    rules = _rules(options, target.namespace, monitor)
+    plan = Plan(
+        name=selection.name,
+        root=selection.root,
+        entries=lambda: selection.entries(rules),
+        command=selection.command,
+        relative_cwd=selection.relative_cwd,
+        read_only=selection.read_only,
+    )
+    return await _archive(plan, target, options, monitor)
 
 
 async def archive_file(path: Path, target: Target, options: ArchiveOptions, monitor: Monitor) -> Archived:
@@ -126,6 +122,25 @@ async def archive_file(path: Path, target: Target, options: ArchiveOptions, moni
     return tally.archived(blob, target.namespace, 1, blob.size)
 
 
+async def _archive(plan: Plan, target: Target, options: ArchiveOptions, monitor: Monitor) -> Archived:
+    tally = _Tally(monitor)
+    async with _crew(target, options, tally) as (store, crew):
+        built = await _build(plan, store, crew, options, tally)
+        content = dumps(
+            Manifest(
+                algorithm=target.namespace.algorithm,
+                entries=built.entries,
+                command=plan.command,
+                relative_cwd=plan.relative_cwd,
+                read_only=plan.read_only,
+                includes=built.includes,
+            )
+        )
+        root = target.namespace.blob(content)
+        tally.written(await crew.upload_content(root, content))
+    return tally.archived(root, target.namespace, built.files, built.size_bytes, content)
+
+
 @asynccontextmanager
 async def _crew(
     target: Target, options: ArchiveOptions, monitor: Monitor
@@ -139,9 +154,7 @@ async def _crew(
         yield store, crew
 
 
-async def _build(
-    selection: Selection, store: BlobStore, crew: GrowingCrew, options: ArchiveOptions, monitor: Monitor
-) -> Built:
+async def _build(plan: Plan, store: BlobStore, crew: GrowingCrew, options: ArchiveOptions, monitor: Monitor) -> Built:
     """Bring everything but the root of the manifest to the store; starts over when the world moved meanwhile."""
     clock, namespace = options.clock, store.namespace
     for attempt in range(1, ATTEMPTS + 1):
@@ -150,10 +163,10 @@ async def _build(
             with ExitStack() as stack:
                 cache = None
                 if options.stat_cache is not None:
-                    tree = StatCache(options.stat_cache, selection.root, namespace.algorithm, clock, monitor)
+                    tree = StatCache(options.stat_cache, plan.name, namespace.algorithm, clock, monitor)
                     cache = stack.enter_context(tree)
                 pipeline = Pipeline(store, crew, cache, clock, monitor, skip_broken=options.skip_broken)
-                built = await pipeline.run(selection.root, selection.entries())
+                built = await pipeline.run(plan.root, plan.entries())
         except FileChanged:
             if attempt == ATTEMPTS:
                 raise
@@ -162,7 +175,7 @@ async def _build(
         passed_s = clock.monotonic() - started_s
         if passed_s <= await _promised_s(store, passed_s) / 2:
             return built
-    raise Unavailable(f"Archiving {selection.root!r} takes longer than the server promises to keep what it has")
+    raise Unavailable(f"Archiving {plan.root!r} takes longer than the server promises to keep what it has")
 
 
 async def _promised_s(store: BlobStore, passed_s: float) -> float:
@@ -211,7 +224,7 @@ class _Tally:
         )
 
 
-def scan_rules(options: ArchiveOptions, namespace: Namespace, monitor: Monitor) -> ScanRules:
+def _rules(options: ArchiveOptions, namespace: Namespace, monitor: Monitor) -> ScanRules:
     """Return how to scan a directory for an archive in `namespace`."""
     return ScanRules(
         is_denied=options.is_denied,

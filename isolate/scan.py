@@ -50,6 +50,8 @@ class ScanRules:
     is_denied: Denylist = DEFAULT
     keep_dangling: bool = True  # record a link to nothing inside the tree; 2020 refuses it
     broken: Callable[[IsolateError], None] | None = None  # told instead of raised
+    # Told the path of a link to a directory outside of the root, which is an error otherwise.
+    outside: Callable[[str], None] | None = None
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
@@ -70,24 +72,22 @@ def scan(root: str, rules: ScanRules) -> Iterator[Found]:
     A directory whose children are all left out counts as empty. Raises InvalidInput when `root` is no directory or
     holds what no manifest can record (sockets, pipes, devices, links to nowhere), Unreadable.
     """
-    if not os.path.isdir(root):
-        raise InvalidInput(f"{root!r} is not a directory" if os.path.lexists(root) else f"{root!r} does not exist")
-    return _Scan(os.path.abspath(root), rules).below("")
+    return Scanner(root, rules).below("")
 
 
-def scan_below(root: str, directory: str, rules: ScanRules) -> Iterator[Found]:
-    """Yield like `scan` what is below `directory`, a path relative to `root`, as paths relative to `root`."""
-    return _Scan(os.path.abspath(root), rules).below(directory)
+class Scanner:
+    """Looks at what is below the directory `root`; raises InvalidInput when it is none."""
 
-
-class _Scan:
     def __init__(self, root: str, rules: ScanRules) -> None:
-        self._root = root
+        if not os.path.isdir(root):
+            raise InvalidInput(f"{root!r} is not a directory" if os.path.lexists(root) else f"{root!r} does not exist")
+        self._root = root = os.path.abspath(root)
         self._prefix = root.rstrip("/") + "/"
         self._real_prefix = os.path.realpath(root).rstrip("/") + "/"
         self._rules = rules
 
     def below(self, directory: str) -> Iterator[Found]:
+        """Yield what is below `directory`, a path relative to the root or "", by its path relative to the root."""
         # A stack instead of recursion: `yield from` through each level would cost every entry its depth.
         stack = self._children(directory) or []
         while stack:
@@ -122,16 +122,31 @@ class _Scan:
         children.sort(key=itemgetter(0), reverse=True)
         return children
 
+    def one(self, path: str) -> Found | None:
+        """Return the file or link at `path`, relative to the root; None if it is broken and that was reported."""
+        absolute = self._prefix + path
+        try:
+            status = os.lstat(absolute)
+            if stat.S_ISLNK(status.st_mode):
+                return self._link(path, absolute)
+            return self._file(path, absolute, status)
+        except OSError as error:
+            self._broken(unreadable(error, absolute))
+            return None
+
     def _entry(self, path: str, entry: os.DirEntry[str]) -> Found | None:
         try:
             if entry.is_symlink():
                 return self._link(path, entry.path)
-            status = entry.stat(follow_symlinks=False)
-            if stat.S_ISREG(status.st_mode):
-                return Found(path, Kind.FILE, status.st_mode, stamp_of(status))
-            self._broken(InvalidInput(f"{entry.path!r} is {what_is(status.st_mode)}, which cannot be archived"))
+            return self._file(path, entry.path, entry.stat(follow_symlinks=False))
         except OSError as error:
             self._broken(unreadable(error, entry.path))
+            return None
+
+    def _file(self, path: str, absolute: str, status: os.stat_result) -> Found | None:
+        if stat.S_ISREG(status.st_mode):
+            return Found(path, Kind.FILE, status.st_mode, stamp_of(status))
+        self._broken(InvalidInput(f"{absolute!r} is {what_is(status.st_mode)}, which cannot be archived"))
         return None
 
     def _link(self, path: str, absolute: str) -> Found | None:
@@ -146,6 +161,9 @@ class _Scan:
             return None
         if stat.S_ISREG(status.st_mode):
             return Found(path, Kind.FILE, status.st_mode, stamp_of(status), os.path.realpath(absolute))
+        if stat.S_ISDIR(status.st_mode) and self._rules.outside is not None:
+            self._rules.outside(path)
+            return None
         self._broken(
             InvalidInput(f"Link {absolute!r} points to {target!r} outside of {self._root!r}, which is not a file")
         )
