@@ -24,9 +24,9 @@ class SkippingClock(ManualClock):
 
 
 @asynccontextmanager
-async def serving(routes: Iterable[web.AbstractRouteDef], app: web.Application | None = None) -> AsyncIterator[str]:
+async def serving(routes: Iterable[web.AbstractRouteDef]) -> AsyncIterator[str]:
     """Serve `routes` on a free port; gives the URL."""
-    app = app or web.Application(client_max_size=64 << 20)
+    app = web.Application(client_max_size=64 << 20)
     app.add_routes(routes)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
@@ -36,6 +36,7 @@ async def serving(routes: Iterable[web.AbstractRouteDef], app: web.Application |
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         await runner.cleanup()
+        listener.close()
 
 
 def unused_url() -> str:
