@@ -1,0 +1,186 @@
+"""The API for bots, in both dialects, over a scheduler in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.unit.server_site import BOT, Site, hello, new_task, running_site
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with running_site() as running:
+        yield running
+
+
+async def offered(site: Site, session: str = "", bot_id: str = "bot1", **changes: Any) -> dict[str, Any]:
+    """Trigger a task and poll for it; returns the manifest."""
+    await site.bot("handshake", hello(bot_id), session)
+    await site.post("tasks/new", new_task(**changes))
+    _, command = await site.bot("poll", hello(bot_id), session)
+    manifest: dict[str, Any] = command["manifest"]
+    return manifest
+
+
+async def waiting(site: Site, session: str, wait_s: float = 20) -> asyncio.Task[tuple[int, Any]]:
+    """Start a long poll and return when the server holds it."""
+    task = asyncio.get_running_loop().create_task(site.bot("poll", hello(), session, wait_s))
+    while not site.polls._requests:
+        await asyncio.sleep(0)
+    return task
+
+
+async def test_ping(site: Site) -> None:
+    async with site.session.get(site.url + BOT + "server_ping") as response:
+        assert await response.text() == "Server up"
+
+
+async def test_a_handshake_never_asks_for_an_update(site: Site) -> None:
+    status, reply = await site.bot("handshake", hello())
+    assert status == 200
+    assert reply == {
+        "bot_version": "v1",
+        "server_version": "0.1.0",
+        "bot_group_cfg_version": "default",
+        "bot_group_cfg": {"dimensions": {}},
+    }
+
+
+async def test_a_bot_of_2020_gets_exactly_what_it_knows(site: Site) -> None:
+    manifest = await offered(site)
+    assert len(manifest) == 23
+    assert manifest["host"] == site.url
+    assert manifest["isolated"]["namespace"] == "default-gzip"
+    body = {"id": "bot1", "task_id": manifest["task_id"], "cost_usd": 0.1}
+    assert await site.bot("task_update", body) == (200, {"must_stop": False, "ok": True})
+
+
+async def test_a_bot_of_ours_is_told_how_often_to_report(site: Site) -> None:
+    manifest = await offered(site, "s1")
+    run_id = manifest["task_id"]
+    status, reply = await site.bot(f"task_update/{run_id}", {"id": "bot1", "task_id": run_id}, "s1")
+    assert (status, reply["must_stop"], reply["ok"]) == (200, False, True)
+    assert 1 <= reply["update_every_s"] <= 10
+
+
+async def test_nothing_to_do_is_a_sleep(site: Site) -> None:
+    await site.bot("handshake", hello())
+    status, reply = await site.bot("poll", hello())
+    assert (status, reply["cmd"], reply["quarantined"]) == (200, "sleep", False)
+    assert 1 <= reply["duration"] <= 60
+
+
+async def test_a_long_poll_wakes_when_work_comes(site: Site) -> None:
+    await site.bot("handshake", hello(), "s1")
+    task = await waiting(site, "s1")
+    await site.post("tasks/new", new_task())
+    status, reply = await task
+    assert (status, reply["cmd"]) == (200, "run")
+
+
+async def test_a_long_poll_ends_in_time(site: Site) -> None:
+    await site.bot("handshake", hello(), "s1")
+    task = await waiting(site, "s1", 5)
+    site.clock.advance(6)
+    await site.scheduler.tick()
+    assert (await task)[1]["cmd"] == "sleep"
+
+
+async def test_a_drain_releases_long_polls(site: Site) -> None:
+    await site.bot("handshake", hello(), "s1")
+    task = await waiting(site, "s1")
+    site.polls.release()
+    assert (await task)[1] == {"cmd": "sleep", "duration": 1.0, "quarantined": False}
+    assert (await site.bot("poll", hello(), "s1", 20))[1]["cmd"] == "sleep"
+
+
+async def test_a_poll_whose_bot_left_takes_no_task(site: Site) -> None:
+    await site.bot("handshake", hello(), "s1")
+    gone = await waiting(site, "s1")
+    gone.cancel()
+    await asyncio.wait([gone])
+    while site.polls._requests:
+        await site.polls.drop_gone()
+        await asyncio.sleep(0)
+    await site.bot("handshake", hello("bot2"), "s2")
+    await site.post("tasks/new", new_task())
+    assert (await site.bot("poll", hello("bot2"), "s2"))[1]["cmd"] == "run"
+
+
+async def test_a_lost_lease_is_a_409_with_its_code(site: Site) -> None:
+    manifest = await offered(site, "s1")
+    run_id = manifest["task_id"]
+    await site.bot("handshake", hello(), "s2")
+    status, reply = await site.bot("task_update", {"id": "bot1", "task_id": run_id}, "s1")
+    assert (status, reply["error"]["code"]) == (409, "lease_lost")
+
+
+async def test_a_quarantined_bot_gets_no_work(site: Site) -> None:
+    await site.post("tasks/new", new_task())
+    body = hello() | {"state": {"running_time": 1}}
+    assert (await site.bot("handshake", body))[0] == 200
+    _, reply = await site.bot("poll", body)
+    assert (reply["cmd"], reply["quarantined"]) == ("sleep", True)
+    assert (await site.get("bots/list?quarantined=TRUE"))["items"][0]["quarantined"] is True
+
+
+async def test_a_stale_configuration_restarts_the_bot(site: Site) -> None:
+    body = hello()
+    body["state"]["bot_group_cfg_version"] = "hash:old"
+    _, reply = await site.bot("poll", body)
+    assert reply == {"cmd": "bot_restart", "message": "Restarting to pick up new bots.cfg config"}
+
+
+async def test_an_error_of_the_bot_ends_the_task(site: Site) -> None:
+    manifest = await offered(site)
+    run_id = manifest["task_id"]
+    await site.bot("task_update", {"id": "bot1", "task_id": run_id})
+    body = {"id": "bot1", "task_id": run_id, "message": "no disk"}
+    assert await site.bot(f"task_error/{run_id}", body) == (200, {})
+    result = await site.get(f"task/{run_id[:-1]}0/result")
+    assert (result["state"], result["internal_failure"]) == ("BOT_DIED", True)
+
+
+async def test_events(site: Site) -> None:
+    assert await site.bot("event", hello() | {"event": "bot_error", "message": "hot"}) == (200, {})
+    status, reply = await site.bot("event", hello() | {"event": "bot_missing", "message": ""})
+    assert (status, reply) == (400, {"error": "Unsupported event type: bot_missing"})
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "reason"),
+    [
+        ("poll", {"dimensions": {}, "state": {}, "version": ""}, "id"),
+        ("task_update", {"id": "b"}, "id and task_id are required"),
+        ("task_update", {"id": "b", "task_id": "5cee488008811", "typo": 1}, "did you make a typo?"),
+        ("task_update/5cee488008812", {"id": "b", "task_id": "5cee488008811"}, "not the one of the URL"),
+        ("task_update", {"id": "b", "task_id": "5cee488008811", "exit_code": 0}, "unexpected duration"),
+        ("task_error", {"message": "x"}, "id and task_id are required"),
+        ("handshake", [], "must be a JSON object"),
+    ],
+)
+async def test_bad_messages_get_400_with_a_plain_string(site: Site, call: str, body: Any, reason: str) -> None:
+    status, reply = await site.bot(call, body)
+    assert status == 400
+    assert reason in reply["error"]
+
+
+async def test_only_json_is_accepted(site: Site) -> None:
+    status, reply = await site.call("POST", BOT + "poll", hello(), {"Content-Type": "text/plain"})
+    assert status == 400
+    assert "Expecting JSON body" in reply["error"]
+
+
+@pytest.mark.parametrize("wait", ["-1", "soon", "nan", "inf"])
+async def test_a_wait_that_is_no_time_is_refused(site: Site, wait: str) -> None:
+    status, reply = await site.call("POST", BOT + "poll", hello(), {"X-Isolate-Wait": wait})
+    assert status == 400
+    assert "X-Isolate-Wait" in reply["error"]
+
+
+async def test_an_endless_session_is_refused(site: Site) -> None:
+    assert (await site.bot("poll", hello(), "s" * 65))[0] == 400
