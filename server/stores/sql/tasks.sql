@@ -1,0 +1,357 @@
+-- schema_1 --
+-- Tables of the task store. Columns repeat what statements look for; the whole value is JSON in `body`.
+-- Ids are the numbers of the packed ids; times are epoch seconds.
+CREATE TABLE executions (
+    id INTEGER PRIMARY KEY,
+    version INTEGER NOT NULL,
+    queue TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    rank INTEGER NOT NULL,
+    deadline_at REAL NOT NULL,
+    created_at REAL NOT NULL,
+    is_claimable INTEGER NOT NULL,
+    is_taken INTEGER NOT NULL,
+    needs_session INTEGER NOT NULL,
+    span_s REAL,
+    live_hash TEXT,
+    reusable_hash TEXT,
+    body BLOB NOT NULL
+);
+CREATE INDEX executions_by_queue ON executions (queue, priority, rank) WHERE is_claimable = 1;
+CREATE INDEX executions_taken ON executions (id) WHERE is_taken = 1;
+CREATE UNIQUE INDEX executions_live ON executions (live_hash) WHERE live_hash IS NOT NULL;
+CREATE INDEX executions_reusable ON executions (reusable_hash, created_at) WHERE reusable_hash IS NOT NULL;
+
+CREATE TABLE runs (
+    bot_id TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    execution_id INTEGER NOT NULL,
+    PRIMARY KEY (bot_id, created_at, execution_id)
+) WITHOUT ROWID;
+
+CREATE TABLE tasks (
+    id INTEGER PRIMARY KEY,
+    execution_id INTEGER,
+    attached INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    failure INTEGER NOT NULL,
+    deduped INTEGER NOT NULL,
+    slice_index INTEGER NOT NULL,
+    created_at REAL NOT NULL,
+    modified_at REAL NOT NULL,
+    deadline_at REAL NOT NULL,
+    completed_at REAL,
+    abandoned_at REAL,
+    name TEXT NOT NULL,
+    parent TEXT,
+    identity TEXT NOT NULL,
+    request_uuid TEXT NOT NULL
+);
+CREATE INDEX tasks_members ON tasks (execution_id) WHERE attached = 1;
+CREATE INDEX tasks_overdue ON tasks (deadline_at) WHERE attached = 1 AND state = 32;
+CREATE INDEX tasks_repeated ON tasks (request_uuid, identity) WHERE request_uuid <> '';
+CREATE INDEX tasks_children ON tasks (parent) WHERE parent IS NOT NULL;
+CREATE INDEX tasks_by_time ON tasks (created_at);
+CREATE INDEX tasks_by_state ON tasks (state, created_at);
+CREATE INDEX tasks_by_name ON tasks (name, created_at);
+
+CREATE TABLE requests (
+    id INTEGER PRIMARY KEY,
+    body BLOB NOT NULL
+);
+
+CREATE TABLE tags (
+    tag TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    task_id INTEGER NOT NULL,
+    PRIMARY KEY (tag, created_at, task_id)
+) WITHOUT ROWID;
+
+CREATE TABLE bots (
+    id TEXT PRIMARY KEY,
+    last_seen_at REAL NOT NULL,
+    body BLOB NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY,
+    bot_id TEXT NOT NULL,
+    at REAL NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX events_by_bot ON events (bot_id, at);
+
+-- find_repeated --
+-- The task made by an earlier submission with this identity and request_uuid.
+SELECT id FROM tasks INDEXED BY tasks_repeated
+WHERE request_uuid = ? AND request_uuid <> '' AND identity = ? AND created_at >= ?
+ORDER BY id DESC LIMIT 1;
+
+-- is_taken --
+-- Whether a task or an execution has this id.
+SELECT EXISTS (SELECT 1 FROM tasks WHERE id = ?1) OR EXISTS (SELECT 1 FROM executions WHERE id = ?1);
+
+-- find_reusable --
+-- The newest success with this hash that is not too old.
+SELECT body FROM executions INDEXED BY executions_reusable
+WHERE reusable_hash = ? AND reusable_hash IS NOT NULL AND created_at >= ?
+ORDER BY created_at DESC, id DESC LIMIT 1;
+
+-- find_live --
+-- The one execution that equal tasks join.
+SELECT body FROM executions INDEXED BY executions_live WHERE live_hash = ? AND live_hash IS NOT NULL;
+
+-- claim --
+-- The best of the heads of several queues. Each head is found by the queue's own index: entries that are overdue or not
+-- for this bot are passed over, no other entry is looked at.
+WITH heads AS (
+    SELECT (
+        SELECT waiting.id FROM executions AS waiting INDEXED BY executions_by_queue
+        WHERE waiting.queue = wanted.value AND waiting.is_claimable = 1
+            AND waiting.deadline_at > :now
+            AND waiting.needs_session <= :has_session
+            AND (:must_end_by IS NULL OR :now + waiting.span_s < :must_end_by)
+            AND NOT EXISTS (
+                SELECT 1 FROM runs
+                WHERE runs.bot_id = :bot_id AND runs.created_at = waiting.created_at AND runs.execution_id = waiting.id
+            )
+        ORDER BY waiting.priority, waiting.rank, waiting.id LIMIT 1
+    ) AS id
+    FROM json_each(:queues) AS wanted
+)
+SELECT best.id FROM heads CROSS JOIN executions AS best ON best.id = heads.id
+ORDER BY best.priority, best.rank, best.id LIMIT 1;
+
+-- insert_execution --
+-- A new execution; fails when the id or the live hash is in use.
+INSERT INTO executions (version, queue, priority, rank, deadline_at, created_at, is_claimable, is_taken, needs_session,
+    span_s, live_hash, reusable_hash, body, id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- update_execution --
+-- A new value of an execution; changes no row when another writer was faster.
+UPDATE executions SET version = ?, queue = ?, priority = ?, rank = ?, deadline_at = ?, created_at = ?, is_claimable = ?,
+    is_taken = ?, needs_session = ?, span_s = ?, live_hash = ?, reusable_hash = ?, body = ?
+WHERE id = ? AND version = ?;
+
+-- get_execution --
+-- One execution.
+SELECT body FROM executions WHERE id = ?;
+
+-- insert_run --
+-- A bot got an execution.
+INSERT OR IGNORE INTO runs (bot_id, created_at, execution_id) VALUES (?, ?, ?);
+
+-- delete_run --
+-- An offer left no trace.
+DELETE FROM runs WHERE bot_id = ? AND created_at = ? AND execution_id = ?;
+
+-- insert_task --
+-- A new task, without its request.
+INSERT INTO tasks (execution_id, attached, state, failure, deduped, slice_index, created_at, modified_at, deadline_at,
+    completed_at, abandoned_at, name, parent, identity, request_uuid, id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- insert_request --
+-- What the client asked for; never changed.
+INSERT INTO requests (id, body) VALUES (?, ?);
+
+-- insert_tag --
+-- One tag of a task.
+INSERT INTO tags (tag, created_at, task_id) VALUES (?, ?, ?);
+
+-- update_task --
+-- A new value of a task.
+UPDATE tasks SET execution_id = ?, attached = ?, state = ?, failure = ?, deduped = ?, slice_index = ?, created_at = ?,
+    modified_at = ?, deadline_at = ?, completed_at = ?, abandoned_at = ?
+WHERE id = ?;
+
+-- follow_execution --
+-- Every attached task has the state and times of its execution (the rule is sharing.follow).
+UPDATE tasks SET state = ?, failure = ?, modified_at = ?, completed_at = ?, abandoned_at = ?
+WHERE execution_id = ? AND attached = 1;
+
+-- get_task --
+-- One task with its request.
+SELECT tasks.execution_id, tasks.attached, tasks.state, tasks.failure, tasks.deduped, tasks.slice_index,
+    tasks.created_at, tasks.modified_at, tasks.deadline_at, tasks.completed_at, tasks.abandoned_at, requests.body
+FROM tasks JOIN requests ON requests.id = tasks.id WHERE tasks.id = ?;
+
+-- attached --
+-- The tasks that share an execution.
+SELECT id FROM tasks INDEXED BY tasks_members WHERE execution_id = ? AND attached = 1 ORDER BY id;
+
+-- overdue --
+-- Waiting tasks whose time is over.
+SELECT id FROM tasks INDEXED BY tasks_overdue WHERE attached = 1 AND state = 32 AND deadline_at <= ?
+ORDER BY deadline_at, id LIMIT ?;
+
+-- taken --
+-- Executions that a bot has, or is offered.
+SELECT body FROM executions INDEXED BY executions_taken WHERE is_taken = 1 ORDER BY id;
+
+-- queues --
+-- Queues in which something waits or runs.
+SELECT queue FROM executions INDEXED BY executions_by_queue WHERE is_claimable = 1
+UNION SELECT queue FROM executions INDEXED BY executions_taken WHERE is_taken = 1 ORDER BY queue;
+
+-- parents --
+-- Runs that have live children.
+SELECT DISTINCT parent FROM tasks INDEXED BY tasks_children
+WHERE parent IS NOT NULL AND state IN (16, 32) ORDER BY parent;
+
+-- children --
+-- The tasks a run made.
+SELECT id FROM tasks INDEXED BY tasks_children
+WHERE parent IN (SELECT value FROM json_each(?)) AND parent IS NOT NULL ORDER BY id;
+
+-- runs_of --
+-- What a bot worked on, newest first.
+SELECT created_at, execution_id FROM runs WHERE bot_id = ? AND (created_at, execution_id) < (?, ?)
+ORDER BY created_at DESC, execution_id DESC LIMIT ?;
+
+-- save_bot --
+-- A new or changed bot.
+INSERT INTO bots (id, last_seen_at, body) VALUES (?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET last_seen_at = excluded.last_seen_at, body = excluded.body;
+
+-- hear_bot --
+-- A sign of life.
+UPDATE bots SET last_seen_at = ? WHERE id = ?;
+
+-- forget_bot --
+-- A bot is not known any more.
+DELETE FROM bots WHERE id = ?;
+
+-- get_bots --
+-- All bots.
+SELECT last_seen_at, body FROM bots ORDER BY id;
+
+-- insert_event --
+-- Something that happened to a bot.
+INSERT INTO events (bot_id, at, body) VALUES (?, ?, ?);
+
+-- events --
+-- What happened to a bot, newest first.
+SELECT number, at, body FROM events INDEXED BY events_by_bot
+WHERE bot_id = :bot_id AND at >= :start AND at < :end AND (at, number) < (:time, :number)
+ORDER BY at DESC, number DESC LIMIT :limit;
+
+-- search_by_created --
+-- Tasks by when they were made.
+SELECT tasks.created_at, tasks.id FROM tasks INDEXED BY tasks_by_time
+WHERE (tasks.created_at, tasks.id) < (:time, :number)
+    AND tasks.created_at >= :created_from AND tasks.created_at <= :created_to
+    AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
+    AND (:failure IS NULL OR tasks.failure = :failure)
+    AND (:deduped IS NULL OR tasks.deduped = :deduped)
+    AND (:name IS NULL OR tasks.name = :name)
+    AND NOT EXISTS (
+        SELECT 1 FROM json_each(:tags) AS wanted WHERE NOT EXISTS (
+            SELECT 1 FROM tags
+            WHERE tags.tag = wanted.value AND tags.created_at = tasks.created_at AND tags.task_id = tasks.id
+        )
+    )
+ORDER BY tasks.created_at DESC, tasks.id DESC LIMIT :limit;
+
+-- search_by_state --
+-- Tasks of one state, by when they were made.
+SELECT tasks.created_at, tasks.id FROM tasks INDEXED BY tasks_by_state
+WHERE tasks.state = :state AND (tasks.created_at, tasks.id) < (:time, :number)
+    AND tasks.created_at >= :created_from AND tasks.created_at <= :created_to
+    AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
+    AND (:failure IS NULL OR tasks.failure = :failure)
+    AND (:deduped IS NULL OR tasks.deduped = :deduped)
+    AND (:name IS NULL OR tasks.name = :name)
+    AND NOT EXISTS (
+        SELECT 1 FROM json_each(:tags) AS wanted WHERE NOT EXISTS (
+            SELECT 1 FROM tags
+            WHERE tags.tag = wanted.value AND tags.created_at = tasks.created_at AND tags.task_id = tasks.id
+        )
+    )
+ORDER BY tasks.created_at DESC, tasks.id DESC LIMIT :limit;
+
+-- search_by_name --
+-- Tasks of one name, by when they were made.
+SELECT tasks.created_at, tasks.id FROM tasks INDEXED BY tasks_by_name
+WHERE tasks.name = :name AND (tasks.created_at, tasks.id) < (:time, :number)
+    AND tasks.created_at >= :created_from AND tasks.created_at <= :created_to
+    AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
+    AND (:failure IS NULL OR tasks.failure = :failure)
+    AND (:deduped IS NULL OR tasks.deduped = :deduped)
+    AND (:name IS NULL OR tasks.name = :name)
+    AND NOT EXISTS (
+        SELECT 1 FROM json_each(:tags) AS wanted WHERE NOT EXISTS (
+            SELECT 1 FROM tags
+            WHERE tags.tag = wanted.value AND tags.created_at = tasks.created_at AND tags.task_id = tasks.id
+        )
+    )
+ORDER BY tasks.created_at DESC, tasks.id DESC LIMIT :limit;
+
+-- search_by_tag --
+-- Tasks with one tag, by when they were made.
+SELECT first.created_at, tasks.id FROM tags AS first CROSS JOIN tasks ON tasks.id = first.task_id
+WHERE first.tag = :tag AND (first.created_at, first.task_id) < (:time, :number)
+    AND first.created_at >= :created_from AND first.created_at <= :created_to
+    AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
+    AND (:failure IS NULL OR tasks.failure = :failure)
+    AND (:deduped IS NULL OR tasks.deduped = :deduped)
+    AND (:name IS NULL OR tasks.name = :name)
+    AND NOT EXISTS (
+        SELECT 1 FROM json_each(:tags) AS wanted WHERE NOT EXISTS (
+            SELECT 1 FROM tags
+            WHERE tags.tag = wanted.value AND tags.created_at = tasks.created_at AND tags.task_id = tasks.id
+        )
+    )
+ORDER BY first.created_at DESC, first.task_id DESC LIMIT :limit;
+
+-- search_by_modified --
+-- Tasks by when they changed last; looks at every task, so nothing calls it in a loop.
+SELECT tasks.modified_at, tasks.id FROM tasks
+WHERE (tasks.modified_at, tasks.id) < (:time, :number)
+    AND tasks.created_at >= :created_from AND tasks.created_at <= :created_to
+    AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
+    AND (:failure IS NULL OR tasks.failure = :failure)
+    AND (:deduped IS NULL OR tasks.deduped = :deduped)
+    AND (:name IS NULL OR tasks.name = :name)
+    AND NOT EXISTS (
+        SELECT 1 FROM json_each(:tags) AS wanted WHERE NOT EXISTS (
+            SELECT 1 FROM tags
+            WHERE tags.tag = wanted.value AND tags.created_at = tasks.created_at AND tags.task_id = tasks.id
+        )
+    )
+ORDER BY tasks.modified_at DESC, tasks.id DESC LIMIT :limit;
+
+-- search_by_completed --
+-- Tasks by when they ended; looks at every task, so nothing calls it in a loop.
+SELECT tasks.completed_at, tasks.id FROM tasks
+WHERE (tasks.completed_at, tasks.id) < (:time, :number)
+    AND tasks.created_at >= :created_from AND tasks.created_at <= :created_to
+    AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
+    AND (:failure IS NULL OR tasks.failure = :failure)
+    AND (:deduped IS NULL OR tasks.deduped = :deduped)
+    AND (:name IS NULL OR tasks.name = :name)
+    AND NOT EXISTS (
+        SELECT 1 FROM json_each(:tags) AS wanted WHERE NOT EXISTS (
+            SELECT 1 FROM tags
+            WHERE tags.tag = wanted.value AND tags.created_at = tasks.created_at AND tags.task_id = tasks.id
+        )
+    )
+ORDER BY tasks.completed_at DESC, tasks.id DESC LIMIT :limit;
+
+-- search_by_abandoned --
+-- Tasks by when they were given up; looks at every task, so nothing calls it in a loop.
+SELECT tasks.abandoned_at, tasks.id FROM tasks
+WHERE (tasks.abandoned_at, tasks.id) < (:time, :number)
+    AND tasks.created_at >= :created_from AND tasks.created_at <= :created_to
+    AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
+    AND (:failure IS NULL OR tasks.failure = :failure)
+    AND (:deduped IS NULL OR tasks.deduped = :deduped)
+    AND (:name IS NULL OR tasks.name = :name)
+    AND NOT EXISTS (
+        SELECT 1 FROM json_each(:tags) AS wanted WHERE NOT EXISTS (
+            SELECT 1 FROM tags
+            WHERE tags.tag = wanted.value AND tags.created_at = tasks.created_at AND tags.task_id = tasks.id
+        )
+    )
+ORDER BY tasks.abandoned_at DESC, tasks.id DESC LIMIT :limit;

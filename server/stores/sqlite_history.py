@@ -1,0 +1,148 @@
+"""The look-ups of the task store in SQLite that serve people and recovery."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection
+from math import inf
+from typing import Any
+
+from server.stores.task_rows import SQL, get_execution, get_task, to_execution
+from server.stores.writer import Database
+from swarming import ids
+from swarming.model import Execution, Task
+from swarming.store import (
+    MAX_PAGE,
+    Page,
+    Record,
+    RunRecord,
+    Sort,
+    TaskQuery,
+    decode_cursor,
+    encode_cursor,
+)
+
+_SEARCHES = {
+    Sort.CREATED: "search_by_created",
+    Sort.MODIFIED: "search_by_modified",
+    Sort.COMPLETED: "search_by_completed",
+    Sort.ABANDONED: "search_by_abandoned",
+}
+
+
+class SqliteHistory:
+    """Implements `swarming.store.TaskHistory` on the database of `SqliteTaskStore`."""
+
+    _database: Database
+
+    async def record(self, task_id: str) -> Record:
+        key = ids.unpack(task_id)[0]
+        return await self._database.read(lambda db: _record(db, get_task(db, key)))
+
+    async def record_of_run(self, execution_id: str) -> Record:
+        key = ids.unpack(execution_id)[0]
+
+        def read(db: sqlite3.Connection) -> Record:
+            execution = get_execution(db, key)
+            return Record(_sharer(db, key), execution, _children(db, execution))
+
+        return await self._database.read(read)
+
+    async def reusable(self, task_hash: str, since: float) -> Execution | None:
+        return await self._execution("find_reusable", (task_hash, since))
+
+    async def live(self, task_hash: str) -> Execution | None:
+        return await self._execution("find_live", (task_hash,))
+
+    async def taken(self) -> list[Execution]:
+        return await self._database.read(lambda db: [to_execution(row) for row in db.execute(SQL["taken"])])
+
+    async def queues(self) -> list[str]:
+        return await self._database.read(lambda db: [queue for (queue,) in db.execute(SQL["queues"])])
+
+    async def parents(self) -> list[str]:
+        return await self._database.read(lambda db: [parent for (parent,) in db.execute(SQL["parents"])])
+
+    async def children(self, run_ids: Collection[str]) -> list[Task]:
+        return await self._tasks("children", (json.dumps(list(run_ids)),))
+
+    async def search(self, query: TaskQuery, cursor: str | None, limit: int) -> Page[Record]:
+        kind, limit = query.sort.value, max(1, min(limit, MAX_PAGE))
+        name, wish = _search(query)
+        wish["time"], wish["number"] = decode_cursor(kind, cursor)
+        wish["limit"] = limit + 1
+
+        def read(db: sqlite3.Connection) -> Page[Record]:
+            found = db.execute(SQL[name], wish).fetchall()
+            records = [_record(db, get_task(db, key)) for _, key in found[:limit]]
+            return Page(tuple(records), encode_cursor(kind, *found[limit - 1]) if len(found) > limit else None)
+
+        return await self._database.read(read)
+
+    async def runs_of(self, bot_id: str, cursor: str | None, limit: int) -> Page[RunRecord]:
+        limit = max(1, min(limit, MAX_PAGE))
+        place = decode_cursor("run", cursor)
+
+        def read(db: sqlite3.Connection) -> Page[RunRecord]:
+            found = db.execute(SQL["runs_of"], (bot_id, *place, limit + 1)).fetchall()
+            records = []
+            for _, key in found[:limit]:
+                execution = get_execution(db, key)
+                attempt = next(one for one in execution.attempts if one.bot_id == bot_id)
+                records.append(RunRecord(_sharer(db, key), execution, attempt))
+            return Page(tuple(records), encode_cursor("run", *found[limit - 1]) if len(found) > limit else None)
+
+        return await self._database.read(read)
+
+    async def _tasks(self, name: str, values: tuple[Any, ...]) -> list[Task]:
+        """Return the tasks whose ids a statement finds."""
+        return await self._database.read(
+            lambda db: [get_task(db, key) for (key,) in db.execute(SQL[name], values).fetchall()]
+        )
+
+    async def _execution(self, name: str, values: tuple[Any, ...]) -> Execution | None:
+        row = await self._database.read(lambda db: db.execute(SQL[name], values).fetchone())
+        return None if row is None else to_execution(row)
+
+
+def _search(query: TaskQuery) -> tuple[str, dict[str, Any]]:
+    """Return the statement that looks at the fewest tasks, and its values."""
+    name = _SEARCHES[query.sort]
+    wish: dict[str, Any] = {
+        "states": json.dumps(sorted(query.states)) if query.states else None,
+        "failure": query.failure,
+        "deduped": query.deduped,
+        "name": query.name,
+        "tags": json.dumps(list(query.tags)),
+        "created_from": -inf if query.created_from is None else query.created_from,
+        "created_to": inf if query.created_to is None else query.created_to,
+    }
+    if query.sort is Sort.CREATED and query.name is not None:
+        name = "search_by_name"
+    elif query.sort is Sort.CREATED and query.tags:
+        # A tag with a value of its own (user:, name:) finds fewer than one that everybody has.
+        name, wish["tag"] = "search_by_tag", max(query.tags, key=len)
+    elif query.sort is Sort.CREATED and len(query.states) == 1:
+        name, wish["state"] = "search_by_state", next(iter(query.states))
+    return name, wish
+
+
+def _record(db: sqlite3.Connection, task: Task) -> Record:
+    if task.execution_id is None:
+        return Record(task, None)
+    execution = get_execution(db, ids.unpack(task.execution_id)[0])
+    return Record(task, execution, _children(db, execution))
+
+
+def _children(db: sqlite3.Connection, execution: Execution) -> tuple[str, ...]:
+    runs = [attempt.run_id for attempt in execution.attempts]
+    if not runs:
+        return ()
+    return tuple(ids.pack(key) for (key,) in db.execute(SQL["children"], (json.dumps(runs),)))
+
+
+def _sharer(db: sqlite3.Connection, execution_key: int) -> Task:
+    """Return the oldest task attached to an execution, else the task of its own id."""
+    row = db.execute(SQL["attached"], (execution_key,)).fetchone()
+    return get_task(db, execution_key if row is None else row[0])

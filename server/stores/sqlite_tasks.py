@@ -1,0 +1,175 @@
+"""The task store in SQLite: tasks, executions and bots in one file with one writer thread.
+
+Knows no policy and no clock: what the store must decide by itself is in the shared rules of `swarming.sharing`, and
+statements are in `sql/tasks.sql`. Each operation is one job of the writer, so it is atomic, and durable when it
+returns.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from isolate.clock import Clock
+from isolate.errors import Stale
+from isolate.monitor import Monitor
+from server.stores.sqlite_bots import SqliteBots
+from server.stores.sqlite_history import SqliteHistory
+from server.stores.task_rows import (
+    SQL,
+    execution_row,
+    get_execution,
+    get_task,
+    insert_task,
+    number,
+    standing_row,
+    to_execution,
+)
+from server.stores.writer import Database
+from swarming import ids, sharing
+from swarming.model import Execution, Task
+from swarming.store import Change, How, Offer, Submission, Submitted
+
+MIGRATIONS = (SQL["schema_1"],)
+
+
+class SqliteTaskStore(SqliteHistory, SqliteBots):
+    """Implements `swarming.store.Store`."""
+
+    def __init__(self, path: Path, *, clock: Clock | None = None, monitor: Monitor | None = None) -> None:
+        self._database = Database(path, MIGRATIONS, clock=clock, monitor=monitor)
+
+    async def close(self) -> None:
+        """Finish what was asked for and close the file."""
+        await self._database.close()
+
+    async def submit(self, submission: Submission) -> Submitted:
+        return await self._database.write(lambda db: _submit(db, submission))
+
+    async def claim(self, queues: Sequence[str], offer: Offer) -> Execution | None:
+        return await self._database.write(lambda db: _claim(db, queues, offer))
+
+    async def replace(self, changes: Sequence[Change], tasks: Sequence[Task] = ()) -> list[Execution]:
+        return await self._database.write(lambda db: _replace(db, changes, tasks))
+
+    async def task(self, task_id: str) -> Task:
+        key = ids.unpack(task_id)[0]
+        return await self._database.read(lambda db: get_task(db, key))
+
+    async def execution(self, execution_id: str) -> Execution:
+        key = ids.unpack(execution_id)[0]
+        return await self._database.read(lambda db: get_execution(db, key))
+
+    async def attached(self, execution_id: str) -> list[Task]:
+        return await self._tasks("attached", (number(execution_id),))
+
+    async def overdue(self, now: float, limit: int) -> list[Task]:
+        return await self._tasks("overdue", (now, limit))
+
+
+def _submit(db: sqlite3.Connection, submission: Submission) -> Submitted:
+    """Answer a submission; the steps are those of the contract."""
+    task, execution = submission.task, submission.execution
+    request = task.request
+    if request.request_uuid:
+        found = (request.request_uuid, request.authenticated, submission.repeat_since)
+        if (row := db.execute(SQL["find_repeated"], found).fetchone()) is not None:
+            earlier = get_task(db, row[0])
+            shared = None if earlier.execution_id is None else get_execution(db, ids.unpack(earlier.execution_id)[0])
+            return Submitted(How.REPEATED, earlier, shared)
+    if db.execute(SQL["is_taken"], (number(task.task_id),)).fetchone()[0]:
+        return Submitted(How.COLLISION, task, None)
+    for index, wanted in submission.reuse:
+        row = db.execute(SQL["find_reusable"], (wanted, submission.reuse_since)).fetchone()
+        if row is not None:
+            source = to_execution(row)
+            answered = sharing.answer(task, source, index)
+            insert_task(db, answered)
+            return Submitted(How.REUSED, answered, source)
+    how = How.CREATED
+    if execution is not None:
+        row = None
+        if execution.live_hash is not None:
+            row = db.execute(SQL["find_live"], (execution.live_hash,)).fetchone()
+        if row is None:
+            db.execute(SQL["insert_execution"], execution_row(execution))
+        else:
+            how, shared = How.JOINED, to_execution(row)
+            task, execution = sharing.attach(task, shared)
+            execution = _update(db, shared, execution)
+    insert_task(db, task)
+    return Submitted(how, task, execution)
+
+
+def _claim(db: sqlite3.Connection, queues: Sequence[str], offer: Offer) -> Execution | None:
+    """Give the best execution in line to a bot."""
+    attempt = offer.attempt
+    wish = {
+        "queues": json.dumps(list(queues)),
+        "now": attempt.offered_at,
+        "has_session": offer.has_session,
+        "must_end_by": offer.must_end_by,
+        "bot_id": attempt.bot_id,
+    }
+    row = db.execute(SQL["claim"], wish).fetchone()
+    if row is None:
+        return None
+    waiting = get_execution(db, row[0])
+    return _update(db, waiting, sharing.offer(waiting, attempt))
+
+
+def _replace(db: sqlite3.Connection, changes: Sequence[Change], tasks: Sequence[Task]) -> list[Execution]:
+    """Store new values, or raise Stale; the writer then undoes what was done."""
+    stored = []
+    for change in changes:
+        if change.old is None:
+            stored.append(_insert(db, change.new))
+        else:
+            stored.append(_update(db, change.old, change.new))
+    for execution in stored:
+        db.execute(SQL["follow_execution"], _following(execution))
+    db.executemany(SQL["update_task"], [(*standing_row(task), number(task.task_id)) for task in tasks])
+    return stored
+
+
+def _insert(db: sqlite3.Connection, execution: Execution) -> Execution:
+    stored = replace(execution, version=0)
+    try:
+        db.execute(SQL["insert_execution"], execution_row(stored))
+    except sqlite3.IntegrityError as error:
+        raise Stale(f"Task {execution.execution_id} has a live equal") from error
+    return stored
+
+
+def _update(db: sqlite3.Connection, old: Execution, new: Execution) -> Execution:
+    """Store a new value of an execution, with the runs that came or went."""
+    stored = replace(new, version=old.version + 1)
+    row = execution_row(stored)
+    try:
+        changed = db.execute(SQL["update_execution"], (*row, old.version)).rowcount
+    except sqlite3.IntegrityError as error:
+        raise Stale(f"Task {new.execution_id} has a live equal") from error
+    if not changed:
+        raise Stale(f"Task {new.execution_id} was changed by somebody else")
+    key = row[-1]
+    before, after = ({attempt.bot_id for attempt in one.attempts} for one in (old, new))
+    for bot_id in before - after:
+        db.execute(SQL["delete_run"], (bot_id, old.created_at, key))
+    for bot_id in after - before:
+        db.execute(SQL["insert_run"], (bot_id, new.created_at, key))
+    return stored
+
+
+def _following(execution: Execution) -> tuple[Any, ...]:
+    return (
+        execution.state,
+        execution.failure,
+        execution.modified_at,
+        execution.completed_at,
+        execution.abandoned_at,
+        number(execution.execution_id),
+    )
