@@ -210,6 +210,29 @@ async def test_an_upload_to_a_dead_server_keeps_its_blocks() -> None:
         assert await connected.store.write(source) == Written(1, 0, 900)
 
 
+async def test_a_server_that_dies_in_an_upload_is_unavailable() -> None:
+    taken = 0
+
+    async def die(request: web.Request) -> web.Response:
+        await request.content.readany()
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async def endless() -> AsyncIterator[Block]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield large
+
+    large = block_of(bytes(1 << 20), level=None)
+    async with answering("blocks", die) as connected:
+        with pytest.raises(Unavailable):
+            await connected.store.write(endless())
+    assert taken > 0
+    assert connected.clock.slept == []
+
+
 async def test_a_wrong_block_is_named() -> None:
     error = {"code": "digest_mismatch", "message": "Blob is wrong", "digest": "ab" * 32, "found": "cd" * 32}
     async with answering("blocks", Uploads(refusal(400, **error)).answer) as connected:
