@@ -201,7 +201,7 @@ class HttpClient:
             with _translated(self.base_url):
                 reply = await self._send(call)
         except _SourceFailed as failed:
-            raise failed.reason from None
+            raise failed.args[0] from None
         try:
             response = Response(reply, self.base_url)
             if reply.status >= 300 and reply.status not in call.also:
@@ -231,11 +231,7 @@ class HttpClient:
 
 
 class _SourceFailed(Exception):
-    """Carries what the source of a body raised past the translation of what the transport raises."""
-
-    def __init__(self, reason: Exception) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    """Carries, as its argument, what the source of a body raised past the translation of what the transport raises."""
 
 
 class _Watch:
