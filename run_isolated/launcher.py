@@ -215,7 +215,10 @@ def _become(request: Request, launcher: int, tell: int) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         os.chdir(request.cwd)
         os.execve(request.argv[0], request.argv, request.env)  # noqa: S606 - running it is what this is for
-    except (OSError, ValueError) as error:
-        os.write(tell, str(error).encode(errors="replace"))
+    except OSError as error:
+        reason = f"[Errno {error.errno}] {error.strerror}: {os.fsdecode(error.filename or b'')!r}"
+        os.write(tell, reason.encode(errors="backslashreplace"))
+    except ValueError as error:
+        os.write(tell, str(error).encode(errors="backslashreplace"))
     finally:
         os._exit(127)

@@ -33,7 +33,7 @@ from run_isolated.process import MARK, Launcher, end_leftovers
 from run_isolated.result import OutputsRef, RunResult, Stats, Transfer
 from run_isolated.spec import RunSpec
 from run_isolated.waiting import Stopped, in_thread, unless_stopped
-from run_isolated.workdir import WorkDir, fresh
+from run_isolated.workdir import WorkDir, sweep
 
 if TYPE_CHECKING:  # what concerns trees is imported when there is one: a plain command does not pay 0.2 s for it
     from isolate.cas.remote import HttpStore
@@ -91,7 +91,8 @@ class _Attempt:
 
     async def run(self, spec: RunSpec, stack: AsyncExitStack) -> None:
         """Go through all steps; what has to be undone is left to `stack`."""
-        work = await in_thread(partial(fresh, spec.root_dir, end_leftovers, self._monitor, keep=spec.leak_temp_dir))
+        await in_thread(partial(sweep, spec.root_dir, end_leftovers, self._monitor))
+        work = await in_thread(partial(WorkDir.make, spec.root_dir, keep=spec.leak_temp_dir))
         stack.push_async_callback(in_thread, work.close)
         launcher = await stack.enter_async_context(Launcher.started(self._stdout))  # gets ready while we fetch
         store = inputs = None

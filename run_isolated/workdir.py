@@ -89,8 +89,8 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def fresh(root: Path, end_processes: Callable[[Path], object], monitor: Monitor, *, keep: bool) -> WorkDir:
-    """Return a new work directory, after ending and deleting what runs that were killed left in `root`."""
+def sweep(root: Path, end_processes: Callable[[Path], object], monitor: Monitor) -> None:
+    """End and delete what runs that were killed left in `root`; what cannot be deleted is reported."""
     for path in abandoned(root):
         monitor.count("abandoned_runs")
         end_processes(path)
@@ -98,7 +98,6 @@ def fresh(root: Path, end_processes: Callable[[Path], object], monitor: Monitor,
             delete_tree(path)
         except InternalFailure as error:
             monitor.problem(error)
-    return WorkDir.make(root, keep=keep)
 
 
 def abandoned(root: Path) -> Iterator[Path]:

@@ -1,0 +1,136 @@
+"""The arguments of `run_isolated` that need more than a type: pairs, inner paths, a file of arguments.
+
+Knows no flags' names beyond its messages, and no run. Every mistake raises InvalidInput, which is exit status 2.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
+from isolate.errors import InvalidInput
+from isolate.urls import normalize_url
+from run_isolated.command import OUTDIR, inner_path
+from run_isolated.spec import RunSpec
+
+
+def read_argsfile(path: Path) -> list[str]:
+    """Return the arguments in the JSON file `path`."""
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInput(f"Cannot read {str(path)!r}: {error.strerror}") from error
+    except ValueError as error:
+        raise InvalidInput(f"{str(path)!r} is not a JSON array of strings: {error}") from error
+    if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
+        raise InvalidInput(f"{str(path)!r} is not a JSON array of strings")
+    return given
+
+
+def parse_spec(
+    *,
+    base_env: Mapping[str, str],
+    default_cache_dir: Path,
+    isolated: str | None,
+    server: str | None,
+    namespace: str | None,
+    words: Sequence[str],
+    raw_command: bool,
+    relative_cwd: str | None,
+    env: Sequence[str],
+    env_prefix: Sequence[str],
+    bot_file: str | None,
+    outputs: Sequence[str],
+    hard_timeout: float | None,
+    grace_period: float | None,
+    cache_dir: Path | None,
+    max_cache_size: int,
+    min_free_space: int,
+    max_items: int,
+    root_dir: Path | None,
+    leak_temp_dir: bool,
+) -> RunSpec:
+    """Return what the flags ask for; raises InvalidInput."""
+    check_combination(server=server, isolated=isolated, words=words, raw_command=raw_command, relative_cwd=relative_cwd)
+    cache_dir = (cache_dir or default_cache_dir).absolute()
+    return RunSpec(
+        root_dir=(root_dir or cache_dir.parent).absolute(),
+        cache_dir=cache_dir,
+        base_env=base_env,
+        server=None if server is None else normalize_url(server),
+        isolated=isolated,
+        namespace=input_namespace(isolated, namespace),
+        command=words,
+        raw_command=raw_command or isolated is None,
+        relative_cwd="" if relative_cwd is None else inner_path(relative_cwd),
+        env=environment_changes(env),
+        env_prefixes=environment_prefixes(env_prefix),
+        outputs=[inner_path(path) for path in outputs],
+        bot_file=bot_file,
+        hard_timeout_s=limit_s("--hard-timeout", hard_timeout),
+        grace_period_s=limit_s("--grace-period", grace_period),
+        max_cache_size_bytes=max_cache_size,
+        max_cache_items=max_items,
+        min_free_space_bytes=min_free_space,
+        leak_temp_dir=leak_temp_dir,
+    )
+
+
+def environment_changes(pairs: Sequence[str]) -> dict[str, str]:
+    """Return the variables of `--env KEY=VALUE`; an empty value deletes."""
+    return dict(_pair("--env", text) for text in pairs)
+
+
+def environment_prefixes(pairs: Sequence[str]) -> dict[str, list[str]]:
+    """Return the paths of `--env-prefix KEY=./PATH`, in order."""
+    prefixes: dict[str, list[str]] = {}
+    for text in pairs:
+        key, path = _pair("--env-prefix", text)
+        if not path:
+            raise InvalidInput(f"--env-prefix {text!r} names no path")
+        prefixes.setdefault(key, []).append(inner_path(path))
+    return prefixes
+
+
+def limit_s(flag: str, value: float | None) -> float | None:
+    """Return a number of seconds, None for no limit."""
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise InvalidInput(f"{flag} must be a number of seconds, not {value}")
+    return value or None
+
+
+def input_namespace(isolated: str | None, name: str | None) -> Namespace:
+    """Return the namespace to use: the one that is named, else that of the hash's length; checks the hash."""
+    if name is not None:
+        namespace = Namespace.parse(name)
+    else:
+        namespace = Namespace.parse(DEFAULT_NAMESPACE) if isolated is None else Namespace.of_hash(isolated)
+    if isolated is not None:
+        namespace.algorithm.parse_hex(isolated.lower())
+    return namespace
+
+
+def check_combination(
+    *, server: str | None, isolated: str | None, words: Sequence[str], raw_command: bool, relative_cwd: str | None
+) -> None:
+    """Raise InvalidInput for flags that make no sense together."""
+    if isolated is None and not words:
+        raise InvalidInput("--isolated or command to run is required.")
+    if isolated is not None and server is None:
+        raise InvalidInput("--isolated requires --isolate-server")
+    if raw_command and not words:
+        raise InvalidInput("--raw-cmd requires a command")
+    if relative_cwd is not None and not raw_command:
+        raise InvalidInput("--relative-cwd requires --raw-cmd")
+    if server is None and any(OUTDIR in word for word in words):
+        raise InvalidInput(f"{OUTDIR} requires --isolate-server")
+
+
+def _pair(flag: str, text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise InvalidInput(f"{flag} {text!r} is not KEY=VALUE")
+    return key, value

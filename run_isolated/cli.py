@@ -1,0 +1,177 @@
+"""The `run_isolated` command: parses, calls `run` once, prints what it came to.
+
+A root. Knows no step of a run. The invariant: a first Ctrl-C or SIGTERM gives the command its grace, a second one does
+not, and neither leaves a process or a work directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from isolate.terminal import EXIT_FAILED, EXIT_INTERRUPTED, Console, run_command, verbose_option, version_option
+
+if TYPE_CHECKING:
+    from isolate.monitor import Monitor
+    from run_isolated.result import OutputsRef, RunResult
+    from run_isolated.spec import RunSpec
+
+PROGRAM = "run_isolated"
+_NOT_WITH_CLEAN = {"isolated", "server", "json_file", "words"}
+_EPILOG = """\b
+Exit status: that of the command (-N for signal N, which a shell shows as 256 - N),
+1 when that is 0 or unknown and something else failed, 2 usage, 130 interrupted.
+With --json: 0, or 1 when something else than the command failed."""
+
+
+@click.command(
+    PROGRAM,
+    epilog=_EPILOG,
+    options_metavar="[OPTIONS]",
+    context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]},
+)
+@click.option("-s", "--isolated", metavar="HASH", help="Tree to fetch, map and run in.")
+@click.option("-I", "--isolate-server", "server", metavar="URL", help="Where from. Default: ISOLATE_SERVER.")
+@click.option("--namespace", metavar="NAME", help="Default: by the length of the hash, else blake3-zstd.")
+@click.option("--raw-cmd", "raw_command", is_flag=True, help="COMMAND is all; ignore the one of the tree.")
+@click.option("--relative-cwd", metavar="DIR", help="Run in this directory of the tree; needs --raw-cmd.")
+@click.option("--env", multiple=True, metavar="KEY=VALUE", help="Set a variable; delete it when empty. Repeatable.")
+@click.option("--env-prefix", multiple=True, metavar="KEY=./PATH", help="Put a path of the tree in front. Repeatable.")
+@click.option("--bot-file", metavar="FILE", help="Value of ${SWARMING_BOT_FILE}.")
+@click.option("--output", "outputs", multiple=True, metavar="PATH", help="Upload this too after the run. Repeatable.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the result there.")
+@click.option("--hard-timeout", type=float, metavar="SECONDS", help="End the command after this time.")
+@click.option("--grace-period", type=float, metavar="SECONDS", help="From SIGTERM to SIGKILL. Default: for ever.")
+@click.option("--cache", "cache_dir", type=click.Path(path_type=Path, file_okay=False), help="Where files are kept.")
+@click.option("--max-cache-size", type=click.IntRange(0), default=50 << 30, metavar="BYTES", show_default=True)
+@click.option("--min-free-space", type=click.IntRange(0), default=2 << 30, metavar="BYTES", show_default=True)
+@click.option("--max-items", type=click.IntRange(0), default=100_000, metavar="N", show_default=True)
+@click.option("--root-dir", type=click.Path(path_type=Path, file_okay=False), help="Where work directories are made.")
+@click.option("--leak-temp-dir", is_flag=True, help="Keep the work directory.")
+@click.option("--clean", is_flag=True, help="Trim the cache, delete what dead runs left, and end.")
+@click.option("-a", "--argsfile", type=click.Path(path_type=Path), help="Take all arguments from this JSON array.")
+@verbose_option
+@version_option
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND | ARGUMENTS]...")
+@click.pass_context
+def cli(ctx: click.Context, /, argsfile: Path | None, clean: bool, **flags: Any) -> int:
+    """Run a command in a fresh directory, with the tree HASH in it, and upload what it writes to ${ISOLATED_OUTDIR}.
+
+    What follows the options is added to the command of the tree. Without a tree it is the command itself.
+    """
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if argsfile is not None:
+        if given != {"argsfile"}:
+            raise click.UsageError("--argsfile goes with no other argument", ctx)
+        from run_isolated.arguments import read_argsfile
+
+        return run_command(PROGRAM, cli, read_argsfile(argsfile))
+    if clean:
+        if given & _NOT_WITH_CLEAN:
+            raise click.UsageError("--clean goes with none of --isolated, --isolate-server, --json and a command", ctx)
+        return _clean(ctx.obj, **flags)
+    return _run(ctx.obj, **flags)
+
+
+def main() -> int:
+    """Run the command line of this process."""
+    arguments = sys.argv[1:]
+    return run_command(PROGRAM, cli, ["--help"] if arguments == ["help"] else arguments)
+
+
+def _run(console: Console, server: str | None, json_file: Path | None, **flags: Any) -> int:
+    """Run, print and write what there is to tell; return the exit status."""
+    from run_isolated import config
+    from run_isolated.arguments import parse_spec
+    from run_isolated.result import NOT_FINISHED, RunResult
+
+    known = config.load()
+    spec = parse_spec(
+        base_env=known.environment, default_cache_dir=known.cache_dir, server=server or known.server, **flags
+    )
+    if json_file is not None:
+        _write(json_file, RunResult(internal_failure=NOT_FINISHED))
+    with console.watch() as monitor:
+        result, interrupted = asyncio.run(_supervise(spec, monitor))
+    if result.internal_failure is not None:
+        console.error(result.internal_failure)
+    if json_file is not None:
+        _write(json_file, result)
+    elif result.outputs is not None:
+        click.echo(_outputs_line(result.outputs))
+    return EXIT_INTERRUPTED if interrupted else _exit_status(result, with_json=json_file is not None)
+
+
+def _clean(console: Console, cache_dir: Path | None, root_dir: Path | None, **flags: Any) -> int:
+    """Trim the cache to its limits and delete what dead runs left."""
+    from isolate.cas.cache import CachePolicy, LocalCache
+    from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
+    from isolate.clock import SystemClock
+    from run_isolated import config
+    from run_isolated.inputs import MAX_AGE_S
+    from run_isolated.process import end_leftovers
+    from run_isolated.workdir import sweep
+
+    cache_dir = cache_dir or config.load().cache_dir
+    policy = CachePolicy(
+        max_bytes=flags["max_cache_size"],
+        max_items=flags["max_items"],
+        min_free_bytes=flags["min_free_space"],
+        max_age_s=MAX_AGE_S,
+    )
+    with console.watch() as monitor:
+        sweep(root_dir or cache_dir.absolute().parent, end_leftovers, monitor)
+        with LocalCache.open(cache_dir, Namespace.parse(DEFAULT_NAMESPACE), policy, SystemClock(), monitor) as cache:
+            sizes = cache.trim()
+    console.note(f"{len(sizes)} files of {sum(sizes)} bytes evicted")
+    return 0
+
+
+async def _supervise(spec: RunSpec, monitor: Monitor) -> tuple[RunResult, bool]:
+    """Return the result, and whether the user interrupted: a first signal asks the command to end, a second ends it."""
+    from isolate.clock import SystemClock
+    from run_isolated.result import NOT_FINISHED, RunResult
+    from run_isolated.run import run
+
+    stop, received = asyncio.Event(), set[int]()
+    running = asyncio.current_task()
+    assert running is not None
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            running.cancel()
+        stop.set()
+        received.add(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+    try:
+        result = await run(spec, stdout=None, stop=stop, monitor=monitor, clock=SystemClock())
+    except asyncio.CancelledError:
+        result = RunResult(internal_failure=NOT_FINISHED, stopped=True)
+    return result, signal.SIGINT in received
+
+
+def _exit_status(result: RunResult, *, with_json: bool) -> int:
+    failed = EXIT_FAILED if result.internal_failure is not None else 0
+    return failed if with_json else result.exit_code or failed
+
+
+def _outputs_line(outputs: OutputsRef) -> str:
+    """Return what tells a reader of stdout where the outputs are."""
+    told = {"hash": outputs.isolated, "namespace": outputs.namespace, "storage": outputs.isolatedserver}
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    return f"[run_isolated_out_hack]{text}[/run_isolated_out_hack]"
+
+
+def _write(path: Path, result: RunResult) -> None:
+    from isolate.cas.files import write_atomic
+
+    write_atomic(path, json.dumps(result.to_json(), sort_keys=True, separators=(",", ":")).encode())
