@@ -44,8 +44,8 @@ from isolate.cas.layout import (
 from isolate.errors import BlobCorrupt, InvalidRecord
 
 __all__ = [
-    "MAX_ENTRIES", "MAX_HEADER_BYTES", "MAX_PLAIN_BYTES", "Absent", "Block", "ChunkList", "End", "Record", "RecordReader",
-    "StreamError", "check_recipe", "decode_record", "encode_record", "record_length",
+    "MAX_ENTRIES", "MAX_HEADER_BYTES", "MAX_PLAIN_BYTES", "Absent", "Block", "ChunkList", "End", "Record",
+    "RecordReader", "StreamError", "check_recipe", "decode_record", "encode_record", "record_length",
 ]  # fmt: skip
 
 TRIAL_BYTES = 64 << 10
