@@ -1,0 +1,48 @@
+"""Single blobs of a server -> files; trees go through the cache, see `fetch`.
+
+Knows no manifests. The invariant: a file appears under its name only if it is whole and has the digest asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from isolate.cas.digest import Blob, Namespace
+from isolate.cas.files import atomic_file
+from isolate.cas.wire import call_path
+from isolate.errors import BlobsMissing, NotFound, StoredCorrupt
+from isolate.hands import Remote
+from isolate.http import HttpClient
+from isolate.monitor import Monitor
+
+
+async def download_files(source: Remote, wanted: Mapping[Path, bytes], monitor: Monitor) -> None:
+    """Write each blob to its file; raises what `download_file` raises."""
+    async with HttpClient(source.url, user_agent=source.user_agent, monitor=monitor) as client:
+        for destination, digest in wanted.items():
+            await download_file(client, source.namespace, digest, destination)
+
+
+async def download_file(client: HttpClient, namespace: Namespace, digest: bytes, destination: Path) -> int:
+    """Write the blob `digest` to `destination`, replacing what is there; returns its size in bytes.
+
+    Raises BlobsMissing, StoredCorrupt, Unavailable, OSError.
+    """
+    os.makedirs(destination.parent, exist_ok=True)
+    if digest == namespace.empty.digest:
+        with atomic_file(destination):
+            return 0
+    hasher, size = namespace.algorithm.parallel_hasher(), 0
+    try:
+        async with client.request("GET", call_path(namespace.name, f"blob/{digest.hex()}")) as response:
+            with atomic_file(destination) as file:
+                async for piece in response.chunks():
+                    hasher.update(piece)
+                    size += file.write(piece)
+                if hasher.digest() != digest:
+                    raise StoredCorrupt(Blob(digest, size), hasher.digest(), "the store")
+    except NotFound as error:
+        raise BlobsMissing([digest]) from error
+    return size
