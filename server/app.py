@@ -26,6 +26,7 @@ from isolate.clock import Clock, SystemClock
 from isolate.errors import Busy, InvalidInput
 from isolate.monitor import TallyMonitor
 from server.auth import LoopbackGuard, url_host
+from server.auth_v1 import auth_routes
 from server.bot_api import BotApi, WaitingPolls
 from server.cas_api import cas_routes
 from server.config import ServerConfig
@@ -150,6 +151,7 @@ def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Appl
 
     app.add_routes([web.get("/healthz", health)])
     app.add_routes(cas_routes(services.blobs))
+    app.add_routes(auth_routes())
     app.add_routes(ClientApi(scheduler, clock, __version__).routes())
     app.add_routes(BotApi(scheduler, clock, __version__, polls).routes())
     app.add_routes(Pages(scheduler, clock, __version__).routes())
