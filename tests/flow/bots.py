@@ -92,7 +92,7 @@ class Gate:
         self.alive, self.go = directory / "alive", directory / "go"
         os.mkfifo(self.alive)
         os.mkfifo(self.go)
-        # Opened for both ways, so that opening waits for nobody; the end of the last process shows at `_ended`.
+        # Opening must wait for nobody; the end of the last process shows as the end of `alive`.
         self._reader = os.open(self.alive, os.O_RDONLY | os.O_NONBLOCK)
         self._writer = os.open(self.go, os.O_RDWR)
 
@@ -111,9 +111,12 @@ class Gate:
         os.write(self._writer, b"\n")
 
     def wait_for_end(self) -> None:
-        """Return when every process of the task is gone."""
+        """Return when every process of the task is gone; another try of it may come to the gate then."""
         while self._read():
             pass
+        reopened = os.open(self.alive, os.O_RDONLY | os.O_NONBLOCK)
+        os.close(self._reader)
+        self._reader = reopened
 
     def close(self) -> None:
         os.close(self._reader)

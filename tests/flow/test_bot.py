@@ -93,13 +93,19 @@ def test_killing_the_bot_ends_its_tasks(server: ServerProcess, bot: BotProcess, 
         assert not any(entry.exists() for entry in left)
 
 
-def test_a_killed_bot_started_again_ends_its_attempt(server: ServerProcess, bot: BotProcess, gate: Gate) -> None:
-    task = submit(server, gate.task())
+def test_the_task_of_a_killed_bot_is_tried_on_another(
+    server: ServerProcess, bot: BotProcess, gate: Gate, tmp_path: Path
+) -> None:
+    task = submit(server, gate.task(), idempotent=True)
     gate.wait_for_task()
     bot.signal(signal.SIGKILL)
     gate.wait_for_end()
-    with running_bot(server, bot.directory, "bot-1"):
-        assert result(server, task)["state"] == "BOT_DIED"
+    with running_bot(server, bot.directory, "bot-1"), running_bot(server, tmp_path / "other", "bot-2") as other:
+        gate.wait_for_task()
+        gate.let_pass()
+        other.expect("exit code 0")
+        found = result(server, task)
+        assert (found["state"], found["try_number"], found["bot_id"]) == ("COMPLETED", "2", "bot-2")
 
 
 def test_killing_the_runner_fails_the_task_and_ends_it(server: ServerProcess, bot: BotProcess, gate: Gate) -> None:
