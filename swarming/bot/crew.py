@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,8 +84,10 @@ class RunnerProcess:
         return self._process.returncode is None
 
     def kill(self) -> None:
+        # Not `Process.kill`: it may reap the process itself, and asyncio then never learns how it ended.
         if self.is_alive:
-            self._process.kill()
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
 
     async def close(self) -> str:
         await self._channel.close()
