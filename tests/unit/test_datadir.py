@@ -1,0 +1,70 @@
+"""The data directory: one owner, one format, a mark of an unclean stop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from isolate.errors import Busy, FormatTooNew, InvalidInput
+from server.stores.datadir import FORMAT, DataDirectory
+
+
+def test_a_new_directory_gets_a_format(tmp_path: Path) -> None:
+    directory = DataDirectory.open(tmp_path / "a" / "b")
+    assert json.loads((directory.path / "format.json").read_text()) == {"format": FORMAT}
+    assert directory.stopped_cleanly
+    directory.close()
+
+
+def test_a_second_owner_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    first = DataDirectory.open(tmp_path)
+    with pytest.raises(Busy, match=f"Another server is using {tmp_path}"):
+        DataDirectory.open(tmp_path)
+    first.close()
+    DataDirectory.open(tmp_path).close()
+
+
+def test_an_unclean_stop_is_noticed_once(tmp_path: Path) -> None:
+    DataDirectory.open(tmp_path).close()
+    (tmp_path / "running").write_text("4711\n")
+    second = DataDirectory.open(tmp_path)
+    assert not second.stopped_cleanly
+    second.close()
+    third = DataDirectory.open(tmp_path)
+    assert third.stopped_cleanly
+    third.close()
+
+
+def test_a_newer_format_is_refused_and_not_held(tmp_path: Path) -> None:
+    DataDirectory.open(tmp_path).close()
+    (tmp_path / "format.json").write_text(json.dumps({"format": FORMAT + 1}))
+    for _ in range(2):
+        with pytest.raises(FormatTooNew, match=f"format {FORMAT + 1}"):
+            DataDirectory.open(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": "one"}', "\x00"])
+def test_a_format_that_says_nothing_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "format.json").write_text(text)
+    with pytest.raises(InvalidInput, match="does not say"):
+        DataDirectory.open(tmp_path)
+
+
+def test_somebody_elses_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InvalidInput, match=r"thesis\.tex"):
+        DataDirectory.open(tmp_path)
+    assert not (tmp_path / "format.json").exists()
+
+
+def test_a_fresh_file_system_is_empty_enough(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    DataDirectory.open(tmp_path).close()
+
+
+def test_a_file_is_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput, match="Cannot keep data"):
+        DataDirectory.open(tmp_path / "file")
