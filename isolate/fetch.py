@@ -84,7 +84,10 @@ class _Fetch:
     async def run(self, root: bytes) -> Fetched:
         manifest = await self._manifest(root)
         blobs = list(manifest.blobs())
-        absent = await asyncio.to_thread(self._absent, blobs)
+        executables = list(
+            dict.fromkeys(entry.blob for entry in manifest.entries if entry.blob and entry.is_executable)
+        )
+        absent = await asyncio.to_thread(self._absent, blobs, executables)
         lacking = {blob.digest for blob in absent}
         self._hot += [blob for blob in blobs if blob.digest not in lacking]
         self._monitor.expect("fetched_blobs", len(absent))
@@ -97,10 +100,11 @@ class _Fetch:
             raise BlobsMissing(error.digests, f"the store, needed by {path!r}") from error
         return Fetched(root, manifest, self._pin, tuple(self._cold), tuple(self._hot))
 
-    def _absent(self, blobs: Sequence[Blob]) -> list[Blob]:
+    def _absent(self, blobs: Sequence[Blob], executables: Sequence[Blob]) -> list[Blob]:
         self._pin.extend(blob.digest for blob in blobs)
         absent = self._cache.absent(blobs)
-        self._pin.restart()  # what was wrong until now was dropped, and nothing of ours was linked to it
+        self._cache.absent(executables, executable=True)  # drops those that were damaged
+        self._pin.restart()  # what was wrong until now is gone, and nothing of ours was linked to it
         return absent
 
     async def _manifest(self, root: bytes) -> Manifest:

@@ -82,7 +82,8 @@ def apply(tree: Plan, cache: LocalCache, destination: Path, how: How = How.LINK)
     Raises InvalidInput when it is neither, InvalidManifest for names this file system cannot hold side by side,
     BlobsMissing when the cache lost a file, NoSpace. After an error what was made so far is the caller's to remove.
     """
-    sources = cache.paths([(entry.blob, entry.is_executable) for entry in tree.files if entry.blob])
+    shared = how is How.LINK
+    sources = cache.paths([(entry.blob, shared and entry.is_executable) for entry in tree.files if entry.blob])
     maker = _Maker(destination, how)
     try:
         maker.make_destination()
@@ -111,7 +112,7 @@ class _Maker:
         try:
             self._destination.mkdir(parents=True)
         except FileExistsError:
-            if self._destination.is_symlink() or not self._destination.is_dir() or any(os.scandir(self._destination)):
+            if self._destination.is_symlink() or not self._destination.is_dir() or os.listdir(self._destination):
                 raise InvalidInput(f"Cannot map into {self._destination}: not an empty directory") from None
 
     def make_directories(self, tree: Plan) -> None:

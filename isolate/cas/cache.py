@@ -107,12 +107,13 @@ class LocalCache:
         """Return how full the cache is."""
         return self._index.usage()
 
-    def absent(self, blobs: Sequence[Blob]) -> list[Blob]:
+    def absent(self, blobs: Sequence[Blob], *, executable: bool = False) -> list[Blob]:
         """Return those of `blobs` that are not here, in order; what is here counts as used now.
 
         A file that changed since it was verified is hashed; a wrong one is dropped as `recheck` says, and absent.
+        Executable variants are absent until `paths` makes them.
         """
-        now_s, keys = int(self.clock.now()), [self._key(blob.digest) for blob in blobs]
+        now_s, keys = int(self.clock.now()), [self._key(blob.digest, executable=executable) for blob in blobs]
         rows = self._index.look_up(keys)
         lacking: list[Blob] = []
         used: list[bytes] = []
@@ -188,10 +189,9 @@ class LocalCache:
 
         The blobs were found by `absent` and are pinned. Raises BlobsMissing when one is gone all the same.
         """
-        executables = list(dict.fromkeys(self._key(blob.digest, executable=True) for blob, yes in wanted if yes))
-        rows = self._index.look_up(executables)
+        executables = list(dict.fromkeys(blob for blob, executable in wanted if executable))
+        lacking = [self._key(blob.digest, executable=True) for blob in self.absent(executables, executable=True)]
         with translated(self.root):
-            lacking = [key for key in executables if (row := rows.get(key)) is None or not self._is_intact(row)]
             for start in range(0, len(lacking), BATCH):
                 self._make_executable(lacking[start : start + BATCH])
         return [self._files.path(self._key(blob.digest, executable=executable)) for blob, executable in wanted]
@@ -211,16 +211,19 @@ class LocalCache:
     def recheck(self, blob: Blob, *, executable: bool) -> bool:
         """Hash a file again that somebody may have written to, and say whether it is still right.
 
-        If it is, it is made read-only again. If not, the blob is dropped, counted, and everybody who has it pinned can
-        learn so from `poisoned_since`.
+        If it is, it is made read-only again. If not, the file is dropped, counted, and everybody who has its blob
+        pinned can learn so from `poisoned_since`.
         """
+        key = self._key(blob.digest, executable=executable)
         with translated(self.root):
-            return self._recheck(self._key(blob.digest, executable=executable))
+            if self._files.status(key) is None and not self._index.look_up([key]):
+                return False  # dropped by somebody who has told everybody
+            return self._recheck(key)
 
     def drop(self, digest: bytes) -> None:
         """Forget a blob, pinned or not; trees that were linked from it keep it."""
         with translated(self.root):
-            self._shelf.remove(self._variants(digest))
+            self._shelf.remove([self._key(digest), self._key(digest, executable=True)])
 
     def trim(self) -> list[int]:
         """Evict until every limit of the policy holds or only pinned files are left; returns the sizes evicted."""
@@ -237,9 +240,6 @@ class LocalCache:
 
     def _key(self, digest: bytes, *, executable: bool = False) -> bytes:
         return key_of(self._algorithm, digest, executable=executable)
-
-    def _variants(self, digest: bytes) -> list[bytes]:
-        return [self._key(digest), self._key(digest, executable=True)]
 
     def _exclude_writers(self, job: Callable[[], None]) -> None:
         self._index.write(lambda _: job())
@@ -265,7 +265,7 @@ class LocalCache:
         if found is not None and found[0].digest == digest:
             self._shelf.refresh(key, found[1])
             return True
-        self._shelf.remove_poisoned(self._variants(digest), self._algorithm, digest)
+        self._shelf.remove_poisoned(key, self._algorithm, digest)
         return False
 
     def _make_executable(self, keys: Sequence[bytes]) -> None:

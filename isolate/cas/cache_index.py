@@ -173,7 +173,7 @@ class Index:
             raise Unavailable(f"The cache {self._root} is busy in another process") from error
         if code == sqlite3.SQLITE_FULL:
             raise NoSpace(f"No space left for the index of the cache {self._root}") from error
-        if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}:
+        if not os.access(self._path, os.R_OK | os.W_OK):  # else a damaged header says that it is read-only
             raise IsolateError(f"Cannot use the cache {self._root}: {error}") from error
 
     def _current(self) -> sqlite3.Connection:

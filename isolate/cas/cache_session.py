@@ -132,7 +132,7 @@ class Pin:
         """Return those that were found overwritten since the pin was made, or restarted."""
         poisoned = self._session.poisoned_since(self._poisoned_mark)
         held = set(_split(self._path.read_bytes(), self._digest_bytes)) if poisoned else set()
-        return [digest for digest in poisoned if digest in held]
+        return [digest for digest in dict.fromkeys(poisoned) if digest in held]
 
     def release(self) -> None:
         with suppress(FileNotFoundError):

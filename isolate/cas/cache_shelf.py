@@ -60,12 +60,12 @@ class Shelf:
     def remove(self, keys: Sequence[bytes]) -> None:
         self.index.write(lambda rows: self._remove(rows, keys))
 
-    def remove_poisoned(self, keys: Sequence[bytes], algorithm: Algorithm, digest: bytes) -> None:
-        """Remove the files of `digest`, report it, and tell every session that has it pinned."""
+    def remove_poisoned(self, key: bytes, algorithm: Algorithm, digest: bytes) -> None:
+        """Remove a file with wrong bytes, report it, and tell every session that has `digest` pinned."""
 
         def job(rows: Rows) -> None:
             cache_session.mark_poisoned(self._root, algorithm, digest)
-            self._remove(rows, keys)
+            self._remove(rows, [key])
 
         self.index.write(job)
         self._monitor.count("damaged_cache_files")

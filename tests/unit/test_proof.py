@@ -1,0 +1,217 @@
+"""Promise 4: what a command does to its inputs does not reach the next run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from isolate.cas.cache import CachePolicy, LocalCache
+from isolate.cas.digest import Namespace
+from isolate.cas.memory import MemoryStore
+from isolate.fetch import Fetched, fetch
+from isolate.monitor import NullMonitor, TallyMonitor
+from run_isolated.mapper import How, Mapped, apply, plan
+from run_isolated.proof import Proof, Verdict
+from tests.clock import ManualClock
+from tests.stored import put_tree
+from tests.trees import Executable, Tree, read_tree
+
+NS = Namespace.parse("blake3-zstd")
+TREE: Tree = {"a": b"plain input", "x": Executable(b"program"), "b": b"other input", "e": b""}
+A = NS.blob(b"plain input")
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore(NS)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def monitor() -> TallyMonitor:
+    return TallyMonitor()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, clock: ManualClock, monitor: TallyMonitor) -> Iterator[LocalCache]:
+    with LocalCache.open(tmp_path / "cache", NS, CachePolicy(), clock, monitor) as cache:
+        yield cache
+
+
+class Run:
+    """One mapped tree and its proof."""
+
+    def __init__(self, cache: LocalCache, fetched: Fetched, root: Path, how: How = How.LINK) -> None:
+        self.root = root
+        self.mapped = apply(plan(fetched.manifest), cache, root, how)
+        self.proof = Proof.start(cache, self.mapped, fetched.pin)
+
+    @classmethod
+    async def start(cls, store: MemoryStore, cache: LocalCache, root: Path, how: How = How.LINK) -> Run:
+        return cls(cache, await fetch(store, cache, await put_tree(store, TREE), NullMonitor()), root, how)
+
+
+def appended(path: Path) -> None:
+    path.chmod(0o600)
+    with path.open("ab") as file:
+        file.write(b"!")
+
+
+def overwritten_in_place(path: Path) -> None:
+    before = path.stat()
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.write(b"P")
+    path.chmod(0o444)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # size and mtime tell nothing
+
+
+def truncated(path: Path) -> None:
+    path.chmod(0o600)
+    os.truncate(path, 3)
+
+
+def emptied_as_root(path: Path) -> None:
+    os.chmod(path, 0o666)
+    path.write_bytes(b"")
+
+
+def replaced(path: Path) -> None:
+    path.unlink()
+    path.write_bytes(b"replaced")
+
+
+def unlinked(path: Path) -> None:
+    path.unlink()
+
+
+def renamed(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+
+
+def made_writable(path: Path) -> None:
+    path.chmod(0o777)
+
+
+def touched(path: Path) -> None:
+    os.utime(path, (1, 1))
+
+
+def rewritten_with_the_same(path: Path) -> None:
+    content = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(content)
+
+
+Attack = Callable[[Path], None]
+
+
+async def test_a_command_that_writes_nothing_costs_no_hash(
+    store: MemoryStore, cache: LocalCache, tmp_path: Path
+) -> None:
+    run = await Run.start(store, cache, tmp_path / "run")
+    (tmp_path / "run/a").read_bytes()
+    assert run.proof.check() == Verdict(0, ())
+    assert run.proof.check().problem is None
+
+
+@pytest.mark.parametrize("name", ["a", "x"])
+@pytest.mark.parametrize("attack", [appended, overwritten_in_place, truncated, emptied_as_root])
+async def test_what_was_overwritten_is_dropped_and_the_next_run_is_right(
+    store: MemoryStore, cache: LocalCache, tmp_path: Path, monitor: TallyMonitor, attack: Attack, name: str
+) -> None:
+    run = await Run.start(store, cache, tmp_path / "run")
+    attack(tmp_path / "run" / name)
+    verdict = run.proof.check()
+    digest = A.digest if name == "a" else NS.blob(b"program").digest
+    assert verdict.overwritten == (digest,)
+    assert verdict.problem == f"Input {digest.hex()} was overwritten while the command ran"
+    assert monitor.counters["damaged_cache_files"] == 1
+    await Run.start(store, cache, tmp_path / "next")
+    assert read_tree(tmp_path / "next") == TREE
+
+
+@pytest.mark.parametrize("attack", [replaced, unlinked, renamed, made_writable, touched, rewritten_with_the_same])
+async def test_what_does_not_change_the_bytes_is_no_failure(
+    store: MemoryStore, cache: LocalCache, tmp_path: Path, attack: Attack
+) -> None:
+    run = await Run.start(store, cache, tmp_path / "run")
+    attack(tmp_path / "run/a")
+    assert run.proof.check().problem is None
+    fetched = await fetch(store, cache, await put_tree(store, TREE), NullMonitor())
+    assert fetched.cold == ()
+    follower = Run(cache, fetched, tmp_path / "next")
+    assert read_tree(tmp_path / "next") == TREE
+    assert (tmp_path / "next/a").stat().st_mode & 0o222 == 0
+    assert follower.proof.check().problem is None
+
+
+async def test_a_run_that_never_ended_is_found_by_the_next(
+    store: MemoryStore, cache: LocalCache, tmp_path: Path
+) -> None:
+    await Run.start(store, cache, tmp_path / "run")
+    appended(tmp_path / "run/a")
+    run = await Run.start(store, cache, tmp_path / "next")
+    assert read_tree(tmp_path / "next") == TREE
+    assert run.proof.check().problem is None
+
+
+@pytest.mark.parametrize("finder", ["first", "second"])
+async def test_overlapping_runs_all_learn_of_it(
+    store: MemoryStore, cache: LocalCache, tmp_path: Path, finder: str
+) -> None:
+    first = await Run.start(store, cache, tmp_path / "first")
+    second = await Run.start(store, cache, tmp_path / "second")
+    appended(tmp_path / "first/a")
+    order = [first, second] if finder == "first" else [second, first]
+    assert [run.proof.check().overwritten for run in order] == [(A.digest,), (A.digest,)]
+    late = await Run.start(store, cache, tmp_path / "late")
+    assert late.proof.check().problem is None
+
+
+async def test_an_overlapping_run_learns_what_a_fetch_found(
+    store: MemoryStore, cache: LocalCache, tmp_path: Path
+) -> None:
+    run = await Run.start(store, cache, tmp_path / "run")
+    appended(tmp_path / "run/a")
+    await Run.start(store, cache, tmp_path / "other")  # finds it, drops it, fetches anew
+    assert run.proof.check().overwritten == (A.digest,)
+
+
+async def test_a_file_that_vanished_from_the_cache_counts_as_overwritten(
+    store: MemoryStore, cache: LocalCache, tmp_path: Path
+) -> None:
+    run = await Run.start(store, cache, tmp_path / "run")
+    cache.path(A).unlink()
+    assert run.proof.check().overwritten == (A.digest,)
+
+
+async def test_linking_by_others_is_a_hint_and_no_proof(store: MemoryStore, cache: LocalCache, tmp_path: Path) -> None:
+    run = await Run.start(store, cache, tmp_path / "run")
+    await Run.start(store, cache, tmp_path / "other")
+    verdict = run.proof.check()
+    assert verdict.rehashed_files == 3
+    assert verdict.problem is None
+
+
+async def test_a_clock_that_was_set_back_makes_everything_suspect(
+    store: MemoryStore, cache: LocalCache, tmp_path: Path, clock: ManualClock
+) -> None:
+    run = await Run.start(store, cache, tmp_path / "run")
+    clock.advance(3600)  # an hour passed; the file system's clock says less
+    assert run.proof.check().rehashed_files == 3
+
+
+async def test_copies_need_no_proof(store: MemoryStore, cache: LocalCache, tmp_path: Path) -> None:
+    run = await Run.start(store, cache, tmp_path / "run", How.COPY)
+    assert run.mapped == Mapped((), 3)
+    (tmp_path / "run/a").write_bytes(b"mine")
+    assert run.proof.check() == Verdict(0, ())
+    assert cache.path(A).read_bytes() == b"plain input"
