@@ -65,7 +65,7 @@ class Scheduler:
         rng: random.Random | None = None,
     ) -> None:
         self._store, self._outputs, self._clock = store, outputs, clock
-        rng = rng or random.SystemRandom()
+        rng = rng or random.Random()  # for ids and pauses; nothing here is a secret
         self._ledger = Ledger(store, doorbell, clock, policy or Policy())
         self._submitter = Submitter(self._ledger, inputs or NoInputs(), rng)
         self._dispatcher = Dispatcher(self._ledger, outputs, rng)
