@@ -98,10 +98,10 @@ class Fleet:
         self._remove(self.seat(bot_id))
         del self._seats[bot_id]
 
-    def open(self, queue: str) -> list[Seat]:
-        """Make sure that `queue` is matched with the bots; returns those that were not known to serve it."""
+    def open(self, queue: str) -> None:
+        """Make sure that `queue` is matched with the bots; those that wait listen to it from now on."""
         if queue in self._servers:
-            return []
+            return
         self._servers[queue] = 0
         wanted = matching.demand(queue)
         found: dict[str, Seat] = {}
@@ -112,8 +112,9 @@ class Fleet:
                     found[bot_id] = seat
         for seat in found.values():
             seat.queues[queue] = None
+            if seat.waiting is not None:
+                seat.waiting.add(queue)
         self._servers[queue] = len(found)
-        return list(found.values())
 
     def has_capacity(self, queue: str) -> bool:
         """Say whether any known bot, dead or alive, could serve `queue`."""

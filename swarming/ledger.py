@@ -83,9 +83,7 @@ class Ledger:
 
     def announce(self, execution: Execution) -> None:
         """Ring for an execution that anybody may claim."""
-        for seat in self.fleet.open(execution.queue):
-            if seat.waiting is not None:
-                seat.waiting.add(execution.queue)
+        self.fleet.open(execution.queue)
         lost_by = {attempt.bot_id for attempt in execution.attempts}
         self.doorbell.ring(execution.queue, lambda bot_id: bot_id not in lost_by and self._may_have(bot_id, execution))
 

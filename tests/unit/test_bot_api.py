@@ -74,11 +74,15 @@ async def test_nothing_to_do_is_a_sleep(site: Site) -> None:
     assert 1 <= reply["duration"] <= 60
 
 
-async def test_a_long_poll_wakes_when_work_comes(site: Site) -> None:
+@pytest.mark.parametrize("patient", [True, False])
+async def test_a_long_poll_wakes_when_work_comes(site: Site, patient: bool) -> None:
     await site.bot("handshake", hello(), "s1")
     task = await waiting(site, "s1")
-    await site.post("tasks/new", new_task())
-    status, reply = await task
+    body = new_task()
+    body["task_slices"][0]["wait_for_capacity"] = patient
+    await site.post("tasks/new", body)
+    async with asyncio.timeout(20):
+        status, reply = await task
     assert (status, reply["cmd"]) == (200, "run")
 
 
