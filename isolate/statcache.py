@@ -102,7 +102,8 @@ class StatCache:
 
     def _save(self, writer: _Writer, *, complete: bool) -> None:
         if complete and not self._changed and writer.count == self._reader.count and not self._reader.more():
-            os.utime(self._path, (self._clock.now(), self._clock.now()))
+            if writer.count:
+                os.utime(self._path, (self._clock.now(), self._clock.now()))
             return
         if not complete:
             for path, record in self._reader.after(writer.last):
