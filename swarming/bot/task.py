@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from swarming.bot.waiting import pause
 from swarming.bot.workdir import WorkDirectory
 
 HEARTBEAT_S = 10.0  # six of them fit into the silence a server allows
+NEXT_RUNNER_S = 0.25  # into a task, the next runner is started; it needs as long, and trivial tasks end before
 NO_GRACE_S = 0.1  # of a task that asks for none; to run_isolated 0 would mean "for ever"
 
 log = logging.getLogger(__name__)
@@ -108,6 +110,7 @@ class TaskRun:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._report())
                 group.create_task(self._watch(runner))
+                group.create_task(self._prepare_next())
                 await self._listen(runner)
         finally:
             self._over = True
@@ -127,6 +130,13 @@ class TaskRun:
         self._over = True
         self._news.set()
         self._change.set()
+
+    async def _prepare_next(self) -> None:
+        """Let the runner of the next task start beside this one, unless this one is too short to notice."""
+        await pause(self._clock, NEXT_RUNNER_S, self._change)
+        if not self._over:
+            with suppress(OSError):  # no more processes, or no more memory: not the fault of this task, try again later
+                await self._standby.prepare()
 
     async def _report(self) -> None:
         """Send a heartbeat now and then, and output as it comes."""

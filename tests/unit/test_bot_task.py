@@ -15,7 +15,7 @@ from isolate.errors import LeaseLost, Refused
 from swarming.bot.crew import Standby
 from swarming.bot.output import CHUNK_BYTES
 from swarming.bot.protocol import Updated
-from swarming.bot.task import HEARTBEAT_S, TaskRun, Workplace
+from swarming.bot.task import HEARTBEAT_S, NEXT_RUNNER_S, TaskRun, Workplace
 from swarming.bot.verdict import Why
 from swarming.bot.workdir import WorkDirectory
 from tests.clock import ManualClock
@@ -29,22 +29,23 @@ class Scene:
 
     def __init__(self, directory: WorkDirectory, **changes: Any) -> None:
         self.api, self.clock, self.runner = ScriptedApi(), ManualClock(), ScriptedRunner()
-        self.directory = directory
+        self.directory, self.started = directory, 0
         place = Workplace(directory, "http://localhost", "bot-1", {"PATH": "/bin"}, cost_usd_hour=3.6)
         self.task = TaskRun(manifest(**changes), self.api, Standby(self._start), place, self.clock)
         self._running: asyncio.Task[str] | None = None
 
     async def _start(self) -> ScriptedRunner:
-        return self.runner
+        self.started += 1
+        return self.runner if self.started == 1 else ScriptedRunner()
 
     async def begin(self) -> None:
         """Run the task until the runner has its job and everyone waits."""
         self._running = asyncio.create_task(self.task.run())
-        await until(lambda: (bool(self.runner.told) and self._waiting == 2) or self.ended)
+        await until(lambda: (bool(self.runner.told) and self._waiting >= 2) or self.ended)
 
     async def pass_time(self, by_s: float) -> None:
         """Move the clock when both the reporter and the watcher wait for it."""
-        await until(lambda: self._waiting == 2)
+        await until(lambda: self._waiting >= 2)
         self.clock.advance(by_s)
 
     async def stopped(self) -> None:
@@ -151,6 +152,15 @@ async def test_heartbeats_go_on_while_the_task_is_silent(scene: Scene) -> None:
     scene.runner.finish()
     await scene.outcome()
     assert [set(update) for update in scene.api.updates[1:4]] == [{"task_id", "cost_usd"}] * 3
+
+
+async def test_the_next_runner_starts_beside_a_task_that_takes_a_while(scene: Scene) -> None:
+    await scene.begin()
+    assert scene.started == 1
+    await scene.pass_time(NEXT_RUNNER_S)
+    await until(lambda: scene.started == 2)
+    scene.runner.finish()
+    assert "exit code 0" in await scene.outcome()
 
 
 async def test_the_server_says_how_often_to_report(scene: Scene) -> None:
