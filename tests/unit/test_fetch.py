@@ -14,7 +14,7 @@ from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.digest import Blob, Codec, Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.errors import BlobsMissing, InvalidDigest, InvalidManifest, IsolateError, StoredCorrupt, Unavailable
-from isolate.fetch import MIN_READ, Fetched, fetch
+from isolate.fetch import Fetched, fetch
 from isolate.isolated import Entry, Kind, Manifest
 from isolate.monitor import TallyMonitor
 from tests.clock import ManualClock
@@ -120,12 +120,16 @@ async def test_the_tree_is_pinned_until_released(store: WatchedStore, cache: Loc
         assert len(greedy.trim()) == 2
 
 
-async def test_many_small_files_in_parallel_reads(store: WatchedStore, cache: LocalCache) -> None:
-    tree: Tree = {f"f{number:04}": b"%d" % number for number in range(3 * MIN_READ)}
+async def test_many_small_files_in_parallel_reads(
+    store: WatchedStore, cache: LocalCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isolate.fetch.MIN_READ", 20)
+    tree: Tree = {f"f{number:04}": b"%d" % number for number in range(61)}
     root = await put_tree(store, tree)
     fetched = await fetched_from(store, cache, root)
-    assert len(fetched.cold) == 3 * MIN_READ + 1
+    assert len(fetched.cold) == 62
     assert store.most_open == 2
+    assert store.reads == [1, 31, 30]
     assert cache.absent([NS.blob(content) for content in tree.values() if isinstance(content, bytes)]) == []
 
 
@@ -225,7 +229,7 @@ async def test_a_damaged_block_is_one_clear_error(store: WatchedStore, cache: Lo
 
 
 async def test_a_store_that_fails_fails_the_fetch_once(store: WatchedStore, cache: LocalCache) -> None:
-    root = await put_tree(store, {f"f{number:04}": os.urandom(100) for number in range(3 * MIN_READ)})
+    root = await put_tree(store, {f"f{number:04}": os.urandom(100) for number in range(40)})
     await fetched_from(store, cache, root)
     store.fail_after = 0
     cache.drop(bytes.fromhex(root))
