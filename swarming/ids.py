@@ -12,7 +12,7 @@ from isolate.errors import InvalidInput
 
 EPOCH_S = 1_262_304_000  # 2010-01-01T00:00:00Z
 MAX_TRIES = 2  # the last digit of a run id is 1 or 2
-_FORM = re.compile(r"[1-9a-f][0-9a-f]{0,14}1[012]|1[012]")
+_FORM = re.compile(r"(?:[1-7][0-9a-f]{14}|[1-9a-f][0-9a-f]{0,13})?1[012]")  # at most 63 bits, no leading zero
 
 
 def number(now_s: float, random16: int) -> int:

@@ -83,3 +83,21 @@ def hello(bot_id: str = "bot", session: str | None = None, **fields: Any) -> Bot
         **fields,
     }
     return BotHello(bot_id=bot_id, **values)
+
+
+class MemoryOutputs:
+    """An output store in memory; implements `swarming.store.OutputStore`."""
+
+    def __init__(self) -> None:
+        self.bytes_of: dict[str, bytearray] = {}
+
+    async def append(self, run_id: str, start: int, data: bytes) -> None:
+        known = self.bytes_of.setdefault(run_id, bytearray())
+        known.extend(bytes(max(0, start - len(known))))
+        known[start : start + len(data)] = data
+
+    async def read(self, run_id: str, start: int, length: int) -> bytes:
+        return bytes(self.bytes_of.get(run_id, b"")[start : start + length])
+
+    async def size(self, run_id: str) -> int:
+        return len(self.bytes_of.get(run_id, b""))
