@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from server.pages import spell
-from server.pages.html import facts, join, table, tag
+from server.pages.html import MISSING, facts, join, table, tag
 from swarming.bots import BotEvent, BotInfo
 from swarming.scheduler import TaskView
 
@@ -37,7 +37,7 @@ def body(bot: BotInfo, runs: Sequence[TaskView], events: Sequence[BotEvent]) -> 
                     run.state.name,
                     spell.when(run.started_at),
                     spell.lasting(run.duration_s),
-                    spell.MISSING if run.exit_code is None else run.exit_code,
+                    MISSING if run.exit_code is None else run.exit_code,
                 ),
             )
             for view in runs

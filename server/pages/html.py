@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from html import escape
 from urllib.parse import quote, urlsplit
 
+MISSING = "--"  # where something is not known
 VOID = frozenset({"br", "hr", "input", "link", "meta"})
 
 
@@ -60,6 +61,6 @@ def table(head: Iterable[object], rows: Iterable[tuple[str | None, Iterable[obje
 
 
 def facts(items: Iterable[tuple[str, object]]) -> Html:
-    """Return names and values as a two-column table; a value that is None or "" shows as "--"."""
-    rows = (tag("tr", tag("th", name), tag("td", "--" if value in {None, ""} else value)) for name, value in items)
+    """Return names and values as a two-column table; what is not known (None, "" or "--") is left out."""
+    rows = (tag("tr", tag("th", name), tag("td", value)) for name, value in items if value not in {None, "", MISSING})
     return tag("table", tag("tbody", *rows), class_="facts")

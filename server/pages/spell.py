@@ -6,12 +6,11 @@ import shlex
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from server.pages.html import Html, join, link, tag
+from server.pages.html import MISSING, Html, join, link, tag
 from swarming.bots import BotInfo
 from swarming.model import FilesRef, Pairs, Task
 from swarming.states import State
 
-MISSING = "--"
 STATE_CLASSES = {
     State.PENDING: "warn",
     State.RUNNING: "warn",

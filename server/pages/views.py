@@ -16,7 +16,7 @@ from isolate.clock import Clock
 from isolate.errors import InvalidInput, IsolateError
 from server.middleware import server_url
 from server.pages import bot_page, spell, task_page
-from server.pages.html import Html, facts, join, link, table, tag
+from server.pages.html import MISSING, Html, facts, join, link, table, tag
 from server.problem import status_of
 from swarming import wire, wire_query
 from swarming.bots import BotQuery
@@ -108,8 +108,8 @@ class Pages:
                     spell.bot_link(bot.bot_id),
                     spell.bot_status(bot),
                     spell.task_link(bot.run_id, bot.task_name or None),
-                    ", ".join(dict(bot.dimensions).get("os", ())) or spell.MISSING,
-                    ", ".join(dict(bot.dimensions).get("pool", ())) or spell.MISSING,
+                    ", ".join(dict(bot.dimensions).get("os", ())) or MISSING,
+                    ", ".join(dict(bot.dimensions).get("pool", ())) or MISSING,
                     spell.when(bot.last_seen_at),
                 ),
             )
@@ -212,7 +212,7 @@ def _task_table(views: Iterable[TaskView]) -> Html:
                 spell.bot_link(view.attempt.bot_id if view.attempt is not None else None),
                 spell.when(view.task.created_at),
                 spell.lasting(view.attempt.duration_s if view.attempt is not None else None),
-                view.task.request.user or spell.MISSING,
+                view.task.request.user or MISSING,
             ),
         )
         for view in views

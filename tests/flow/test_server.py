@@ -128,6 +128,35 @@ def test_a_drain_releases_long_polls(server: ServerProcess) -> None:
     assert replies == [(200, {"cmd": "sleep", "duration": 1.0, "quarantined": False})]
 
 
+def test_a_drain_lets_work_in_progress_finish(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data") as server:
+        body = json.dumps(new_task()).encode()
+        head = f"POST {API}tasks/new HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: {len(body)}\r\n"
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
+            raw.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
+            assert b"100 Continue" in raw.recv(4096)  # it is inside now, and waits for the body
+            server.process.send_signal(signal.SIGTERM)
+            while _accepts(server.port):
+                pass
+            raw.sendall(body)
+            reply = raw.makefile("rb").read()
+        assert reply.startswith(b"HTTP/1.1 200 ")
+        task_id = json.loads(reply.partition(b"\r\n\r\n")[2])["task_id"]
+        assert server.process.wait(60) == 0
+    with running_server(tmp_path / "data") as server:
+        assert state(server, task_id) == "PENDING"
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+    except ConnectionRefusedError:
+        return False
+    except ConnectionResetError:  # it closed while this one was in its queue
+        pass
+    return True
+
+
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with running_server(data_dir) as server:

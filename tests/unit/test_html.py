@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.pages.html import Html, facts, join, link, outside_link, table, tag
+from server.pages.html import MISSING, Html, facts, join, link, outside_link, table, tag
 
 
 def test_text_is_escaped_and_markup_is_not() -> None:
@@ -41,6 +41,7 @@ def test_an_empty_table_says_so() -> None:
     assert "<td>1</td>" in table(("A",), [(None, (1,))], "Nothing.")
 
 
-def test_facts_that_are_not_known() -> None:
-    assert "<td>--</td>" in facts([("a", None)])
-    assert "<td>0</td>" in facts([("a", 0)])
+def test_facts_that_are_not_known_are_left_out() -> None:
+    shown = facts([("a", None), ("b", ""), ("c", MISSING), ("d", 0)])
+    assert shown.count("<tr>") == 1
+    assert "<td>0</td>" in shown
