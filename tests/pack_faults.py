@@ -18,6 +18,7 @@ class FaultyFiles(PackFiles):
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.failed = ""  # the method that failed last
         self._plans: dict[str, tuple[int, int]] = {}
 
     def fail(self, method: str, code: int = errno.EIO, call: int = 1) -> None:
@@ -82,5 +83,6 @@ class FaultyFiles(PackFiles):
             if key in self._plans:
                 left, code = self._plans.pop(key)
                 if left == 1:
+                    self.failed = method
                     raise OSError(code, os.strerror(code))
                 self._plans[key] = (left - 1, code)

@@ -203,7 +203,7 @@ class LocalBlobStore:
         try:
             record = await self._stores.run(lambda: verified(block, self._namespace))
             await turn.before.wait()
-            if tally.error is None:
+            if not tally.failed_before(turn.number):
                 turn.after.set()
                 tally.add(await self._committer.add(Upload(record, Kind.BLOCK, block.entries)))
         except IsolateError as error:

@@ -32,11 +32,13 @@ async def verified_recipe(
         if lookup.places[chunk.digest].size != chunk.size:
             raise UploadCorrupt(chunk, b"")
     hasher = algorithm.hasher()
+    gone: dict[bytes, None] = {}  # all that are bad are named at once, so that the sender comes back only once
     for wanted, run in _runs(lookup, chunks):
         async with budget.lease(wanted.row.location.length + MAX_PLAIN_BYTES):
             opened = await source.open([wanted], partial(_feed, run=run, hasher=hasher))
-        if gone := await source.report(opened):
-            raise ChunksMissing(gone)
+        gone.update(dict.fromkeys(await source.report(opened)))
+    if gone:
+        raise ChunksMissing(list(gone))
     if (found := hasher.digest()) != blob.digest:
         raise UploadCorrupt(blob, found)
     return encode_record(ChunkList(blob, tuple(chunks)), algorithm)

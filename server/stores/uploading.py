@@ -54,6 +54,10 @@ class Tally:
             so_far.stored + more.stored, so_far.present + more.present, so_far.size_bytes + more.size_bytes
         )
 
+    def failed_before(self, number: int) -> bool:
+        """Whether a block in front of this one was bad: what comes behind it is not wanted."""
+        return self.error is not None and self._number < number
+
     def fail(self, number: int, error: Exception) -> None:
         if self.error is None or number < self._number:
             self.error, self._number = error, number
