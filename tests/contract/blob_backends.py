@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
+from isolate.cas.remote import HttpStore
 from isolate.cas.store import BlobStore
 from isolate.clock import SystemClock
+from isolate.http import HttpClient, RetryPolicy
 from isolate.monitor import NullMonitor
 from server.stores.blobs import LocalBlobStores
 from server.stores.limits import BlobLimits
+from tests.cas_server import serving_cas
 from tests.faults import ScriptedStore
 
 LIMITS = BlobLimits(min_free_bytes=0)  # a test machine may be nearly full
+ONCE = RetryPolicy(attempts=1)  # a retry would hide what failed
 
 
 async def keep_open() -> None:
@@ -61,8 +65,31 @@ async def local(root: Path) -> AsyncIterator[Backend]:
     await stores.close()
 
 
+@asynccontextmanager
+async def http(root: Path) -> AsyncIterator[Backend]:
+    """The client, the transfer API and the local stores, over a real socket; every reopening is a new server."""
+    server = AsyncExitStack()
+
+    async def start() -> HttpClient:
+        stores = await LocalBlobStores.open(root, SystemClock(), NullMonitor(), LIMITS)
+        server.push_async_callback(stores.close)
+        url = await server.enter_async_context(serving_cas(stores))
+        return await server.enter_async_context(HttpClient(url, user_agent="contract", policy=ONCE))
+
+    client = await start()
+
+    async def reopen() -> None:
+        nonlocal client
+        await server.aclose()
+        client = await start()
+
+    yield Backend(lambda namespace: HttpStore(client, namespace), reopen)
+    await server.aclose()
+
+
 BACKENDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Backend]]] = {
     "memory": memory,
     "scripted": scripted,
     "local": local,
+    "http": http,
 }
