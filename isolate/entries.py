@@ -10,6 +10,7 @@ import posixpath
 import stat
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
@@ -179,8 +180,13 @@ class EntryReader:
         return Entry(path, kind, blob, mode)
 
     def _digest(self, text: object, what: str) -> bytes:
+        if isinstance(text, str) and len(text) == 2 * self._algorithm.digest_bytes:
+            with suppress(ValueError):
+                digest = bytes.fromhex(text)  # in either case, as 2020 reads it; it may have skipped blanks
+                if len(digest) == self._algorithm.digest_bytes:
+                    return digest
         try:
-            return self._algorithm.parse_hex(text.lower() if isinstance(text, str) else "")
+            return self._algorithm.parse_hex(text if isinstance(text, str) else "")
         except InvalidDigest as error:
             raise InvalidManifest(f"{what}: {error}") from error
 

@@ -219,6 +219,8 @@ def test_two_spellings_of_one_path_in_2020() -> None:
         (a_file(h="00"), "Hash of 'x'"),
         (a_file(h=5), "Hash of 'x'"),
         (a_file(h="g" * 64), "Hash of 'x'"),
+        (a_file(h="00 " * 21 + "0"), "Hash of 'x'"),
+        (a_file(h="00" * 31 + "  "), "Hash of 'x'"),
         (a_file(t="ar"), "'x' has the unknown type 'ar'"),
         (a_file(t=["tar"]), "'x' has the unknown type"),
         (a_file(t="dir"), "'x' is a directory and has more than 't'"),
