@@ -45,6 +45,7 @@ from swarming.scheduler import Scheduler
 
 MAX_BODY_BYTES = 16 << 20  # of JSON; streams of blobs have their own limits
 KEEP_ALIVE_S = 75.0  # longer than the longest pause of a bot between two calls
+CUT_S = 2.0  # for sending the last replies
 BACKLOG = 1024  # connections that arrive in one moment
 
 log = logging.getLogger("server")
@@ -101,7 +102,7 @@ async def serve(config: ServerConfig, announce: Callable[[str], object]) -> None
             application(services, gate, polls),
             access_log=None,
             keepalive_timeout=KEEP_ALIVE_S,
-            shutdown_timeout=config.drain_s,
+            shutdown_timeout=CUT_S,
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -111,11 +112,21 @@ async def serve(config: ServerConfig, announce: Callable[[str], object]) -> None
         async with asyncio.TaskGroup() as group:
             working = group.create_task(run_jobs(jobs, clock), name="jobs")
             await stop.wait()
-            log.info("Draining")
-            gate.close()
-            polls.release()
-            await runner.cleanup()
+            await drain(runner, gate, polls, config.drain_s)
             working.cancel()
+
+
+async def drain(runner: web.AppRunner, gate: Gate, polls: WaitingPolls, drain_s: float) -> None:
+    """Take no new work, let the work in progress finish for `drain_s`, then close every connection."""
+    log.info("Draining")
+    for site in runner.sites:
+        await site.stop()
+    polls.release()
+    # Not left to the runner: at the first step of its own end it stops reading, so that uploads could not finish.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(drain_s):
+            await gate.close()
+    await runner.cleanup()
 
 
 async def open_services(data: DataDirectory, clock: Clock, stack: contextlib.AsyncExitStack) -> Services:

@@ -6,6 +6,7 @@ error that is nobody's fault but ours is in the log under that id.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import logging
@@ -56,23 +57,33 @@ class Gate:
     def __init__(self, guard: LoopbackGuard, clock: Clock, id_prefix: str) -> None:
         self._guard, self._clock, self._prefix = guard, clock, id_prefix
         self._numbers = itertools.count(1)
+        self._inside = 0
         self._closed = False
+        self._empty = asyncio.Event()
 
     @property
     def own_servers(self) -> Collection[str]:
         """Every URL of this server."""
         return self._guard.origins
 
-    def close(self) -> None:
-        """Answer 503 to everything from now on; what is inside already goes on."""
+    async def close(self) -> None:
+        """Answer 503 to everything from now on; returns when what was inside already is through."""
         self._closed = True
+        if self._inside:
+            await self._empty.wait()
 
     def middleware(self) -> Any:
         """Return the middleware for the application."""
 
         @web.middleware
         async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
-            return await self._handle(request, handler)
+            self._inside += 1
+            try:
+                return await self._handle(request, handler)
+            finally:
+                self._inside -= 1
+                if self._closed and not self._inside:
+                    self._empty.set()
 
         return gate
 

@@ -135,7 +135,7 @@ async def test_foreign_requests_get_403_wherever_they_go(site: Site, headers: di
 
 
 async def test_a_closed_gate_answers_503(site: Site) -> None:
-    site.gate.close()
+    await site.gate.close()
     status, headers, _ = await site.get("/fine")
     assert (status, headers["Retry-After"]) == (503, "1")
 
