@@ -56,7 +56,7 @@ class LocalCache:
         self.root, self.namespace, self.clock = root, namespace, clock
         self._algorithm, self._monitor = namespace.algorithm, monitor
         with translated(root):
-            root.mkdir(parents=True, exist_ok=True)
+            (root / "files").mkdir(parents=True, exist_ok=True)
             with locked(root):
                 self._others_died = cache_session.reap(root)
                 self._session = Session.start(root)
@@ -85,6 +85,11 @@ class LocalCache:
             cache.close()
             raise
         return cache
+
+    @property
+    def files_dir(self) -> Path:
+        """The directory that all `paths` begin with."""
+        return self._files.root
 
     @property
     def is_open(self) -> bool:

@@ -59,7 +59,8 @@ class CacheFiles:
     """Where the files of the cache at `root` are."""
 
     def __init__(self, root: Path) -> None:
-        self._bases = {code: f"{root}/files/{algorithm.name}" for code, algorithm in ALGORITHMS.items()}
+        self.root = root / "files"
+        self._bases = {code: f"{self.root}/{algorithm.name}" for code, algorithm in ALGORITHMS.items()}
 
     def path(self, key: bytes) -> str:
         """Return where the file called `key` belongs."""

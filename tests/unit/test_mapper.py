@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,12 +124,12 @@ async def test_where_no_link_is_possible_it_copies(
     tree = await planned(store, cache, TREE)
     real, calls = os.link, 0
 
-    def link(source: str, path: str) -> None:
+    def link(source: str, path: str, **options: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise OSError(number, os.strerror(number))
-        real(source, path)
+        real(source, path, **options)
 
     monkeypatch.setattr(os, "link", link)
     mapped = apply(tree, cache, tmp_path / "tree")
@@ -186,7 +187,7 @@ async def test_a_full_disk(
 ) -> None:
     tree = await planned(store, cache, TREE)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "symlink", full)
