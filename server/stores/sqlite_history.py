@@ -23,6 +23,7 @@ from swarming.store import (
     encode_cursor,
 )
 
+_LAST = 2**63 - 1  # no id is higher
 _SEARCHES = {
     Sort.CREATED: "search_by_created",
     Sort.MODIFIED: "search_by_modified",
@@ -70,8 +71,10 @@ class SqliteHistory:
     async def search(self, query: TaskQuery, cursor: str | None, limit: int) -> Page[Record]:
         kind, limit = query.sort.value, max(1, min(limit, MAX_PAGE))
         name, wish = _search(query)
-        wish["time"], wish["number"] = decode_cursor(kind, cursor)
-        wish["limit"] = limit + 1
+        place = decode_cursor(kind, cursor)
+        if query.sort is Sort.CREATED:
+            place = min(place, (wish["created_to"], _LAST))
+        wish |= {"time": place[0], "number": place[1], "limit": limit + 1}
 
         def read(db: sqlite3.Connection) -> Page[Record]:
             found = db.execute(SQL[name], wish).fetchall()

@@ -238,10 +238,10 @@ WHERE bot_id = :bot_id AND at >= :start AND at < :end AND (at, number) < (:time,
 ORDER BY at DESC, number DESC LIMIT :limit;
 
 -- search_by_created --
--- Tasks by when they were made.
+-- Tasks by when they were made; the end of the time asked for is in the place to start from.
 SELECT tasks.created_at, tasks.id FROM tasks INDEXED BY tasks_by_time
 WHERE (tasks.created_at, tasks.id) < (:time, :number)
-    AND tasks.created_at >= :created_from AND tasks.created_at <= :created_to
+    AND tasks.created_at >= :created_from
     AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
     AND (:failure IS NULL OR tasks.failure = :failure)
     AND (:deduped IS NULL OR tasks.deduped = :deduped)
@@ -258,7 +258,7 @@ ORDER BY tasks.created_at DESC, tasks.id DESC LIMIT :limit;
 -- Tasks of one state, by when they were made.
 SELECT tasks.created_at, tasks.id FROM tasks INDEXED BY tasks_by_state
 WHERE tasks.state = :state AND (tasks.created_at, tasks.id) < (:time, :number)
-    AND tasks.created_at >= :created_from AND tasks.created_at <= :created_to
+    AND tasks.created_at >= :created_from
     AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
     AND (:failure IS NULL OR tasks.failure = :failure)
     AND (:deduped IS NULL OR tasks.deduped = :deduped)
@@ -275,7 +275,7 @@ ORDER BY tasks.created_at DESC, tasks.id DESC LIMIT :limit;
 -- Tasks of one name, by when they were made.
 SELECT tasks.created_at, tasks.id FROM tasks INDEXED BY tasks_by_name
 WHERE tasks.name = :name AND (tasks.created_at, tasks.id) < (:time, :number)
-    AND tasks.created_at >= :created_from AND tasks.created_at <= :created_to
+    AND tasks.created_at >= :created_from
     AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
     AND (:failure IS NULL OR tasks.failure = :failure)
     AND (:deduped IS NULL OR tasks.deduped = :deduped)
@@ -292,7 +292,7 @@ ORDER BY tasks.created_at DESC, tasks.id DESC LIMIT :limit;
 -- Tasks with one tag, by when they were made.
 SELECT first.created_at, tasks.id FROM tags AS first CROSS JOIN tasks ON tasks.id = first.task_id
 WHERE first.tag = :tag AND (first.created_at, first.task_id) < (:time, :number)
-    AND first.created_at >= :created_from AND first.created_at <= :created_to
+    AND first.created_at >= :created_from
     AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
     AND (:failure IS NULL OR tasks.failure = :failure)
     AND (:deduped IS NULL OR tasks.deduped = :deduped)

@@ -1,0 +1,487 @@
+"""What bots get and say."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+
+from isolate.errors import InvalidInput, InvalidTask, LeaseLost, NotFound
+from swarming.bots import Command, Run, Sleep, TaskUpdate, Terminate, Updated
+from swarming.model import FilesRef
+from swarming.states import State
+from tests.tasks import hello, one_slice, properties
+from tests.unit.scheduling import ONCE, SUCCESS, House, house
+
+KILLED = TaskUpdate(exit_code=-15, duration_s=1.0)
+
+
+async def settle() -> None:
+    """Let every task that can run do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def waiting(home: House, bot_id: str = "bot", session: str | None = None, wait_s: float = 30.0) -> Any:
+    """A long poll that is under way."""
+    until = home.clock.monotonic() + wait_s
+    async with asyncio.TaskGroup() as group:
+        poll = group.create_task(home.scheduler.poll(hello(bot_id, session), until))
+        await settle()
+        yield poll
+        poll.cancel()
+
+
+async def refused(call: Awaitable[object]) -> bool:
+    """Say whether a call is told that its lease is lost."""
+    try:
+        await call
+    except LeaseLost:
+        return True
+    return False
+
+
+# polls
+
+
+async def test_an_idle_bot_sleeps_longer_each_time() -> None:
+    home = await house()
+    for streak, duration_s in ((0, 1.5), (3, 1.5**4), (100, 60.0), (None, 1.5), ("x", 1.5)):
+        assert await home.scheduler.poll(hello(state={"sleep_streak": streak})) == Sleep(duration_s)
+
+
+@pytest.mark.parametrize("state", [{"quarantined": "broken"}, {"maintenance": "oil"}])
+async def test_a_bot_that_is_not_fit_gets_no_work_but_an_answer(state: dict[str, Any]) -> None:
+    home = await house()
+    await home.submit()
+    until = home.clock.monotonic() + 30
+    command = await home.scheduler.poll(hello(state=state), until)
+    assert isinstance(command, Sleep)
+    assert command.quarantined
+    assert isinstance(await home.scheduler.poll(hello()), Run)
+
+
+async def test_a_bot_gets_only_what_it_matches() -> None:
+    home = await house()
+    await home.submit("elsewhere", one_slice(properties(dimensions=(("os", "mac"), ("pool", "default")))))
+    await home.submit("either", one_slice(properties(dimensions=(("os", "mac|ubuntu"), ("pool", "default")))))
+    await home.submit("other bot", one_slice(properties(dimensions=(("id", "other"), ("pool", "default")))))
+    run = await home.take()
+    assert run.execution.task_name == "either"
+    await home.report(run, SUCCESS)
+    assert isinstance(await home.scheduler.poll(hello()), Sleep)
+
+
+async def test_an_offer_is_repeated_until_it_is_accepted() -> None:
+    home = await house()
+    view = await home.submit()
+    first = await home.take()
+    assert await home.take() == first
+    assert await home.state(view) is State.PENDING
+    assert (await home.scheduler.view(view.task.task_id)).attempt is None
+    await home.report(first)
+    assert await home.state(view) is State.RUNNING
+    assert isinstance(await home.scheduler.poll(hello()), Sleep)
+
+
+async def test_a_poll_of_a_bot_that_forgot_its_run_keeps_nothing_alive() -> None:
+    home = await house()
+    view = await home.submit()
+    await home.start()
+    for _ in range(61):
+        assert isinstance(await home.scheduler.poll(hello()), Sleep)
+        await home.pass_time(1)
+    assert await home.state(view) is State.PENDING  # its second try
+
+
+async def test_a_long_poll_wakes_with_the_task() -> None:
+    home = await house()
+    async with waiting(home) as poll:
+        assert not poll.done()
+        await home.submit()
+        await settle()
+        assert isinstance(poll.result(), Run)
+
+
+async def test_a_long_poll_hears_of_dimensions_never_seen_before() -> None:
+    home = await house()
+    async with waiting(home) as poll:
+        await home.submit("n", one_slice(properties(dimensions=(("os", "ubuntu"),)), wait=False))
+        await settle()
+        assert isinstance(poll.result(), Run)
+
+
+async def test_a_long_poll_ends_in_time_with_the_next_tick() -> None:
+    home = await house()
+    async with waiting(home, wait_s=3.0) as poll:
+        await home.pass_time(2)
+        await settle()
+        assert not poll.done()
+        await home.pass_time(1)
+        await settle()
+        assert poll.result() == Sleep(0.0)
+
+
+async def test_one_task_wakes_one_bot_the_one_that_waited_longest() -> None:
+    home = await house()
+    await home.bot("second")
+    async with waiting(home) as first, waiting(home, "second") as second:
+        await home.submit()
+        await settle()
+        assert (first.done(), second.done()) == (True, False)
+        await home.submit()
+        await settle()
+        assert second.done()
+
+
+async def test_a_task_does_not_wake_a_bot_that_may_not_have_it() -> None:
+    home = await house()
+    await home.bot("old", "")
+    await home.bot("leaving")
+    ours = one_slice(properties(inputs=FilesRef("a" * 64, "", "blake3-zstd")))
+    async with waiting(home, "old", "") as old, waiting(home) as new:
+        await home.submit("n", ours)
+        await settle()
+        assert (old.done(), new.done()) == (False, True)
+
+
+async def test_a_broken_poll_passes_its_task_on() -> None:
+    home = await house()
+    await home.bot("second")
+    async with waiting(home, "second") as second:
+        async with waiting(home, "bot") as first:
+            pass
+        assert first.cancelled()
+        await home.submit()
+        await settle()
+        assert second.done()
+
+
+async def test_a_poll_broken_while_it_claims_keeps_the_offer_for_the_next() -> None:
+    home = await house()
+    home.store.gate.clear()
+    await home.submit()
+    poll = asyncio.ensure_future(home.scheduler.poll(hello()))
+    await settle()
+    poll.cancel()
+    home.store.gate.set()
+    await settle()
+    assert poll.cancelled()
+    run = await home.take()
+    await home.report(run, SUCCESS)
+    assert await home.store.taken() == []
+
+
+async def test_a_second_poll_replaces_the_first() -> None:
+    home = await house()
+    async with waiting(home) as first, waiting(home) as second:
+        assert first.result() == Sleep(0.0)
+        await home.submit()
+        await settle()
+        assert isinstance(second.result(), Run)
+
+
+async def test_closing_releases_every_long_poll() -> None:
+    home = await house()
+    async with waiting(home) as poll:
+        await home.scheduler.close()
+        await settle()
+        assert poll.result() == Sleep(0.0)
+
+
+# sessions
+
+
+async def test_a_bot_started_again_ends_the_run_of_its_predecessor() -> None:
+    home = await house()
+    view = await home.submit("n", ONCE)
+    old = await home.start()
+    await home.bot("bot", "new session")
+    assert await refused(home.report(old))
+    assert await refused(home.report(old, SUCCESS))
+    found = await home.scheduler.view(view.task.task_id)
+    assert found.execution is not None
+    assert found.state is State.PENDING
+    assert found.execution.attempts[0].state is State.BOT_DIED
+    assert "started again" in found.execution.attempts[0].reason
+
+
+async def test_a_bot_started_again_gives_an_offer_back_without_a_try() -> None:
+    home = await house()
+    await home.submit()
+    await home.take()
+    await home.bot("bot", "new session")
+    assert (await home.take("bot", "new session")).attempt.try_number == 1
+
+
+async def test_a_session_that_was_replaced_is_refused_everywhere() -> None:
+    home = await house()
+    await home.bot("bot", "new session")
+    assert await refused(home.scheduler.poll(hello()))
+    assert await refused(home.scheduler.event(hello(), "bot_log", "m"))
+    assert isinstance(await home.scheduler.poll(hello("bot", "new session")), Sleep)
+
+
+async def test_a_long_poll_of_a_session_that_is_replaced_ends() -> None:
+    home = await house()
+    async with waiting(home) as poll:
+        await home.bot("bot", "new session")
+        async with waiting(home, "bot", "new session"):
+            await settle()
+            assert poll.result() == Sleep(0.0)
+
+
+async def test_the_same_handshake_again_changes_nothing() -> None:
+    home = await house()
+    view = await home.submit()
+    run = await home.start()
+    await home.bot()
+    assert not (await home.report(run, SUCCESS)).must_stop
+    assert await home.state(view) is State.COMPLETED
+
+
+async def test_a_bot_the_server_does_not_know_is_known_by_its_poll() -> None:
+    home = await house()
+    await home.submit()
+    await home.scheduler.forget_bot("bot")
+    assert isinstance(await home.scheduler.poll(hello()), Run)
+    assert [bot.bot_id for bot in await home.store.bots()] == ["bot"]
+
+
+async def test_a_handshake_is_stored_before_it_is_answered() -> None:
+    home = await house()
+    (stored,) = await home.store.bots()
+    assert (stored.session, stored.dimensions) == ("session of bot", hello().dimensions)
+
+
+# updates
+
+
+async def test_a_heartbeat_writes_nothing() -> None:
+    home = await house()
+    await home.submit()
+    run = await home.start()
+    written = home.store.replaced
+    for _ in range(5):
+        await home.report(run)
+    assert home.store.replaced == written
+
+
+async def test_output_is_readable_while_it_comes_with_holes_as_nuls() -> None:
+    home = await house()
+    view = await home.submit()
+    run = await home.start()
+    await home.report(run, TaskUpdate(output=b"abc"))
+    await home.report(run, TaskUpdate(output=b"xyz", output_start=5))
+    assert await home.scheduler.stdout(view.task.task_id, 1, 100) == (b"bc\0\0xyz", State.RUNNING)
+    assert await home.scheduler.stdout(run.attempt.run_id, 5, 2) == (b"xy", State.RUNNING)
+    await home.report(run, TaskUpdate(output=b"!", output_start=8, exit_code=1, duration_s=1.0))
+    assert await home.scheduler.stdout(view.task.task_id, 6, 100) == (b"yz!", State.COMPLETED)
+
+
+async def test_output_of_a_task_that_did_not_run_is_empty() -> None:
+    home = await house()
+    view = await home.submit()
+    assert await home.scheduler.stdout(view.task.task_id, 0, 10) == (b"", State.PENDING)
+
+
+@pytest.mark.parametrize(
+    ("update", "state", "exit_code", "failure"),
+    [
+        (TaskUpdate(exit_code=0, duration_s=1.0), State.COMPLETED, 0, False),
+        (TaskUpdate(exit_code=5, duration_s=1.0), State.COMPLETED, 5, True),
+        (TaskUpdate(exit_code=-9, duration_s=1.0, hard_timeout=True), State.TIMED_OUT, -9, True),
+        (TaskUpdate(exit_code=0, duration_s=1.0, io_timeout=True), State.TIMED_OUT, 0, True),
+        (TaskUpdate(canceled=True, exit_code=-1), State.CANCELED, None, False),
+    ],
+)
+async def test_how_a_run_ends(update: TaskUpdate, state: State, exit_code: int | None, failure: bool) -> None:
+    home = await house()
+    view = await home.submit()
+    await home.report(await home.start(), update)
+    found = await home.scheduler.view(view.task.task_id)
+    assert found.attempt is not None
+    assert (found.state, found.attempt.exit_code, found.task.failure) == (state, exit_code, failure)
+    assert found.task.completed_at == home.clock.now()
+    assert (await home.scheduler.bot("bot")).run_id is None
+
+
+async def test_the_facts_of_an_ending_are_kept() -> None:
+    home = await house()
+    view = await home.submit()
+    run = await home.start()
+    await home.report(run, TaskUpdate(cost_usd=0.3))
+    await home.report(run, TaskUpdate(cost_usd=0.2))
+    outputs = FilesRef("b" * 64, "", "blake3-zstd")
+    stats = {"bot_overhead": 0.1}
+    await home.report(run, TaskUpdate(exit_code=0, duration_s=4.5, cost_usd=0.25, outputs=outputs, stats=stats))
+    attempt = (await home.scheduler.view(view.task.task_id)).attempt
+    assert attempt is not None
+    assert (attempt.cost_usd, attempt.duration_s, attempt.outputs, attempt.stats) == (0.3, 4.5, outputs, stats)
+    assert (attempt.bot_id, attempt.bot_dimensions) == ("bot", hello().dimensions)
+
+
+async def test_an_ending_may_be_the_first_word() -> None:
+    home = await house()
+    view = await home.submit()
+    written = home.store.replaced
+    await home.report(await home.take(), SUCCESS)
+    assert home.store.replaced == written + 1
+    assert (await home.scheduler.view(view.task.task_id)).task.state is State.COMPLETED
+
+
+async def test_an_ending_may_be_repeated_but_not_changed() -> None:
+    home = await house()
+    view = await home.submit()
+    run = await home.start()
+    for _ in range(3):
+        assert not (await home.report(run, SUCCESS)).must_stop
+    for other in (
+        TaskUpdate(exit_code=1, duration_s=2.0),
+        TaskUpdate(exit_code=0, duration_s=3.0),
+        KILLED,
+        TaskUpdate(),
+    ):
+        assert await refused(home.report(run, other))
+    assert (await home.scheduler.view(view.task.task_id)).task.failure is False
+
+
+async def test_updates_of_others_are_refused() -> None:
+    home = await house()
+    await home.bot("other")
+    view = await home.submit()
+    run_id = (await home.start()).attempt.run_id
+    for bot_id, session in (("other", "session of other"), ("bot", "stolen"), ("nobody", "")):
+        assert await refused(home.scheduler.update(bot_id, session, run_id, SUCCESS))
+        assert await refused(home.scheduler.fail(bot_id, session, run_id, "m"))
+    assert await home.state(view) is State.RUNNING
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        TaskUpdate(exit_code=0),
+        TaskUpdate(duration_s=1.0),
+        TaskUpdate(exit_code=0, duration_s=-1.0),
+        TaskUpdate(cost_usd=-0.1),
+        TaskUpdate(stats={}),
+        TaskUpdate(output=b"x", output_start=-1),
+    ],
+)
+async def test_updates_that_contradict_themselves_are_refused(update: TaskUpdate) -> None:
+    home = await house()
+    await home.submit()
+    run = await home.start()
+    with pytest.raises(InvalidTask):
+        await home.report(run, update)
+
+
+async def test_ids_that_are_none_are_bad_input() -> None:
+    home = await house()
+    for call in (home.scheduler.view("zz"), home.scheduler.cancel("", True), home.scheduler.stdout("1x", 0, 1)):
+        with pytest.raises(InvalidInput):
+            await call
+    view = await home.submit()
+    for unknown in ("5cee488008810", "5cee488008811", view.task.task_id[:-1] + "1"):
+        with pytest.raises(NotFound):
+            await home.scheduler.view(unknown)
+    assert await refused(home.scheduler.update("bot", "s", "5cee488008811", SUCCESS))
+
+
+async def test_how_often_to_report() -> None:
+    home = await house(updates_per_s=0.25)
+    views = []
+    for number in range(3):
+        await home.bot(f"b{number}")
+        views.append(await home.submit())
+    runs = [await home.take(f"b{number}") for number in range(3)]
+    assert [(await home.report(run)).update_every_s for run in runs] == [10.0] * 3
+    await home.report(runs[0], SUCCESS)
+    await home.report(runs[1], SUCCESS)
+    assert (await home.report(runs[2])).update_every_s == 4.0
+    await home.scheduler.stdout(views[2].task.task_id, 0, 10)
+    assert (await home.report(runs[2])).update_every_s == 1.0
+    await home.pass_time(30)
+    assert (await home.report(runs[2])).update_every_s == 4.0
+
+
+# errors of bots
+
+
+async def test_a_run_that_its_bot_cannot_end_is_over_without_another_try() -> None:
+    home = await house()
+    view = await home.submit("n", ONCE)
+    run = await home.take()
+    for _ in range(2):
+        await home.scheduler.fail("bot", run.attempt.session, run.attempt.run_id, "inputs are gone")
+    found = await home.scheduler.view(view.task.task_id)
+    assert found.attempt is not None
+    assert (found.state, found.attempt.reason, found.attempt.internal_failure) == (
+        State.BOT_DIED,
+        "inputs are gone",
+        True,
+    )
+    assert await refused(home.report(run, SUCCESS))
+
+
+async def test_an_error_after_the_ending_is_refused() -> None:
+    home = await house()
+    await home.submit()
+    run = await home.start()
+    await home.report(run, SUCCESS)
+    assert await refused(home.scheduler.fail("bot", run.attempt.session, run.attempt.run_id, "m"))
+
+
+async def test_only_events_for_bots_are_taken() -> None:
+    home = await house()
+    with pytest.raises(InvalidInput, match="Unsupported event type"):
+        await home.scheduler.event(hello(), "task_completed", "m")
+    await home.scheduler.event(hello(), "bot_log", "hello there")
+    await home.scheduler.close()
+    page = await home.scheduler.bot_events("bot", None, None, None, 10)
+    assert [(event.event_type, event.message) for event in page.items] == [
+        ("bot_log", "hello there"),
+        ("bot_connected", ""),
+    ]
+
+
+# bots of 2020
+
+
+async def test_a_bot_of_2020_is_told_to_stop_instead_of_losing_a_lease() -> None:
+    home = await house()
+    await home.bot("old", "")
+    view = await home.submit("n", one_slice(properties(dimensions=(("id", "old"),))))
+    run = await home.take("old", "")
+    await home.scheduler.cancel(view.task.task_id, False)
+    assert await home.report(run) == Updated(must_stop=True, update_every_s=10.0)
+    assert (await home.report(run, TaskUpdate(canceled=True, exit_code=-1))).must_stop
+    assert await refused(home.report(run, SUCCESS))
+
+
+async def test_a_handshake_of_a_bot_of_2020_ends_its_run() -> None:
+    home = await house()
+    await home.bot("old", "")
+    view = await home.submit("n", one_slice(properties(dimensions=(("id", "old"),), idempotent=True)))
+    await home.start("old", "")
+    await home.bot("old", "")
+    assert await home.state(view) is State.PENDING
+
+
+async def test_a_bot_that_vanishes_gets_what_it_can_end() -> None:
+    home = await house()
+    await home.submit()
+    soon = hello(state={"lease_expiration_ts": home.clock.now() + 400})
+    assert isinstance(await home.scheduler.poll(soon), Sleep)
+    gone = hello(state={"lease_expiration_ts": home.clock.now() - 1})
+    await home.scheduler.terminate("bot")
+    assert isinstance(await home.scheduler.poll(gone), Sleep)
+    command: Command = await home.scheduler.poll(soon)
+    assert isinstance(command, Terminate)
+    await home.scheduler.update("bot", "session of bot", command.run_id, TaskUpdate(exit_code=0, duration_s=0.0))
+    later = hello(state={"lease_expiration_ts": home.clock.now() + 500})
+    assert isinstance(await home.scheduler.poll(later), Run)
