@@ -33,6 +33,10 @@ class Runner(Protocol):
         """Return what it says next, None when it has ended."""
         ...
 
+    def take_output(self) -> int:
+        """Return the descriptor from which all its job prints can be read; the caller closes it."""
+        ...
+
     @property
     def is_alive(self) -> bool: ...
 
@@ -48,36 +52,48 @@ class Runner(Protocol):
 class RunnerProcess:
     """A runner in a process of its own."""
 
-    def __init__(self, process: Process, channel: Channel) -> None:
+    def __init__(self, process: Process, channel: Channel, output: int) -> None:
         self._process, self._channel = process, channel
+        self._output: int | None = output
 
     @classmethod
     async def start(cls, cwd: Path, env: Mapping[str, str], log: Path) -> RunnerProcess:
         """Start a runner; it imports what it needs and then waits."""
         ours, its = socket.socketpair()
-        with its, log.open("ab") as stream:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # a file of a task must not shadow a module
-                "-m",
-                MODULE,
-                str(its.fileno()),
-                str(os.getpid()),
-                pass_fds=[its.fileno()],
-                stdin=DEVNULL,
-                stdout=stream,
-                stderr=STDOUT,
-                cwd=cwd,
-                env=dict(env),
-                start_new_session=True,  # Ctrl-C in the terminal of the bot is not for the task
-            )
-        return cls(process, await Channel.over(ours))
+        output, printed = os.pipe()
+        arguments = [str(its.fileno()), str(printed), str(os.getpid())]
+        try:
+            with its, os.fdopen(printed, "wb"), log.open("ab") as stream:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-P",  # a file of a task must not shadow a module
+                    "-m",
+                    MODULE,
+                    *arguments,
+                    pass_fds=[its.fileno(), printed],
+                    stdin=DEVNULL,
+                    stdout=stream,
+                    stderr=STDOUT,
+                    cwd=cwd,
+                    env=dict(env),
+                    start_new_session=True,  # Ctrl-C in the terminal of the bot is not for the task
+                )
+        except OSError:
+            ours.close()
+            os.close(output)
+            raise
+        return cls(process, await Channel.over(ours), output)
 
     async def send(self, message: Mapping[str, object]) -> None:
         await self._channel.send(message)
 
     async def receive(self) -> dict[str, Any] | None:
         return await self._channel.receive()
+
+    def take_output(self) -> int:
+        output, self._output = self._output, None
+        assert output is not None, "the output of a runner is taken once"
+        return output
 
     @property
     def is_alive(self) -> bool:
@@ -91,6 +107,8 @@ class RunnerProcess:
 
     async def close(self) -> str:
         await self._channel.close()
+        if self._output is not None:
+            os.close(self.take_output())
         code = await self._process.wait()
         return f"signal {-code}" if code < 0 else f"status {code}"
 

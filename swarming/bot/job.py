@@ -17,27 +17,22 @@ from run_isolated.spec import RunSpec
 _PATHS = ("root_dir", "cache_dir")
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a runner is told: the run, and where to keep what it prints."""
+def job_message(spec: RunSpec) -> dict[str, object]:
+    """Return what a runner is told to run."""
+    message = {field.name: getattr(spec, field.name) for field in fields(spec)}
+    message["namespace"] = spec.namespace.name
+    for name in _PATHS:
+        message[name] = None if message[name] is None else str(message[name])
+    return message
 
-    spec: RunSpec
-    spool: Path
 
-    def to_message(self) -> dict[str, object]:
-        spec = {field.name: getattr(self.spec, field.name) for field in fields(self.spec)}
-        spec["namespace"] = self.spec.namespace.name
-        for name in _PATHS:
-            spec[name] = None if spec[name] is None else str(spec[name])
-        return {"spec": spec, "spool": str(self.spool)}
-
-    @classmethod
-    def from_message(cls, message: Mapping[str, Any]) -> Job:
-        spec = dict(message["spec"])
-        spec["namespace"] = Namespace.parse(spec["namespace"])
-        for name in _PATHS:
-            spec[name] = None if spec[name] is None else Path(spec[name])
-        return cls(RunSpec(**spec), Path(message["spool"]))
+def job_of(message: Mapping[str, Any]) -> RunSpec:
+    """Return the run that `job_message` described."""
+    values = dict(message)
+    values["namespace"] = Namespace.parse(values["namespace"])
+    for name in _PATHS:
+        values[name] = None if values[name] is None else Path(values[name])
+    return RunSpec(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +46,9 @@ class Finished:
     failure: str | None = None  # not the command's fault
     outputs_ref: Mapping[str, object] | None = None
     stats: object = None  # as the protocol has it under `isolated_stats`
-    dropped_bytes: int = 0  # of output that did not fit any more
 
     @classmethod
-    def of(cls, result: RunResult, dropped_bytes: int) -> Finished:
+    def of(cls, result: RunResult) -> Finished:
         """Return what a bot needs of `result`."""
         return cls(
             exit_code=result.exit_code,
@@ -64,7 +58,6 @@ class Finished:
             failure=result.inputs_missing or result.internal_failure,
             outputs_ref=None if result.outputs is None else result.outputs.to_json(),
             stats=result.stats.to_json()["isolated"],
-            dropped_bytes=dropped_bytes,
         )
 
     def to_message(self) -> dict[str, object]:

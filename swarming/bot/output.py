@@ -1,8 +1,8 @@
 """What a task prints, on its way from a pipe to the server: kept in a file first, sent from there.
 
-Knows no protocol. The runner writes the file, the bot reads it, so nothing is lost while the server is away, and a slow
-disk never delays a heartbeat. The invariant: bytes are sent in order, each with its offset, and sending the same bytes
-again changes nothing.
+Knows no protocol but its unit, the chunk. A thread writes the file, so nothing is lost while the server is away and a
+slow disk never delays a heartbeat; the reading end of the pipe is the bot's, so nothing is lost with a runner that is
+killed. The invariant: bytes go in order, each with its offset, and sending the same bytes again changes nothing.
 """
 
 from __future__ import annotations
@@ -16,31 +16,48 @@ from pathlib import Path
 CHUNK_BYTES = 100 << 10  # the packet of 2020
 MAX_OUTPUT_BYTES = 1024 * CHUNK_BYTES  # what a server keeps of one task; the rest is read, counted and dropped
 _READ_BYTES = 64 << 10  # what a pipe holds
+# After a short read more is waited for: a task that prints byte by byte must not wake the bot for each.
+_SHORT_BYTES = 4 << 10
+_GATHER_S = 0.005
 
 
 class Spool:
-    """The file seen by the bot: what has been written, and how much of it the server has."""
+    """The output of one task: how much there is, and how much of it the server has."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, limit_bytes: int = MAX_OUTPUT_BYTES) -> None:
         self.written_bytes = 0
         self.sent_bytes = 0
+        self.dropped_bytes = 0  # did not fit any more
+        self._path, self._limit_bytes = path, limit_bytes
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
 
     @property
     def pending_bytes(self) -> int:
         """How much was written and not yet acknowledged."""
         return self.written_bytes - self.sent_bytes
 
-    def grown_to(self, written_bytes: int) -> None:
-        """Learn from the runner how long the file is."""
-        self.written_bytes = max(self.written_bytes, written_bytes)
+    def fill_from(self, pipe: int, grown: Callable[[], None]) -> None:
+        """Own the descriptor `pipe`, and copy all that comes from it until its last writer is gone.
 
-    def measure(self) -> None:
-        """Look how long the file is: when the runner can no longer say."""
+        `grown` is called now and then, from another thread. Raises OSError when there is a file already.
+        """
         try:
-            self.grown_to(self._path.stat().st_size)
-        except FileNotFoundError:
-            return
+            file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError:
+            os.close(pipe)
+            raise
+        self._thread = threading.Thread(target=self._copy, args=(pipe, file, grown), name="spool", daemon=True)
+        self._thread.start()
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait until all is in the file, for at most `timeout_s`.
+
+        A process that hid from the end of its task could hold the pipe open for ever; what it says is not waited for.
+        """
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
 
     def chunk(self) -> bytes:
         """Return the next bytes to send, at most CHUNK_BYTES, from offset `sent_bytes` on."""
@@ -55,53 +72,26 @@ class Spool:
         """Remember that the server acknowledged `chunk`."""
         self.sent_bytes += len(chunk)
 
-
-class SpoolWriter:
-    """Copies a pipe to the file from a thread of its own, until the last writer of the pipe is gone.
-
-    `grown` is called from that thread after every read; `dropped_bytes` counts what did not fit any more.
-    """
-
-    def __init__(self, path: Path, grown: Callable[[], None], limit_bytes: int = MAX_OUTPUT_BYTES) -> None:
-        self.written_bytes = 0
-        self.dropped_bytes = 0
-        self._grown, self._limit_bytes = grown, limit_bytes
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._read_end, self.write_end = os.pipe()
-        self._thread = threading.Thread(target=self._copy, name="spool", daemon=True)
-        self._thread.start()
-
-    def finish(self, timeout_s: float) -> None:
-        """Close our end of the pipe and wait until all of it is in the file.
-
-        A process that hid from its own end could hold the pipe open for ever; what it says is not waited for.
-        """
-        os.close(self.write_end)
-        self.finish_reading(timeout_s)
-
-    def finish_reading(self, timeout_s: float) -> None:
-        """Wait until all is in the file, for at most `timeout_s`."""
-        self._thread.join(timeout_s)
-
-    def _copy(self) -> None:
-        with os.fdopen(self._read_end, "rb", buffering=0) as pipe, os.fdopen(self._file, "wb", buffering=0) as file:
+    def _copy(self, source: int, target: int, grown: Callable[[], None]) -> None:
+        with os.fdopen(source, "rb", buffering=0) as pipe, os.fdopen(target, "wb", buffering=0) as file:
             while data := pipe.read(_READ_BYTES):
-                kept = data[: self._limit_bytes - self.written_bytes]
-                written = self._keep(file.fileno(), kept)
-                self.written_bytes += written
+                written = _keep(file.fileno(), data[: self._limit_bytes - self.written_bytes])
                 self.dropped_bytes += len(data) - written
-                self._grown()
+                self.written_bytes += written
+                grown()
+                if len(data) < _SHORT_BYTES:
+                    self._ending.wait(_GATHER_S)
 
-    @staticmethod
-    def _keep(file: int, data: bytes) -> int:
-        """Write `data`; a full disk loses output, it must not block the task nor lose its result."""
-        written = 0
-        try:
-            while written < len(data):
-                written += os.write(file, data[written:])
-        except OSError:
-            return written
+
+def _keep(file: int, data: bytes) -> int:
+    """Write `data`, return how much of it; a full disk loses output, it must not block the task nor lose its result."""
+    written = 0
+    try:
+        while written < len(data):
+            written += os.write(file, data[written:])
+    except OSError:
         return written
+    return written
 
 
 def encode_chunk(offset_bytes: int, chunk: bytes) -> dict[str, object]:

@@ -1,14 +1,15 @@
 """The process that runs one task: started ahead of time, it waits for a job, runs it, answers and ends.
 
-Runs as `python -m swarming.bot.runner SOCKET OWNER`. Knows no server and no lease: it obeys its bot, and should the bot
-die, this process is killed by the kernel and the launcher below it ends the task. All a task prints goes to the spool
-file before anything is told about it.
+Runs as `python -m swarming.bot.runner SOCKET PIPE OWNER`. Knows no server and no lease: it obeys its bot, and should
+the bot die, this process is killed by the kernel and the launcher below it ends the task. What the task prints goes
+into the pipe, whose other end is the bot's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -17,12 +18,11 @@ from pathlib import Path
 from isolate.clock import Clock, SystemClock
 from run_isolated import linux
 from run_isolated.run import preload, run
+from run_isolated.spec import RunSpec
 from swarming.bot.channel import Channel
-from swarming.bot.job import Finished, Job
-from swarming.bot.output import SpoolWriter
+from swarming.bot.job import Finished, job_of
 
-NOTICE_EVERY_S = 0.05  # how often the bot hears of new output: 20 short messages a second at most
-STRAY_WRITER_S = 2.0  # how long a process that outlived its task may hold the output up
+SIGN_EVERY_S = 1.0  # how often the bot hears that something goes on, beside the output it sees itself
 OOM_SCORE = "500"  # when memory runs out, the kernel is to take a task rather than the bot or somebody else's work
 
 log = logging.getLogger(__name__)
@@ -49,37 +49,32 @@ class SignsOfLife:
         log.warning("%s", message)
 
 
-async def serve(channel: Channel, clock: Clock) -> None:
-    """Wait for one job, run it, and answer; return at once when the bot goes away first."""
+async def serve(channel: Channel, output: int, clock: Clock) -> None:
+    """Wait for one job, run it with its output going to the descriptor `output`, and answer.
+
+    Returns when the bot goes away before there is a job; raises ConnectionError in a group when it does so later.
+    """
     await channel.send({"ready": True})
     message = await channel.receive()
     if message is None:
         return
-    job = Job.from_message(message)
     signs = SignsOfLife(asyncio.get_running_loop())
-    writer = SpoolWriter(job.spool, signs.touch)
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        helpers = [
-            group.create_task(_obey(channel, stop)),
-            group.create_task(_tell(channel, writer, signs, clock)),
-        ]
-        finished = await _run(job, writer, stop, signs, clock)
+        helpers = [group.create_task(_obey(channel, stop)), group.create_task(_tell(channel, signs, clock))]
+        finished = await _run(job_of(message), output, stop, signs, clock)
         for helper in helpers:
             helper.cancel()
-    await channel.send({"written": writer.written_bytes, "finished": finished.to_message()})
+    await channel.send({"finished": finished.to_message()})
 
 
-async def _run(job: Job, writer: SpoolWriter, stop: asyncio.Event, signs: SignsOfLife, clock: Clock) -> Finished:
+async def _run(spec: RunSpec, output: int, stop: asyncio.Event, signs: SignsOfLife, clock: Clock) -> Finished:
     """Run the job; whatever is wrong with this program becomes a failure that names it."""
     try:
-        result = await run(job.spec, stdout=writer.write_end, stop=stop, monitor=signs, clock=clock)
+        return Finished.of(await run(spec, stdout=output, stop=stop, monitor=signs, clock=clock))
     except Exception as error:
         log.exception("The run failed")
         return Finished(failure=f"Execution failed: {type(error).__name__}: {error}")
-    finally:
-        await asyncio.to_thread(writer.finish, STRAY_WRITER_S)
-    return Finished.of(result, writer.dropped_bytes)
 
 
 async def _obey(channel: Channel, stop: asyncio.Event) -> None:
@@ -88,12 +83,12 @@ async def _obey(channel: Channel, stop: asyncio.Event) -> None:
     raise ConnectionError("The bot is gone")  # which cancels the run, and that kills the task at once
 
 
-async def _tell(channel: Channel, writer: SpoolWriter, signs: SignsOfLife, clock: Clock) -> None:
+async def _tell(channel: Channel, signs: SignsOfLife, clock: Clock) -> None:
     while True:
         await signs.told.wait()
         signs.told.clear()
-        await channel.send({"written": writer.written_bytes})
-        await clock.sleep(NOTICE_EVERY_S)
+        await channel.send({"alive": True})
+        await clock.sleep(SIGN_EVERY_S)
 
 
 def _prefer_this_to_the_bot_when_memory_ends() -> None:
@@ -103,11 +98,11 @@ def _prefer_this_to_the_bot_when_memory_ends() -> None:
         return  # not Linux, or forbidden here
 
 
-async def _main(descriptor: int) -> None:
+async def _main(descriptor: int, output: int) -> None:
     channel = await Channel.over(socket.socket(fileno=descriptor))
     preload()  # a job that comes meanwhile waits in the socket
     try:
-        await serve(channel, SystemClock())
+        await serve(channel, output, SystemClock())
     except* ConnectionError:
         log.warning("The bot went away")
     await channel.close()
@@ -115,7 +110,10 @@ async def _main(descriptor: int) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the bot, which finishes the task first
-    linux.die_with_parent(signal.SIGKILL, int(sys.argv[2]))
+    control, printed, owner = map(int, sys.argv[1:])
+    os.set_inheritable(control, False)
+    os.set_inheritable(printed, False)
+    linux.die_with_parent(signal.SIGKILL, owner)
     _prefer_this_to_the_bot_when_memory_ends()
     logging.basicConfig(format="%(asctime)s %(process)d %(levelname)s %(message)s")
-    asyncio.run(_main(int(sys.argv[1])))
+    asyncio.run(_main(control, printed))

@@ -21,8 +21,8 @@ from isolate.errors import IsolateError, LeaseLost
 from run_isolated.spec import RunSpec
 from swarming.bot.courier import Courier, TaskApi
 from swarming.bot.crew import Runner, Standby
-from swarming.bot.job import Finished, Job
-from swarming.bot.output import CHUNK_BYTES, MAX_OUTPUT_BYTES, Spool
+from swarming.bot.job import Finished, job_message
+from swarming.bot.output import CHUNK_BYTES, Spool
 from swarming.bot.protocol import Manifest
 from swarming.bot.verdict import Act, Complete, Dropped, Failed, Times, Why, conclude, due, final_fields
 from swarming.bot.waiting import pause
@@ -30,6 +30,7 @@ from swarming.bot.workdir import WorkDirectory
 
 HEARTBEAT_S = 10.0  # six of them fit into the silence a server allows
 NEXT_RUNNER_S = 0.25  # into a task, the next runner is started; it needs as long, and trivial tasks end before
+STRAY_WRITER_S = 2.0  # how long a process that outlived its task may hold the output up
 NO_GRACE_S = 0.1  # of a task that asks for none; to run_isolated 0 would mean "for ever"
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class TaskRun:
         self._started_s = self._sign_s = clock.monotonic()
         self._stopped_s: float | None = None
         self._why: Why | None = None
+        self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()  # for the one who reports
         self._change = asyncio.Event()  # for the one who watches the time
         self._over = False
@@ -89,11 +91,8 @@ class TaskRun:
 
     async def _verdict(self) -> Dropped | Failed | Complete:
         """Run the task; what goes wrong on our side fails it, so that the server never waits for it."""
-        directory = self._place.directory
         try:
             runner_end = await self._execute()
-            if self._finished is None:
-                await asyncio.to_thread(directory.end_tasks)  # the kernel has ended them; this is for other systems
             return conclude(self._finished, runner_end, self._why)
         except IsolateError as error:
             return Failed(str(error))
@@ -106,7 +105,8 @@ class TaskRun:
         spec = await asyncio.to_thread(self._prepare)
         runner = await self._standby.take()
         try:
-            await _send(runner, Job(spec, self._place.directory.spool).to_message())
+            self._spool.fill_from(runner.take_output(), self._printed)
+            await _send(runner, job_message(spec))
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._report())
                 group.create_task(self._watch(runner))
@@ -116,20 +116,30 @@ class TaskRun:
             self._over = True
             runner.kill()  # it is done, or it is to be; what an interpreter does at its end takes time for nothing
             runner_end = await asyncio.shield(runner.close())
+        if self._finished is None:
+            await asyncio.to_thread(self._place.directory.end_tasks)  # the kernel does it; this is for other systems
+        await asyncio.to_thread(self._spool.finish, STRAY_WRITER_S)
         return runner_end
 
     async def _listen(self, runner: Runner) -> None:
         """Take in what the runner says until it ends."""
         while (message := await runner.receive()) is not None:
             self._sign_s = self._clock.monotonic()
-            self._spool.grown_to(message.get("written", 0))
             if "finished" in message:
                 self._finished = Finished.from_message(message["finished"])
                 break
-            self._news.set()
         self._over = True
         self._news.set()
         self._change.set()
+
+    def _printed(self) -> None:
+        """Take note of output; called from the thread that reads it."""
+        with suppress(RuntimeError):  # a stray process printed after the end of this bot
+            self._loop.call_soon_threadsafe(self._note_output)
+
+    def _note_output(self) -> None:
+        self._sign_s = self._clock.monotonic()
+        self._news.set()
 
     async def _prepare_next(self) -> None:
         """Let the runner of the next task start beside this one, unless this one is too short to notice."""
@@ -184,9 +194,9 @@ class TaskRun:
 
     async def _tell(self, verdict: Dropped | Failed | Complete) -> str:
         """Tell the server how it ended, all output first; return the same in a few words."""
-        self._spool.measure()
-        if self._finished is not None and self._finished.dropped_bytes:
-            log.warning("Of the output of %s only %d bytes were kept", self._manifest.task_id, MAX_OUTPUT_BYTES)
+        if self._spool.dropped_bytes:
+            task_id, spool = self._manifest.task_id, self._spool
+            log.warning("The last %d bytes of the output of %s were not kept", spool.dropped_bytes, task_id)
         cost = {"cost_usd": self._cost_usd}
         match verdict:
             case Dropped():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from swarming.bot.protocol import Command, Greeting, Hello, Manifest, Sleep, Updated
@@ -96,6 +96,8 @@ class ScriptedRunner:
         self.killed = False
         self.closed = False
         self._words: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        self._output, self._printed = os.pipe()
+        self._taken = False
 
     def say(self, message: dict[str, Any] | None) -> None:
         """Let it say something; None is its end."""
@@ -107,10 +109,8 @@ class ScriptedRunner:
 
     def prints(self, data: bytes) -> None:
         """Let the task print something."""
-        spool = Path(self.told[0]["spool"])
-        with spool.open("ab") as file:
-            file.write(data)
-        self.say({"written": spool.stat().st_size})
+        while data:
+            data = data[os.write(self._printed, data) :]
 
     @property
     def is_alive(self) -> bool:
@@ -128,6 +128,14 @@ class ScriptedRunner:
         self.killed = True
         self.say(None)
 
+    def take_output(self) -> int:
+        self._taken = True
+        return self._output
+
     async def close(self) -> str:
-        self.closed = True
+        if not self.closed:
+            self.closed = True
+            os.close(self._printed)
+            if not self._taken:
+                os.close(self._output)
         return "signal 9" if self.killed else "status 0"

@@ -6,49 +6,82 @@ import base64
 import os
 from pathlib import Path
 
-from swarming.bot.output import CHUNK_BYTES, Spool, SpoolWriter, encode_chunk
+import pytest
+
+from swarming.bot.output import CHUNK_BYTES, Spool, encode_chunk
+
+LIMIT_S = 20
 
 
-def write_all(writer: SpoolWriter, data: bytes) -> None:
-    while data:
-        data = data[os.write(writer.write_end, data) :]
+class Printer:
+    """The writing end of a pipe that fills a spool."""
+
+    def __init__(self, spool: Spool) -> None:
+        source, self.end = os.pipe()
+        self.signs = 0
+        spool.fill_from(source, self._grown)
+
+    def _grown(self) -> None:
+        self.signs += 1
+
+    def write(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self.end, data) :]
+
+
+def filled(spool: Spool, data: bytes) -> Spool:
+    printer = Printer(spool)
+    printer.write(data)
+    os.close(printer.end)
+    spool.finish(LIMIT_S)
+    assert printer.signs > 0
+    return spool
 
 
 def test_everything_printed_is_in_the_file(tmp_path: Path) -> None:
-    signs: list[int] = []
-    writer = SpoolWriter(tmp_path / "stdout", lambda: signs.append(1))
     data = os.urandom(300_000)
-    write_all(writer, data)
-    writer.finish(10)
+    spool = filled(Spool(tmp_path / "stdout"), data)
     assert (tmp_path / "stdout").read_bytes() == data
-    assert writer.written_bytes == len(data)
-    assert signs
+    assert spool.written_bytes == len(data)
 
 
-def test_beyond_the_limit_is_counted_not_kept(tmp_path: Path) -> None:
-    writer = SpoolWriter(tmp_path / "stdout", lambda: None, limit_bytes=10)
-    write_all(writer, b"0123456789abc")
-    writer.finish(10)
-    assert (tmp_path / "stdout").read_bytes() == b"0123456789"
-    assert writer.dropped_bytes == 3
+def test_what_comes_byte_by_byte_wakes_nobody_for_each(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "stdout")
+    printer = Printer(spool)
+    for _ in range(2000):
+        printer.write(b"x")
+    os.close(printer.end)
+    spool.finish(LIMIT_S)
+    assert spool.written_bytes == 2000
+    assert printer.signs < 1000
+
+
+@pytest.mark.parametrize(("limit_bytes", "dropped_bytes"), [(9, 1), (10, 0), (11, 0)])
+def test_beyond_the_limit_is_counted_not_kept(tmp_path: Path, limit_bytes: int, dropped_bytes: int) -> None:
+    spool = filled(Spool(tmp_path / "stdout", limit_bytes), b"0123456789")
+    assert (tmp_path / "stdout").read_bytes() == b"0123456789"[:limit_bytes]
+    assert spool.dropped_bytes == dropped_bytes
 
 
 def test_a_stray_writer_does_not_hold_the_end_up(tmp_path: Path) -> None:
-    writer = SpoolWriter(tmp_path / "stdout", lambda: None)
-    stray = os.dup(writer.write_end)
-    writer.finish(0)
-    os.close(stray)
-    writer.finish_reading(10)
-    assert writer.written_bytes == 0
+    spool = Spool(tmp_path / "stdout")
+    stray = Printer(spool)
+    spool.finish(0)
+    os.close(stray.end)
+    spool.finish(LIMIT_S)
+    assert spool.written_bytes == 0
+
+
+def test_output_of_another_task_is_never_mixed_in(tmp_path: Path) -> None:
+    (tmp_path / "stdout").write_bytes(b"of another task")
+    with pytest.raises(FileExistsError):
+        Printer(Spool(tmp_path / "stdout"))
 
 
 def test_chunks_come_in_order_and_only_once_acknowledged(tmp_path: Path) -> None:
-    path = tmp_path / "stdout"
     data = os.urandom(CHUNK_BYTES + 7)
-    path.write_bytes(data)
-    spool = Spool(path)
-    assert spool.chunk() == b""
-    spool.grown_to(len(data))
+    assert Spool(tmp_path / "absent").chunk() == b""
+    spool = filled(Spool(tmp_path / "stdout"), data)
     first = spool.chunk()
     assert spool.chunk() == first
     spool.sent(first)
@@ -57,15 +90,6 @@ def test_chunks_come_in_order_and_only_once_acknowledged(tmp_path: Path) -> None
     assert first + second == data
     assert spool.pending_bytes == 0
     assert spool.chunk() == b""
-
-
-def test_the_file_itself_says_how_long_it_is(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "stdout")
-    spool.measure()
-    assert spool.pending_bytes == 0
-    (tmp_path / "stdout").write_bytes(b"abc")
-    spool.measure()
-    assert spool.chunk() == b"abc"
 
 
 def test_a_chunk_says_where_it_belongs() -> None:

@@ -13,17 +13,42 @@ import pytest
 
 from run_isolated.spec import RunSpec
 from swarming.bot.crew import RunnerProcess
-from swarming.bot.job import Finished, Job
+from swarming.bot.job import Finished, job_message, job_of
 
 LIMIT_S = 60.0
 
 
+class Bot:
+    """What a bot is to its runner."""
+
+    def __init__(self, runner: RunnerProcess) -> None:
+        self.runner = runner
+        self._output = os.fdopen(runner.take_output(), "rb")
+
+    async def end(self) -> Finished:
+        """Return the answer of the runner."""
+        async with asyncio.timeout(LIMIT_S):
+            while (message := await self.runner.receive()) is not None:
+                if "finished" in message:
+                    return Finished.from_message(message["finished"])
+        raise AssertionError("The runner ended without an answer")
+
+    async def line(self) -> bytes:
+        """Return the next line the task prints."""
+        return await asyncio.to_thread(self._output.readline)
+
+    def close(self) -> None:
+        self._output.close()
+
+
 @pytest.fixture
-async def runner(tmp_path: Path) -> AsyncIterator[RunnerProcess]:
+async def bot(tmp_path: Path) -> AsyncIterator[Bot]:
     process = await RunnerProcess.start(tmp_path, dict(os.environ), tmp_path / "log")
-    yield process
+    made = Bot(process)
+    yield made
     process.kill()
     await process.close()
+    made.close()
 
 
 def job(tmp_path: Path, *command: str, **changes: Any) -> dict[str, object]:
@@ -34,50 +59,45 @@ def job(tmp_path: Path, *command: str, **changes: Any) -> dict[str, object]:
         "raw_command": True,
         "min_free_space_bytes": 0,
     }
-    return Job(RunSpec(**{**values, **changes}), tmp_path / "stdout").to_message()
-
-
-async def end_of(runner: RunnerProcess) -> tuple[Finished, list[int]]:
-    """Return the answer, and the lengths of the output that were announced before."""
-    announced: list[int] = []
-    async with asyncio.timeout(LIMIT_S):
-        while (message := await runner.receive()) is not None:
-            announced += [message["written"]] if "written" in message else []
-            if "finished" in message:
-                return Finished.from_message(message["finished"]), announced
-    raise AssertionError("The runner ended without an answer")
+    return job_message(RunSpec(**{**values, **changes}))
 
 
 def test_a_job_survives_the_way_to_the_runner(tmp_path: Path) -> None:
     spec = RunSpec(root_dir=tmp_path, base_env={"A": "b"}, command=["x"], env_prefixes={"PATH": ["bin"]})
-    assert Job.from_message(Job(spec, tmp_path / "stdout").to_message()) == Job(spec, tmp_path / "stdout")
+    assert job_of(job_message(spec)) == spec
 
 
-async def test_a_job_is_run_and_answered(runner: RunnerProcess, tmp_path: Path) -> None:
-    await runner.send(job(tmp_path, "sh", "-c", "echo hello; exit 4"))
-    finished, announced = await end_of(runner)
+async def test_a_job_is_run_and_answered(bot: Bot, tmp_path: Path) -> None:
+    await bot.runner.send(job(tmp_path, "sh", "-c", "echo hello; exit 4"))
+    finished = await bot.end()
     assert (finished.exit_code, finished.failure, finished.stopped) == (4, None, False)
-    assert (tmp_path / "stdout").read_bytes() == b"hello\n"
-    assert announced[-1] == 6
-    assert await runner.close() == "status 0"
+    assert await bot.runner.close() == "status 0"
+    assert await bot.line() == b"hello\n"
+    assert await bot.line() == b""
 
 
-async def test_an_order_stops_the_task(runner: RunnerProcess, tmp_path: Path) -> None:
+async def test_an_order_stops_the_task(bot: Bot, tmp_path: Path) -> None:
     code = "import time; print('ready', flush=True); time.sleep(1000)"
-    await runner.send(job(tmp_path, sys.executable, "-c", code, grace_period_s=30.0))
-    async with asyncio.timeout(LIMIT_S):
-        while (await runner.receive() or {}).get("written") != len("ready\n"):
-            pass
-    await runner.send({"stop": True})
-    finished, _ = await end_of(runner)
+    await bot.runner.send(job(tmp_path, sys.executable, "-c", code, grace_period_s=30.0))
+    assert await bot.line() == b"ready\n"
+    await bot.runner.send({"stop": True})
+    finished = await bot.end()
     assert (finished.exit_code, finished.stopped) == (-15, True)
 
 
-async def test_a_command_that_cannot_be_started_says_why(runner: RunnerProcess, tmp_path: Path) -> None:
-    await runner.send(job(tmp_path, "./no-such-command"))
-    finished, _ = await end_of(runner)
-    assert finished.exit_code == 1
-    assert b"executable does not exist" in (tmp_path / "stdout").read_bytes()
+async def test_what_a_killed_runner_leaves_in_the_pipe_can_be_read(bot: Bot, tmp_path: Path) -> None:
+    code = "import time; print('ready', flush=True); time.sleep(1000)"
+    await bot.runner.send(job(tmp_path, sys.executable, "-c", code))
+    assert await bot.line() == b"ready\n"
+    bot.runner.kill()
+    assert await bot.runner.close() == "signal 9"
+    assert await bot.line() == b""  # which also says that no process of the task is left
+
+
+async def test_a_command_that_cannot_be_started_says_why(bot: Bot, tmp_path: Path) -> None:
+    await bot.runner.send(job(tmp_path, "./no-such-command"))
+    assert (await bot.end()).exit_code == 1
+    assert b"executable does not exist" in await bot.line()
 
 
 async def test_a_runner_without_a_bot_ends(tmp_path: Path) -> None:

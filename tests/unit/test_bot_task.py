@@ -67,8 +67,7 @@ class Scene:
 
     @property
     def spec(self) -> dict[str, Any]:
-        spec: dict[str, Any] = self.runner.told[0]["spec"]
-        return spec
+        return self.runner.told[0]
 
     @property
     def output(self) -> bytes:
@@ -236,14 +235,6 @@ async def test_a_runner_that_crashes_fails_the_task_and_keeps_its_output(scene: 
     await scene.outcome()
     assert scene.api.failures == ["5cee488008811: Execution failed: internal error (the runner ended with signal 9)"]
     assert scene.output == b"last words"
-
-
-async def test_what_the_runner_could_not_say_is_found_in_the_file(scene: Scene) -> None:
-    await scene.begin()
-    scene.directory.spool.write_bytes(b"unannounced")
-    scene.runner.kill()
-    await scene.outcome()
-    assert scene.output == b"unannounced"
 
 
 async def test_a_task_that_cannot_be_prepared_fails(directory: WorkDirectory) -> None:
