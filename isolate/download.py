@@ -30,13 +30,14 @@ async def download_file(client: HttpClient, namespace: Namespace, digest: bytes,
 
     Raises BlobsMissing, StoredCorrupt, Unavailable, OSError.
     """
-    os.makedirs(destination.parent, exist_ok=True)
     if digest == namespace.empty.digest:
+        os.makedirs(destination.parent, exist_ok=True)
         with atomic_file(destination):
             return 0
     hasher, size = namespace.algorithm.parallel_hasher(), 0
     try:
         async with client.request("GET", call_path(namespace.name, f"blob/{digest.hex()}")) as response:
+            os.makedirs(destination.parent, exist_ok=True)
             with atomic_file(destination) as file:
                 async for piece in response.chunks():
                     hasher.update(piece)

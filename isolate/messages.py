@@ -6,8 +6,8 @@ how a job is done; never carries the content of a file.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import msgspec
 
@@ -22,11 +22,11 @@ _LENGTH_BYTES = 4
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
-    """An `IsolateError` on its way between processes."""
+    """An `IsolateError` on its way between processes; texts are bytes, because they may name files."""
 
     name: str
-    args: list[Any]
-    details: dict[str, Any]
+    message: bytes
+    details: dict[str, bytes | int | float | None]
 
 
 class Setup(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -115,9 +115,13 @@ def framed(message: Request | Reply) -> bytes:
 
 
 def pack_error(error: IsolateError) -> Failure:
-    """Return `error` without its cause."""
-    details = {name: value for name, value in vars(error).items() if isinstance(value, (str, int, float, type(None)))}
-    return Failure(type(error).__name__, [str(error)], details)
+    """Return `error` without its cause, and of its attributes the simple ones."""
+    details = {
+        name: os.fsencode(value) if isinstance(value, str) else value
+        for name, value in vars(error).items()
+        if isinstance(value, (str, int, float, type(None)))
+    }
+    return Failure(type(error).__name__, os.fsencode(str(error)), details)
 
 
 def unpack_error(failure: Failure) -> IsolateError:
@@ -126,8 +130,9 @@ def unpack_error(failure: Failure) -> IsolateError:
     if not (isinstance(kind, type) and issubclass(kind, IsolateError)):
         kind = InternalFailure
     error: IsolateError = kind.__new__(kind)
-    error.args = tuple(failure.args)
-    vars(error).update(failure.details)
+    error.args = (os.fsdecode(failure.message),)
+    for name, value in failure.details.items():
+        setattr(error, name, os.fsdecode(value) if isinstance(value, bytes) else value)
     return error
 
 

@@ -101,15 +101,17 @@ class StatCache:
                 self._give_up(error)
 
     def _save(self, writer: _Writer, *, complete: bool) -> None:
+        now_s = self._clock.now()
         if complete and not self._changed and writer.count == self._reader.count and not self._reader.more():
             if writer.count:
-                os.utime(self._path, (self._clock.now(), self._clock.now()))
+                os.utime(self._path, (now_s, now_s))
             return
         if not complete:
             for path, record in self._reader.after(writer.last):
                 writer.add(path, record)
         writer.replace(self._path)
-        oldest_s = self._clock.now() - KEPT_S
+        os.utime(self._path, (now_s, now_s))
+        oldest_s = now_s - KEPT_S
         with os.scandir(self._folder) as entries:
             for entry in entries:
                 if entry.stat(follow_symlinks=False).st_mtime < oldest_s:

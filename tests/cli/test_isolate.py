@@ -1,0 +1,247 @@
+"""The `isolate` and `isolateserver` commands against a real server: output, exit statuses, files written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from isolate.cli import isolate, isolateserver
+from isolate.terminal import run_command
+from tests.flow.servers import ServerProcess, running_server
+from tests.processes import is_running, wait_until, workers_of
+from tests.trees import Executable, Link, Tree, read_tree, write_tree
+
+BIN = Path(sys.executable).parent
+TREE: Tree = {
+    "a": b"hello",
+    "b": {"x": Executable(b"#!/bin/sh\n"), "e": {}},
+    "empty": b"",
+    "l": Link("a"),
+    "\udcff": b"y",
+}
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for all tests here: no test depends on what is not in it."""
+    with running_server(tmp_path_factory.mktemp("server") / "data") as process:
+        yield process
+
+
+class Shell:
+    """Runs the commands in this process, in an environment of their own."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self._capture = capture
+
+    def isolate(self, *arguments: object) -> Ended:
+        return self._run("isolate", isolate, arguments)
+
+    def isolateserver(self, *arguments: object) -> Ended:
+        return self._run("isolateserver", isolateserver, arguments)
+
+    def _run(self, program: str, command: object, arguments: tuple[object, ...]) -> Ended:
+        self._capture.readouterr()
+        status = run_command(program, command, [str(argument) for argument in arguments])  # type: ignore[arg-type]
+        return Ended(status, *self._capture.readouterr())
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], server: ServerProcess
+) -> Shell:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ISOLATE_SERVER", server.url)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("ISOLATE_DEBUG", raising=False)
+    return Shell(capfd)
+
+
+def test_a_tree_goes_there_and_comes_back(shell: Shell, tmp_path: Path) -> None:
+    write_tree(tmp_path / "tree", TREE)
+    archived = shell.isolate("archive", "tree")
+    digest = archived.out.split()[0]
+    assert archived == (0, f"{digest}  tree\n", "")
+    assert len(digest) == 64
+    assert shell.isolate("download", "-s", digest, "-t", "back") == (0, "", "")
+    assert read_tree(tmp_path / "back") == read_tree(tmp_path / "tree") == TREE
+
+
+def test_a_second_archive_says_that_it_sent_nothing(shell: Shell, tmp_path: Path) -> None:
+    write_tree(tmp_path / "tree", {"f": os.urandom(100)})
+    first, second = shell.isolate("archive", "-v", "tree"), shell.isolate("archive", "-v", "tree")
+    assert "; 2 uploaded (" in first.err
+    assert "; 0 uploaded (0 bytes)" in second.err
+    assert (first.status, first.out) == (second.status, second.out)
+
+
+def test_several_paths_have_a_line_each_and_a_file_is_its_content(shell: Shell, tmp_path: Path) -> None:
+    write_tree(tmp_path, {"tree": TREE, "f": b"content"})
+    ended = shell.isolate("archive", "tree", "f", "./tree", "f", "--dump-json", "out.json")
+    hashes = {name: digest for digest, name in (line.split("  ") for line in ended.out.splitlines())}
+    assert list(hashes) == ["tree", "f", "./tree"]
+    assert hashes["tree"] == hashes["./tree"]
+    assert json.loads(Path("out.json").read_text()) == hashes
+    assert shell.isolate("download", "-f", hashes["f"], "sub/g", "-t", "back").status == 0
+    assert Path("back/sub/g").read_bytes() == b"content"
+
+
+def test_a_selection_is_archived_and_its_manifest_written(shell: Shell, tmp_path: Path) -> None:
+    write_tree(tmp_path / "src", {"lib": {"a": b"1"}, "linux": b"2", "mac": b"3"})
+    (tmp_path / "src/t.isolate").write_text(
+        "{'variables': {'command': ['run', '<(N)'], 'files': ['lib/']},"
+        " 'conditions': [['OS==\"linux\"', {'variables': {'files': ['linux']}}]]}"
+    )
+    variables = ["--config-variable", "OS", "linux", "--config-variable", "N=07"]
+    ended = shell.isolate("archive", "-i", "src/t.isolate", "-s", "t.isolated", *variables)
+    digest = ended.out.split()[0]
+    assert ended == (0, f"{digest}  t\n", "")
+    manifest = json.loads(Path("t.isolated").read_bytes())
+    assert (sorted(manifest["files"]), manifest["command"]) == (["lib/a", "linux"], ["run", "7"])
+    assert (manifest["read_only"], manifest["relative_cwd"]) == (1, ".")
+    assert shell.isolate("download", "-s", digest, "-t", "back").status == 0
+    assert read_tree(tmp_path / "back") == {"lib": {"a": b"1"}, "linux": b"2"}
+    ended = shell.isolateserver("download", "-s", "t.isolated", "-t", "again")
+    assert ended.out == "To run this test please run from the directory again:\n  run 7\n"
+    assert shell.isolate("check", "-i", "src/t.isolate", *variables) == (0, "", "")
+    (tmp_path / "src/linux").unlink()
+    ended = shell.isolate("check", "-i", "src/t.isolate", *variables)
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err.startswith("isolate: error: Failed to find an input file: Input file /")
+
+
+def test_isolateserver_has_one_space_and_reads_a_list(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path, {"tree": TREE, "f": b"content"})
+    ended = shell.isolateserver("archive", "--namespace", "default-gzip", "tree/b/x", "f")
+    assert [line.split(" ")[1] for line in ended.out.splitlines()] == ["tree/b/x", "f"]
+    assert [len(line.split(" ")[0]) for line in ended.out.splitlines()] == [40, 40]
+    read, write = os.pipe()
+    os.write(write, b"f\r\ntree\n")
+    os.close(write)
+    with os.fdopen(read) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        ended = shell.isolateserver("archive", "-")
+    assert [line.split(" ")[1] for line in ended.out.splitlines()] == ["f", "tree"]
+
+
+ZEROES = "0" * 64
+SELECT = ["archive", "-i", "good.isolate", "-s", "x.isolated", "--config-variable", "OS"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["archive"], 2, "Nothing to archive"),
+        (["archive", "none"], 2, "none is neither a file nor a directory"),
+        (["archive", "-i", "none.isolate", "-s", "x.isolated"], 2, "Cannot read '.*none.isolate': No such file"),
+        (["archive", "-i", "bad.isolate", "-s", "x.isolated"], 2, "/bad.isolate:2: "),
+        (["archive", "-i", "good.isolate"], 2, "-i FILE.isolate and -s FILE.isolated go together"),
+        (["archive", "-i", "good.isolate", "-s", "x"], 2, "--isolated value must end with '.isolated'"),
+        (["archive", "-i", "good.isolate", "-s", "x.isolated"], 2, "missing from the command line: OS"),
+        (SELECT, 2, "needs a name and a value"),
+        ([*SELECT, "x"], 2, "none doesn't exist"),
+        (["archive", "tree", "--namespace", "blake3-x"], 2, "Namespace 'blake3-x' is unknown"),
+        (["archive", "tree", "--namespace", "a/b"], 2, "Namespace 'a/b' may hold only"),
+        (["archive", "tree", "--blacklist", "("], 2, "is not a regular expression"),
+        (["archive", "tree", "-I", "ftp://x"], 2, "ftp"),
+        (["archive", "pipe"], 2, "pipe/p' is a named pipe"),
+        (["archive", "tree", "--nonsense"], 2, "No such option"),
+        (["download", "-t", "out"], 2, "Use one of -s HASH and -f HASH DEST"),
+        (["download", "-s", "xyz", "-t", "out"], 2, "'xyz' is not a hash"),
+        (["download", "-s", ZEROES, "-t", "out"], 1, f"Blob {ZEROES} not found"),
+        (["download", "-f", ZEROES, "x", "-t", "out"], 1, f"Blob {ZEROES} not found"),
+        (["download", "-s", ZEROES, "-t", "tree"], 2, "exists and is not an empty directory"),
+        (["check"], 2, "--isolate is required"),
+        (["nonsense"], 2, "No such command 'nonsense'"),
+    ],
+)
+def test_bad_input_is_one_line_and_the_right_status(
+    shell: Shell, tmp_path: Path, arguments: list[str], status: int, message: str
+) -> None:
+    write_tree(tmp_path, {"tree": TREE, "pipe": {}, "bad.isolate": b"{\n'x': 1}"})
+    (tmp_path / "good.isolate").write_text(
+        "{'conditions': [['OS==1', {'variables': {}}]], 'variables': {'files': ['none']}}"
+    )
+    os.mkfifo(tmp_path / "pipe/p")
+    ended = shell.isolate(*arguments)
+    assert (ended.status, ended.out) == (status, "")
+    assert ended.err.count("\n") == 1
+    assert re.search(message, ended.err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_server_nothing_goes(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(tmp_path / "tree", TREE)
+    ended = shell.isolate("archive", "-I", "http://127.0.0.1:1", "tree")
+    assert ended == (101, "", "isolate: error: Cannot reach http://127.0.0.1:1: connection refused\n")
+    monkeypatch.delenv("ISOLATE_SERVER")
+    ended = shell.isolate("archive", "tree")
+    assert ended.status == 2
+    assert ended.err.startswith("isolate: error: --isolate-server is required (or set ISOLATE_SERVER)")
+
+
+@pytest.mark.parametrize("arguments", [[], ["help"], ["--help"], ["help", "archive"], ["archive", "--help"]])
+def test_help(shell: Shell, arguments: list[str]) -> None:
+    ended = shell.isolate(*arguments)
+    assert (ended.status, ended.err) == (0, "")
+    assert "Exit status: 0 ok" in ended.out
+
+
+@pytest.mark.parametrize("program", ["isolate", "isolateserver"])
+def test_the_installed_commands_answer_quickly_because_they_import_little(program: str) -> None:
+    command = [sys.executable, "-X", "importtime", str(BIN / program), "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert not imported & {"asyncio", "aiohttp", "blake3", "zstandard", "msgspec", "rich", "sqlite3", "ssl"}
+
+
+def big_tree(root: Path) -> Path:
+    """Return a tree that keeps workers busy for a while."""
+    for number in range(40):
+        folder = root / str(number)
+        folder.mkdir(parents=True)
+        for index in range(150):
+            (folder / str(index)).write_bytes(os.urandom(20_000))
+    return root
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return big_tree(tmp_path_factory.mktemp("big"))
+
+
+@pytest.mark.parametrize(("sign", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_an_archive_that_is_ended_leaves_no_worker_and_the_next_one_completes(
+    big: Path, server: ServerProcess, tmp_path: Path, sign: signal.Signals, status: int
+) -> None:
+    namespace = {"SIGKILL": "sha256-flat", "SIGINT": "sha512-flat"}[sign.name]
+    command = [str(BIN / "isolate"), "archive", "-I", server.url, "--namespace", namespace, "--no-stat-cache", str(big)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as archiving:
+        assert wait_until(lambda: bool(workers_of(archiving.pid)))
+        workers = workers_of(archiving.pid)
+        os.killpg(archiving.pid, sign) if sign == signal.SIGINT else archiving.send_signal(sign)
+        out, err = archiving.communicate(timeout=60)
+    assert (archiving.returncode, out, err.strip()) == (status, b"", b"")
+    assert wait_until(lambda: not any(map(is_running, workers | workers_of(archiving.pid))))
+    again = subprocess.run(command, capture_output=True, timeout=120)
+    assert (again.returncode, again.stderr) == (0, b"")

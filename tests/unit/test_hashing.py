@@ -1,0 +1,128 @@
+"""isolate.hashing: what is read, what counts as changed, what is kept for the upload."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isolate import hashing
+from isolate.cas.digest import BLAKE3, SHA1, Algorithm, Blob
+from isolate.errors import FileChanged, InvalidInput, IsolateError, Unreadable
+from isolate.hashing import SMALL_BYTES, FileReader, Hashed, Stopped
+from isolate.scan import stamp_of
+from tests.trees import write_tree
+
+
+def hash_one(path: Path, algorithm: Algorithm = BLAKE3) -> Hashed | IsolateError:
+    (result,) = FileReader(algorithm, 0).hash([str(path)])
+    return result
+
+
+@pytest.mark.parametrize("size", [0, 1, SMALL_BYTES - 1, SMALL_BYTES, SMALL_BYTES + 1, 2 * hashing.READ_BYTES + 3])
+@pytest.mark.parametrize("algorithm", [BLAKE3, SHA1])
+def test_digests_on_each_side_of_the_limit(tmp_path: Path, size: int, algorithm: Algorithm) -> None:
+    content = os.urandom(1024) * (size // 1024 + 1)
+    (tmp_path / "f").write_bytes(content[:size])
+    result = hash_one(tmp_path / "f", algorithm)
+    assert result == Hashed(Blob(algorithm.digest(content[:size]), size), stamp_of((tmp_path / "f").stat()))
+
+
+def test_what_is_no_file_is_an_error_of_its_own_and_the_rest_is_hashed(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a": b"1", "d": {}, "b": b"2"})
+    (tmp_path / "l").symlink_to("a")
+    os.mkfifo(tmp_path / "p")
+    paths = [str(tmp_path / name) for name in ("a", "d", "l", "none", "p", "b")]
+    results = FileReader(BLAKE3, 0).hash(paths)
+    assert [type(result) for result in results] == [
+        Hashed,
+        InvalidInput,
+        FileChanged,
+        FileChanged,
+        InvalidInput,
+        Hashed,
+    ]
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, *_: object) -> int:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "open", refuse)
+    result = hash_one(tmp_path / "f")
+    assert isinstance(result, Unreadable)
+    assert str(result) == f"Cannot read {str(tmp_path / 'f')!r}: Permission denied"
+
+
+@pytest.mark.parametrize("size", [10, SMALL_BYTES + 10])
+def test_a_file_that_changes_while_it_is_read_has_no_stamp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(bytes(size))
+    real: Any = os.read if size <= SMALL_BYTES else os.readv
+
+    def meddle(*arguments: Any) -> Any:
+        got = real(*arguments)
+        os.utime(path, ns=(0, 0))
+        return got
+
+    monkeypatch.setattr(os, real.__name__, meddle)
+    result = hash_one(path)
+    assert isinstance(result, Hashed)
+    assert (result.blob.size, result.stamp) == (size, None)
+
+
+@pytest.mark.parametrize("grown_to", [20, SMALL_BYTES + 20])
+def test_a_file_that_grows_meanwhile_is_taken_as_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grown_to: int
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(bytes(10))
+    real = os.fstat
+
+    def grow(descriptor: int) -> os.stat_result:
+        status = real(descriptor)
+        os.truncate(path, grown_to)
+        return status
+
+    monkeypatch.setattr(os, "fstat", grow)
+    assert hash_one(path) == Hashed(Blob(BLAKE3.digest(bytes(grown_to)), grown_to), None)
+
+
+def test_a_content_read_for_hashing_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(tmp_path, {"a": b"aaaa", "b": b"bbbb", "c": b"cccc"})
+    reader = FileReader(BLAKE3, retained_bytes=8)
+    reader.hash([str(tmp_path / name) for name in "abc"])
+    opened: list[str] = []
+    real = os.open
+
+    def noted(path: str, flags: int) -> int:
+        opened.append(path)
+        return real(path, flags)
+
+    monkeypatch.setattr(os, "open", noted)
+    for name in "cba":
+        content = name.encode() * 4
+        assert reader.read_small(str(tmp_path / name), Blob(BLAKE3.digest(content), 4)) == content
+    assert opened == [str(tmp_path / "a")]  # the oldest made room
+
+
+@pytest.mark.parametrize("content", [b"aaax", b"aaaaa", b"aaa", b""])
+def test_another_content_is_not_given_out(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "f").write_bytes(content)
+    with pytest.raises(FileChanged, match="f' changed"):
+        FileReader(BLAKE3, 0).read_small(str(tmp_path / "f"), Blob(BLAKE3.digest(b"aaaa"), 4))
+
+
+def test_stop_ends_what_is_running(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    reader = FileReader(BLAKE3, 0)
+    with reader.opened(str(tmp_path / "f")) as stream:
+        reader.stop()
+        with pytest.raises(Stopped):
+            stream.readinto(memoryview(bytearray(1)))
+    with pytest.raises(Stopped):
+        reader.hash([str(tmp_path / "f")])

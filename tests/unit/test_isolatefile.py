@@ -1,0 +1,151 @@
+"""isolate.isolatefile: the grammar, precedence and includes of 2020, errors with file and line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isolate.conditions import Value
+from isolate.errors import InvalidIsolateFile
+from isolate.isolatefile import Chosen, IsolateFile, load_isolate, parse_isolate, substitute, variables_in
+
+
+def chosen(files: dict[str, Any], **config: Value) -> Chosen:
+    """Load /p/main.isolate; a file is given as text or as the object it spells."""
+    texts = {path: text if isinstance(text, str) else repr(text) for path, text in files.items()}
+    return load_isolate("/p/main.isolate", config, texts.__getitem__)
+
+
+def condition(expression: str, **variables: Any) -> list[Any]:
+    return [expression, {"variables": variables}]
+
+
+def test_everything_python_literals_allow() -> None:
+    text = """
+# A comment
+{
+  'variables': {
+    'command': ['python', 'a' 'b' + "c"],  # adjacent and added strings
+    'files': ['x'] + ['y/',],
+    'read_only': None,
+  },
+}
+"""
+    file = parse_isolate(text, "t")
+    assert file.variables.command == ("python", "abc")
+    assert file.variables.files == ("x", "y/")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "t:1: "),
+        ("[]", "t:1: the file must be a dictionary"),
+        ("{", "t:1: "),
+        ("{'x': 1}", "t:1: the file has the unknown key 'x'; known are conditions, includes, variables"),
+        ("{\n'variables': {\n'files': ('a',)}}", "t:3: files must be a list"),
+        ("{'variables': {'command': ['a', 1]}}", "t:1: command may hold only strings, not '1'"),
+        ("{'variables': {'read_only': 3}}", "t:1: read_only must be 0, 1, 2 or None"),
+        ("{'variables': {'files': [open('x')]}}", "t:1: files may hold only strings, not \"open.'x'.\""),
+        ("{'conditions': [\n['a==1', {'variables': {}}, {}]]}", "t:2: .*'else' is not supported anymore"),
+        ("{'conditions': [['a==1', {}]]}", "t:1: Missing 'variables' in condition 'a==1'"),
+        ("{'conditions': [['a==1']]}", "t:1: a condition has 1 parts"),
+        ("{'conditions': [\n\n['a<1', {'variables': {}}]]}", "t:3: Condition 'a<1' has 'a < 1' where only"),
+        ("{'includes': ['/x']}", "t:1: absolute include path '/x'"),
+        ("{'variables': {}, 'variables': {}}", "t:1: the file has the key 'variables' twice"),
+        ("{**{}}", "t:1: the file may not use '\\*\\*'"),
+        ("{'variables': {'files': ['a' 'b' for x in y]}}", "t:1: files must be a list"),
+        ("{'variables': {'files': [f'{x}']}}", "t:1: files may hold only strings"),
+        ("(" * 300, "t:1: "),
+        ("{'variables': {'files': [" + "'a'+" * 30000 + "'a']}}", "t: Not a .isolate"),
+        ("\0", "t"),
+    ],
+)
+def test_errors_name_file_and_line(text: str, message: str) -> None:
+    with pytest.raises(InvalidIsolateFile, match=f"^{message}"):
+        parse_isolate(text, "t")
+
+
+@given(st.text() | st.from_regex(r"[\[\]{}'a:,+()=1 \n]{0,40}"))
+def test_no_text_does_worse_than_a_clear_error(text: str) -> None:
+    outcome: object
+    try:
+        outcome = parse_isolate(text, "t")
+    except InvalidIsolateFile as error:
+        outcome = str(error)[0]
+    assert isinstance(outcome, IsolateFile) or outcome == "t"
+
+
+def test_conditions_select_and_the_bound_command_beats_the_global_one() -> None:
+    file = {
+        "variables": {"command": ["global"], "files": ["always"], "read_only": 0},
+        "conditions": [
+            condition("OS=='linux'", command=["first"], files=["linux"], read_only=2),
+            condition("OS=='linux' or OS=='mac'", command=["second"], files=["unix"]),
+        ],
+    }
+    linux = chosen({"/p/main.isolate": file}, OS="linux")
+    assert (linux.command, linux.read_only) == (("first",), 2)
+    assert sorted(item for _, item in linux.files) == ["always", "linux", "unix"]
+    other = chosen({"/p/main.isolate": file}, OS="win")
+    assert (other.command, other.read_only, other.files) == (("global",), 0, (("/p", "always"),))
+
+
+def test_values_are_typed_and_must_be_given() -> None:
+    file = {"/p/main.isolate": {"conditions": [condition("a==1", files=["x"]), condition("b=='y'", files=["z"])]}}
+    assert chosen(file, a=1, b="n").files == (("/p", "x"),)
+    assert chosen(file, a="1", b="n").files == ()
+    with pytest.raises(InvalidIsolateFile, match=r"missing from the command line: a, b$"):
+        chosen(file)
+
+
+def test_an_unlisted_value_ends_the_evaluation_as_in_2020() -> None:
+    file = {"/p/main.isolate": {"conditions": [condition("foo==1 or bar=='b'", files=["x"])]}}
+    assert not chosen(file, foo=9, bar="b").files
+    assert chosen(file, foo=1, bar="zzz").files
+
+
+def test_includes_merge_with_the_last_one_first() -> None:
+    files = {
+        "/p/main.isolate": {"includes": ["a/one.isolate", "b/two.isolate"], "variables": {"files": ["m"]}},
+        "/p/a/one.isolate": {"variables": {"command": ["one"], "files": ["f1"]}},
+        "/p/b/two.isolate": {"includes": ["../c/three.isolate"], "variables": {"command": ["two"], "files": ["f2"]}},
+        "/p/c/three.isolate": {"variables": {"command": ["three"], "files": ["f3"], "read_only": 1}},
+    }
+    result = chosen(files)
+    assert (result.command, result.directory, result.read_only) == (("two",), "/p/b", 1)
+    assert result.files == (("/p", "m"), ("/p/b", "f2"), ("/p/c", "f3"), ("/p/a", "f1"))
+
+
+def test_a_command_anywhere_drops_the_commands_of_includes_everywhere() -> None:
+    files = {
+        "/p/main.isolate": {"includes": ["a.isolate"], "conditions": [condition("OS=='x'", command=["mine"])]},
+        "/p/a.isolate": {"variables": {"command": ["theirs"]}},
+    }
+    assert chosen(files, OS="x").command == ("mine",)
+    assert chosen(files, OS="y").command == ()
+
+
+def test_a_condition_of_an_include_beats_a_global_of_another() -> None:
+    files = {
+        "/p/main.isolate": {"includes": ["a.isolate", "b.isolate"]},
+        "/p/a.isolate": {"conditions": [condition("OS=='x'", command=["bound"])]},
+        "/p/b.isolate": {"variables": {"command": ["global"]}},
+    }
+    assert chosen(files, OS="x").command == ("bound",)
+
+
+def test_a_cycle_of_includes_is_an_error() -> None:
+    files = {"/p/main.isolate": {"includes": ["a.isolate"]}, "/p/a.isolate": {"includes": ["main.isolate"]}}
+    with pytest.raises(InvalidIsolateFile, match=r"/p/a\.isolate: '/p/main.isolate' includes itself"):
+        chosen(files)
+
+
+def test_variables_are_replaced_once_and_only_when_well_formed() -> None:
+    assert substitute("<(A)/<(B)<(9Z)<( X)<X>", {"A": "<(B)", "B": 2}, "t") == "<(B)/2<(9Z)<( X)<X>"
+    assert variables_in("<(A)x<(B_1)") == ["A", "B_1"]
+    with pytest.raises(InvalidIsolateFile, match=r'Variable "Z" was not found in .* --path-variable'):
+        substitute("<(Z)", {}, "t")

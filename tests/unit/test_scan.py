@@ -1,0 +1,136 @@
+"""isolate.scan: what is found below a directory, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from isolate.denylist import nothing
+from isolate.errors import FileChanged, InvalidInput, IsolateError, Unreadable
+from isolate.isolated import Kind
+from isolate.scan import Found, ScanRules, scan
+from tests.trees import Executable, Link, Tree, write_tree
+
+TREE: Tree = {
+    "a": {"b": b"1", "z": {}},
+    "a.b": b"2",
+    "a-": b"3",
+    "e": {},
+    "x.pyc": b"",
+    "only": {"y.pyc": b"", ".git": {"config": b""}},
+    "run": Executable(b"#!"),
+    "é\udcff": b"4",
+}
+
+
+def found(root: Path, **rules: object) -> dict[str, Found]:
+    return {entry.path: entry for entry in scan(str(root), ScanRules(**rules))}  # type: ignore[arg-type]
+
+
+def test_entries_come_in_the_order_of_the_manifest(tmp_path: Path) -> None:
+    paths = [entry.path for entry in scan(str(write_tree(tmp_path, TREE)), ScanRules())]
+    assert paths == sorted(paths)
+    assert paths == ["a-", "a.b", "a/b", "a/z", "e", "only", "run", "é\udcff"]
+
+
+def test_files_have_stamps_and_empty_directories_do_not(tmp_path: Path) -> None:
+    entries = found(write_tree(tmp_path, TREE))
+    status = (tmp_path / "run").stat()
+    assert entries["run"].stamp == (2, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+    assert entries["run"].st_mode & 0o100
+    assert (entries["e"].kind, entries["only"].kind, entries["e"].stamp) == (Kind.DIR, Kind.DIR, None)
+
+
+def test_without_denylist_everything_is_found(tmp_path: Path) -> None:
+    assert {"x.pyc", "only/y.pyc", "only/.git/config"} <= found(write_tree(tmp_path, TREE), is_denied=nothing).keys()
+
+
+@pytest.mark.parametrize(
+    "target", ["../f", "f", "./../a/f", "../missing", "..", ".", "../a//f", "../a/../f", "self", "../a/l/../f"]
+)
+def test_links_that_stay_inside_are_recorded_verbatim(tmp_path: Path, target: str) -> None:
+    write_tree(tmp_path, {"f": b"", "a": {"f": b"", "self": Link(target)}})
+    entry = found(tmp_path)["a/self"]
+    assert (entry.kind, entry.target) == (Kind.LINK, target)
+
+
+def test_absolute_links_inside_are_recorded_relative(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"f": b"", "a": {"l": Link(f"{tmp_path}/f"), "r": Link(str(tmp_path))}})
+    assert [entry.target for entry in found(tmp_path).values()] == ["../f", "..", None]
+
+
+def test_a_link_out_to_a_file_becomes_the_file(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"out": Executable(b"12345"), "root": {"l": Link("../out"), "hop": Link("l")}})
+    entries = found(tmp_path / "root")
+    assert entries["l"].kind is Kind.FILE
+    assert entries["l"].source == str(tmp_path / "out")
+    assert entries["l"].stamp is not None
+    assert entries["l"].stamp[0] == 5
+    assert entries["hop"].target == "l"
+
+
+def test_a_link_that_leaves_through_another_link_is_seen(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"out": b"x", "root": {"d": {"e": {}}, "s": Link("d/e"), "l": Link("s/../../../out")}})
+    assert found(tmp_path / "root")["l"].kind is Kind.FILE
+
+
+@pytest.mark.parametrize("target", ["../out", "/proc/self", "../nothing", "/nothing", "/dev/null"])
+def test_other_links_out_are_refused_by_name(tmp_path: Path, target: str) -> None:
+    write_tree(tmp_path, {"out": {}, "root": {"l": Link(target)}})
+    with pytest.raises(InvalidInput, match="root/l'"):
+        found(tmp_path / "root")
+
+
+def test_2020_refuses_links_to_nothing(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"l": Link("nothing")})
+    with pytest.raises(InvalidInput, match="'nothing', which does not exist"):
+        found(tmp_path, keep_dangling=False)
+
+
+def test_pipes_and_sockets_are_refused_by_name_or_reported(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidInput, match="pipe' is a named pipe"):
+        found(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "sock"))
+    reported: list[IsolateError] = []
+    (tmp_path / "file").touch()
+    assert found(tmp_path, broken=reported.append).keys() == {"file"}
+    assert [str(error).rpartition("'")[2] for error in reported] == [
+        " is a named pipe, which cannot be archived",
+        " is a socket, which cannot be archived",
+    ]
+
+
+@pytest.mark.parametrize(("name", "what"), [("file", "is not a directory"), ("none", "does not exist")])
+def test_the_root_must_be_a_directory(tmp_path: Path, name: str, what: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidInput, match=what):
+        found(tmp_path / name)
+
+
+def test_what_vanishes_during_the_scan_has_changed(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a": {"x": b""}, "b": {"y": b""}})
+    entries = scan(str(tmp_path), ScanRules())
+    assert next(entries).path == "a/x"
+    (tmp_path / "b/y").unlink()
+    (tmp_path / "b").rmdir()
+    with pytest.raises(FileChanged, match="/b' changed"):
+        list(entries)
+
+
+def test_an_unreadable_directory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").mkdir()
+    real = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("secret"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(Unreadable, match=r"Cannot read '.*secret': Permission denied"):
+        found(tmp_path)

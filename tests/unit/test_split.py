@@ -1,0 +1,51 @@
+"""isolate.split: large manifests in parts that stay the same where the tree does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pytest
+
+from isolate.isolated import Entry, Kind
+from isolate.split import Splitter
+
+SMALL = {"limit": 200, "min_entries": 20, "mask": 0x1F}
+
+
+def entries(names: Iterable[str]) -> list[Entry]:
+    return [Entry(name, Kind.LINK, target="x") for name in sorted(names)]
+
+
+def split(of: Sequence[Entry], **sizes: int) -> tuple[list[list[Entry]], bool]:
+    splitter = Splitter(**(sizes or SMALL))
+    parts = [part for entry in of for part in splitter.add(entry)]
+    rest, is_whole = splitter.finish()
+    return [*parts, rest], is_whole
+
+
+@pytest.mark.parametrize(("count", "whole"), [(0, True), (199, True), (200, True), (201, False)])
+def test_only_a_tree_above_the_limit_is_split(count: int, whole: bool) -> None:
+    parts, is_whole = split(entries(f"{number:04}" for number in range(count)))
+    assert is_whole is whole
+    assert (len(parts) == 1) is whole
+
+
+def test_parts_are_the_tree_in_order_and_within_limits() -> None:
+    tree = entries(f"d{number % 7}/{number}" for number in range(5_000))
+    parts, _ = split(tree)
+    assert [entry for part in parts for entry in part] == tree
+    assert all(20 <= len(part) <= 200 for part in parts[:-1])
+
+
+def test_a_small_change_touches_few_parts() -> None:
+    names = [f"d{number % 7}/{number}" for number in range(5_000)]
+    before, _ = split(entries(names))
+    after, _ = split(entries([*names, "d3/new", "d5/2500x"]))
+    old = {tuple(part) for part in before}
+    assert sum(tuple(part) not in old for part in after) <= 4
+    assert len(after) > 50
+
+
+def test_paths_that_never_begin_a_part_are_cut_at_the_limit() -> None:
+    parts, _ = split(entries(f"{number:04}" for number in range(1_000)), limit=200, min_entries=20, mask=0xFFFFFFFF)
+    assert [len(part) for part in parts] == [200] * 5

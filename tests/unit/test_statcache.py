@@ -1,0 +1,153 @@
+"""isolate.statcache: what is remembered, what is not trusted, and what damage does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from isolate.cas.digest import BLAKE3, SHA1, Algorithm
+from isolate.monitor import TallyMonitor
+from isolate.scan import Stamp
+from isolate.statcache import FRAME_FILES, KEPT_S, SETTLED_NS, StatCache, is_settled
+from tests.clock import ManualClock
+
+CLOCK = ManualClock(1_700_000_000.0)
+OLD_NS = 1_600_000_000_000_000_000
+STAMP: Stamp = (5, OLD_NS, OLD_NS, 12, 34)
+DIGEST = bytes(range(32))
+
+
+def opened(folder: Path, tree: str = "/tree", algorithm: Algorithm = BLAKE3, clock: ManualClock = CLOCK) -> StatCache:
+    return StatCache(folder, tree, algorithm, clock, TallyMonitor())
+
+
+def remember(folder: Path, paths: list[str], stamp: Stamp = STAMP) -> None:
+    with opened(folder) as cache:
+        for path in paths:
+            cache.store(path, stamp, DIGEST, known=False)
+
+
+def test_what_was_stored_is_found_again(tmp_path: Path) -> None:
+    remember(tmp_path, ["a", "b/c", "é\udcff"])
+    with opened(tmp_path) as cache:
+        assert [cache.find(path, STAMP) for path in ("a", "a2", "b/c", "é\udcff")] == [DIGEST, None, DIGEST, DIGEST]
+
+
+@pytest.mark.parametrize("field", range(5))
+def test_a_change_of_any_field_means_reading_again(tmp_path: Path, field: int) -> None:
+    remember(tmp_path, ["a"])
+    stamp = tuple(value + (index == field) for index, value in enumerate(STAMP))
+    with opened(tmp_path) as cache:
+        assert cache.find("a", stamp) is None  # type: ignore[arg-type]
+
+
+def test_another_tree_or_algorithm_knows_nothing_of_it(tmp_path: Path) -> None:
+    remember(tmp_path, ["a"])
+    with opened(tmp_path, tree="/other") as other, opened(tmp_path, algorithm=SHA1) as sha1:
+        assert (other.find("a", STAMP), sha1.find("a", STAMP)) == (None, None)
+
+
+def test_a_file_is_settled_two_seconds_after_its_change() -> None:
+    assert is_settled((1, 0, 1_000, 0, 0), 1_000 + SETTLED_NS)
+    assert not is_settled((1, 0, 1_001, 0, 0), 1_000 + SETTLED_NS)
+
+
+def test_a_change_time_ahead_of_the_clock_is_never_trusted(tmp_path: Path) -> None:
+    now_ns = int(CLOCK.now() * 1e9)
+    for ctime_ns, expected in ((now_ns, None), (now_ns + 1, None), (now_ns - 1_000, DIGEST)):
+        stamp = (5, OLD_NS, ctime_ns, 12, 34)
+        remember(tmp_path, ["a"], stamp)
+        with opened(tmp_path) as cache:
+            assert cache.find("a", stamp) == expected
+
+
+def test_many_frames_are_read_as_a_stream(tmp_path: Path) -> None:
+    paths = [f"{number:06}" for number in range(3 * FRAME_FILES + 1)]
+    remember(tmp_path, paths)
+    with opened(tmp_path) as cache:
+        wanted = ["000000", f"{FRAME_FILES - 1:06}", f"{FRAME_FILES:06}", paths[-1], "x"]
+        assert [cache.find(path, STAMP) for path in wanted] == [DIGEST] * 4 + [None]
+
+
+def test_an_unchanged_tree_writes_nothing(tmp_path: Path) -> None:
+    remember(tmp_path, ["a", "b"])
+    (file,) = tmp_path.iterdir()
+    before = file.stat().st_ino
+    with opened(tmp_path) as cache:
+        for path in ("a", "b"):
+            assert cache.find(path, STAMP)
+            cache.store(path, STAMP, DIGEST, known=True)
+    assert [entry.stat().st_ino for entry in tmp_path.iterdir()] == [before]
+
+
+@pytest.mark.parametrize("left", [["a"], ["b"], []])
+def test_files_that_are_gone_are_forgotten(tmp_path: Path, left: list[str]) -> None:
+    remember(tmp_path, ["a", "b"])
+    with opened(tmp_path) as cache:
+        for path in left:
+            assert cache.find(path, STAMP)
+            cache.store(path, STAMP, DIGEST, known=True)
+    with opened(tmp_path) as cache:
+        assert [path for path in ("a", "b") if cache.find(path, STAMP)] == left
+
+
+def test_a_run_that_failed_keeps_what_it_learnt_and_what_was_known(tmp_path: Path) -> None:
+    remember(tmp_path, ["a", "c", "x"])
+
+    def fail() -> None:
+        with opened(tmp_path) as cache:
+            cache.store("a", STAMP, DIGEST, known=True)
+            cache.store("b", STAMP, DIGEST, known=False)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with opened(tmp_path) as cache:
+        assert all(cache.find(path, STAMP) for path in ("a", "b", "c", "x"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "garbage", "long"])
+def test_a_damaged_cache_is_reported_and_forgotten(tmp_path: Path, damage: str) -> None:
+    remember(tmp_path, [f"{number:06}" for number in range(2 * FRAME_FILES)])
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    match damage:
+        case "cut":
+            del content[-10:]
+        case "flip":
+            content[-10] ^= 1
+        case "empty":
+            content.clear()
+        case "garbage":
+            content[:] = b"\x10\0\0\0nonsense nonsense nonsense"
+        case "long":
+            content += b"\xff" * 12
+    file.write_bytes(content)
+    monitor = TallyMonitor()
+    with StatCache(tmp_path, "/tree", BLAKE3, CLOCK, monitor) as cache:
+        found = [cache.find(path, STAMP) for path in ("000000", f"{FRAME_FILES:06}", "x")]
+        cache.store("000000", STAMP, DIGEST, known=False)
+    assert found[1] == (DIGEST if damage == "long" else None)
+    assert len(monitor.problems) == (damage != "empty")
+    with opened(tmp_path) as cache:
+        assert cache.find("000000", STAMP) == DIGEST
+
+
+def test_without_a_place_to_write_it_only_reports(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monitor = TallyMonitor()
+    with StatCache(tmp_path / "file", "/tree", BLAKE3, CLOCK, monitor) as cache:
+        assert cache.find("a", STAMP) is None
+        cache.store("a", STAMP, DIGEST, known=False)
+    assert monitor.problems[0].startswith("Digests of unchanged files are not remembered")
+
+
+def test_caches_nobody_used_for_a_month_go(tmp_path: Path) -> None:
+    stale, fresh = tmp_path / "stale", tmp_path / "fresh"
+    for path, age_s in ((stale, KEPT_S + 1), (fresh, KEPT_S - 1)):
+        path.touch()
+        os.utime(path, (CLOCK.now() - age_s,) * 2)
+    remember(tmp_path, ["a"])
+    assert (stale.exists(), fresh.exists(), len(list(tmp_path.iterdir()))) == (False, True, 2)
