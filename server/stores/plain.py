@@ -54,7 +54,7 @@ class PlainSource:
             return ()
 
         wanted = Wanted(lookup.blocks[place.block], {place.entry: digest})
-        async with self._budget.lease(wanted.row.location.length + place.size):
+        async with self._budget.lease(wanted.row.length + place.size):
             opened = await self._source.open([wanted], extract)
         if await self._source.report(opened):
             raise BlobsMissing([digest])

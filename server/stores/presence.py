@@ -46,7 +46,7 @@ class Presence:
     async def condemn(self, row: BlockRow, why: str) -> None:
         """Set a bad record aside; from now on its blobs are missing."""
         self._monitor.count("quarantined_records")
-        self._monitor.problem(f"Record at {row.location.offset} of pack {row.location.pack.name} is bad: {why}")
+        self._monitor.problem(f"Record at {row.offset} of pack {row.pack.name} is bad: {why}")
         await self._index.quarantine(row.id, why, self._clock.now())
 
     async def forget(self, namespace: Namespace, digest: bytes) -> None:
@@ -56,9 +56,9 @@ class Presence:
         await self._index.forget(namespace.name, digest)
 
     async def _present(self, lookup: Lookup) -> Lookup:
-        packs = {row.location.pack for row in lookup.blocks.values()}
+        packs = {row.pack for row in lookup.blocks.values()}
         lengths = await self._packs.lengths(packs) if packs else {}
-        whole = {id_ for id_, row in lookup.blocks.items() if row.location.end <= lengths[row.location.pack]}
+        whole = {id_ for id_, row in lookup.blocks.items() if row.offset + row.length <= lengths[row.pack]}
         for recipe, parts in lookup.parts.items():
             if not parts or not whole.issuperset(parts):
                 whole.discard(recipe)

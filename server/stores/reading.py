@@ -64,7 +64,7 @@ class RecordSource:
         builder = BlockBuilder(self._namespace.algorithm, REPACK_LEVEL)
         gone = list(absent)
         for batch in _batches(_plan(lookup)):
-            async with self._budget.lease(sum(wanted.row.location.length for wanted in batch)):
+            async with self._budget.lease(sum(wanted.row.length for wanted in batch)):
                 opened = await self.open(batch, lambda block, wanted: _repacked(block, wanted, builder))
                 gone += await self.report(opened)
                 for record in opened.records:
@@ -150,14 +150,14 @@ def _plan(lookup: Lookup) -> list[Wanted]:
         if wanted is None:
             wanted = by_block[place.block] = Wanted(lookup.blocks[place.block], {})
         wanted.entries[place.entry] = digest
-    return sorted(by_block.values(), key=lambda wanted: (wanted.row.location.pack.name, wanted.row.location.offset))
+    return sorted(by_block.values(), key=lambda wanted: (wanted.row.pack.name, wanted.row.offset))
 
 
 def _batches(plan: Sequence[Wanted]) -> Iterator[list[Wanted]]:
     batch: list[Wanted] = []
     size_bytes = 0
     for wanted in plan:
-        length = wanted.row.location.length
+        length = wanted.row.length
         if batch and size_bytes + length > BATCH_BYTES:
             yield batch
             batch, size_bytes = [], 0

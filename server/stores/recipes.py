@@ -34,7 +34,7 @@ async def verified_recipe(
     hasher = algorithm.hasher()
     gone: dict[bytes, None] = {}  # all that are bad are named at once, so that the sender comes back only once
     for wanted, run in _runs(lookup, chunks):
-        async with budget.lease(wanted.row.location.length + MAX_PLAIN_BYTES):
+        async with budget.lease(wanted.row.length + MAX_PLAIN_BYTES):
             opened = await source.open([wanted], partial(_feed, run=run, hasher=hasher))
         gone.update(dict.fromkeys(await source.report(opened)))
     if gone:

@@ -36,24 +36,31 @@ class Kind(IntEnum):
     RECIPE = 1
 
 
-_KINDS = frozenset(Kind)
+_KINDS = {kind.value: kind for kind in Kind}
 
 
 class Place(NamedTuple):
     """Where a blob is: the block that holds it, its number among the block's entries, its plain size."""
 
+    digest: bytes
     block: int
     entry: int
     size: int
 
 
 class BlockRow(NamedTuple):
-    """One record of a pack."""
+    """One record of a pack. Flat, like `Place`: a look-up makes 100,000 of them."""
 
     id: int
-    location: Location
+    pack: Pack
+    offset: int
+    length: int
     kind: Kind
     touched_h: int
+
+    @property
+    def location(self) -> Location:
+        return Location(self.pack, self.offset, self.length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +167,7 @@ def _find(connection: sqlite3.Connection, namespace: str, digests: Collection[by
     ordered = sorted(set(digests))  # in the order of the tree: neighbours share its pages
     values = {"namespace": row[0], "digests": b"".join(ordered), "digest_bytes": len(ordered[0])}
     found = connection.execute(SQL["find_blobs"], values)
-    places = {digest: Place(block, entry, size) for digest, block, entry, size in found}
+    places = {place.digest: place for place in map(Place._make, found)}
     rows = _rows(connection, "find_blocks", {place.block for place in places.values()})
     recipes = [id_ for id_, _, _, _, kind, _ in rows if kind == Kind.RECIPE]
     parts: dict[int, list[int]] = {id_: [] for id_ in recipes}
@@ -173,7 +180,7 @@ def _find(connection: sqlite3.Connection, namespace: str, digests: Collection[by
     for id_, pack, offset, length, kind, touched_h in rows:
         # A row that makes no sense is a damaged one; what it says it holds counts as missing and can be stored again.
         if pack in packs and kind in _KINDS and offset >= 0 and length > 0:
-            blocks[id_] = BlockRow(id_, Location(packs[pack], offset, length), Kind(kind), touched_h)
+            blocks[id_] = BlockRow(id_, packs[pack], offset, length, _KINDS[kind], touched_h)
     return Lookup(places, blocks, parts)
 
 

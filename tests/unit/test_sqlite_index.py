@@ -61,7 +61,7 @@ async def test_what_was_added_is_found(site: Site) -> None:
     one, four = lookup.places[digest(1)], lookup.places[digest(4)]
     assert (one.entry, one.size, four.entry, four.size) == (1, 1, 1, 4)
     assert lookup.places.keys() == {digest(1), digest(4)}
-    assert lookup.blocks[one.block][1:] == (Location(PACK, 0, 100), Kind.BLOCK, 7)
+    assert lookup.blocks[one.block][1:] == (PACK, 0, 100, Kind.BLOCK, 7)
     assert lookup.blocks[four.block].location == Location(PACK, 100, 100)
 
 
