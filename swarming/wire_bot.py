@@ -131,7 +131,8 @@ def _wrong_keys(found: Collection[str], expected: Collection[str]) -> str:
 
 def is_restart_due(said: bots.BotHello) -> bool:
     """Whether the bot works with a configuration of its group that is not ours."""
-    return said.state.get("bot_group_cfg_version") not in {None, GROUP_VERSION}
+    version = said.state.get("bot_group_cfg_version")
+    return version is not None and version != GROUP_VERSION
 
 
 def event(said: Mapping[str, Any]) -> tuple[str, str]:
