@@ -30,6 +30,8 @@ _HEADER_BYTES = 8  # length of a request, big-endian
 # A process in uninterruptible sleep (a dead network disk) does not die of SIGKILL; waiting for ever would hang the run.
 _GIVE_UP_S = 20.0
 _LOOK_AGAIN_MS = 20
+# Processes collected in one go: a command whose processes end faster than we collect must not stop all else.
+_REAP_AT_ONCE = 64
 _IGNORED = (signal.SIGINT, signal.SIGTERM)  # meant for the owner, which decides
 _RESET = (*_IGNORED, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores the last two
 
@@ -111,6 +113,7 @@ class _Launch:
         self._command = 0
         self._status: int | None = None
         self._ended_s = 0.0
+        self._more_to_reap = False
 
     def serve(self, request: Request) -> None:
         started_s = time.monotonic()
@@ -156,26 +159,24 @@ class _Launch:
 
     def _wait(self) -> None:
         """Return when a signal came or the owner spoke."""
-        poll = select.poll()
-        poll.register(self._awake, select.POLLIN)
-        poll.register(self._control, select.POLLIN)
-        poll.poll()
-        self._forget_signals()
+        self._poll([self._awake, self._control], None)
 
     def _wait_for_an_end(self) -> None:
         """Return when a signal came, or after a moment, for processes that are not our own children yet."""
-        poll = select.poll()
-        poll.register(self._awake, select.POLLIN)
-        poll.poll(_LOOK_AGAIN_MS)
-        self._forget_signals()
+        self._poll([self._awake], _LOOK_AGAIN_MS)
 
-    def _forget_signals(self) -> None:
+    def _poll(self, descriptors: Sequence[int], timeout_ms: int | None) -> None:
+        poll = select.poll()
+        for descriptor in descriptors:
+            poll.register(descriptor, select.POLLIN)
+        poll.poll(0 if self._more_to_reap else timeout_ms)
         with suppress(BlockingIOError):
             os.read(self._awake, 4096)
 
     def _reap(self) -> bool:
-        """Collect every process that ended; False when there is no child left, adopted ones included."""
-        while True:
+        """Collect processes that ended; False when there is no child left, adopted ones included."""
+        self._more_to_reap = False
+        for _ in range(_REAP_AT_ONCE):
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
@@ -184,18 +185,22 @@ class _Launch:
                 return True
             if pid == self._command:
                 self._status, self._ended_s = status, time.monotonic()
+        self._more_to_reap = True
+        return True
 
     def _end_all(self) -> int:
         """Kill all descendants until none is left; return how many would not die."""
         give_up_s = time.monotonic() + _GIVE_UP_S
         while self._reap():
-            victims = [process for process in linux.descendants(linux.processes(), os.getpid()) if process.alive]
+            family = linux.descendants(linux.processes(), os.getpid())
+            victims = [process for process in family if process.alive]
             if time.monotonic() > give_up_s:
                 return max(1, len(victims))
             if self._status is None:
                 with suppress(OSError):
                     os.killpg(self._command, signal.SIGKILL)  # all there is where /proc is not
-            linux.kill_groups(victims, os.getpgrp())
+            # The dead tell the group of those who forked on before we looked.
+            linux.kill_groups(family, os.getpgrp())
             linux.kill(victims)
             self._wait_for_an_end()
         return 0

@@ -169,9 +169,11 @@ async def test_process_that_hops_from_fork_to_fork_is_caught(output: Output) -> 
 
 
 async def test_hard_timeout_sends_sigterm_then_kills_after_the_grace(output: Output) -> None:
-    code = DAEMON + "signal.signal(signal.SIGTERM, lambda *_: print('term', flush=True))\nwhile True: signal.pause()"
+    handler = "signal.signal(signal.SIGTERM, lambda *_: print('term', flush=True)); print('ready', flush=True)\n"
+    code = DAEMON + handler + "while True: signal.pause()"
     async with running(output, (*PYTHON, code), hard_s=60, grace_s=5) as run:
         daemon = int(await output.line())
+        assert await output.line() == "ready"
         run.clock.advance(60)
         assert await output.line() == "term"
         assert not run.ended.done()
