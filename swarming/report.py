@@ -1,6 +1,6 @@
 """How collected shards are shown: the texts of §7.5, plain and decorated, and the summary.
 
-Pure: text in, text out; knows no server and no terminal.
+Pure: text in, text out; knows no server and no terminal. A text is whole lines; whoever prints it ends the last one.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ def plain(shard: Shard) -> str:
     result = shard.result
     head = f"{result.bot_id or 'N/A'}: {result.task_id} {result.exit_code}"
     if shard.stdout is None:
-        return f"{head}\n"
+        return head
     lines = [f"  {line}" for line in shard.stdout.rstrip().splitlines()]
-    return "\n".join([head, *lines, ""]) + "\n"
+    return "\n".join([head, *lines, ""])
 
 
 def decorated(shard: Shard, url: str) -> str:
@@ -33,8 +33,8 @@ def decorated(shard: Shard, url: str) -> str:
         return f"| {text.ljust(width)} |"
 
     if shard.stdout is None:
-        return "\n".join([border, row(first), row(facts), border]) + "\n"
-    return "\n".join([border, row(first), border, shard.stdout.rstrip(), border, row(last), row(facts), border]) + "\n"
+        return "\n".join([border, row(first), row(facts), border, ""])
+    return "\n".join([border, row(first), border, shard.stdout.rstrip(), border, row(last), row(facts), border, ""])
 
 
 def _facts(shard: Shard) -> str:

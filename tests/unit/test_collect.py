@@ -124,8 +124,8 @@ def shard(stdout: str | None = "one\ntwo\n", **fields: Any) -> Shard:
 
 
 def test_plain_text_is_that_of_2020() -> None:
-    assert report.plain(shard()) == "b: a10 0\n  one\n  two\n\n"
-    assert report.plain(shard(None, bot_id=None, exit_code=None)) == "N/A: a10 None\n"
+    assert report.plain(shard()) == "b: a10 0\n  one\n  two\n"
+    assert report.plain(shard(None, bot_id=None, exit_code=None)) == "N/A: a10 None"
 
 
 def test_boxes_are_those_of_2020() -> None:

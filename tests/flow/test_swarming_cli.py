@@ -1,0 +1,205 @@
+"""The `swarming` commands against a real server with real bots, in the older forms and in those of 2020."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.flow.bots import Gate, running_bot
+from tests.flow.servers import ServerProcess, running_server
+
+BIN = Path(sys.executable).parent
+SCRIPT = """\
+import os, sys
+print('shard', os.environ.get('GTEST_SHARD_INDEX'), *sys.argv[2:])
+with open(os.path.join(sys.argv[1], 'result.txt'), 'w') as file:
+    file.write('from shard ' + os.environ.get('GTEST_SHARD_INDEX', '-'))
+sys.exit(int(os.environ.get('EXIT', '0')))
+"""
+
+
+class Fleet:
+    """A server with two bots, and commands run beside it."""
+
+    def __init__(self, server: ServerProcess, home: Path) -> None:
+        self.server, self.home = server, home
+
+    def run(self, *argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        env = {
+            "PATH": f"{BIN}:/usr/bin:/bin",
+            "HOME": str(self.home),
+            "SWARMING_SERVER": self.server.url,
+            "ISOLATE_SERVER": self.server.url,
+            "USER": "tester",
+        }
+        return subprocess.run(argv, env=env, cwd=cwd or self.home, capture_output=True, text=True, timeout=120)
+
+    def ok(self, *argv: str) -> str:
+        done = self.run(*argv)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    place = tmp_path_factory.mktemp("fleet")
+    (place / "home").mkdir()
+    with (
+        running_server(place / "data") as server,
+        running_bot(server, place / "bot1", "bot-1", "--dimension", "flavor", "sweet"),
+        running_bot(server, place / "bot2", "bot-2", "--dimension", "flavor", "sour"),
+    ):
+        yield Fleet(server, place / "home")
+
+
+@pytest.fixture(scope="module")
+def digest(fleet: Fleet) -> str:
+    """The hash of a tree with a `.isolate` that runs a script; `tests.isolated` is kept in the home directory."""
+    tree = fleet.home / "tree"
+    tree.mkdir()
+    (tree / "script.py").write_text(SCRIPT)
+    (tree / "t.isolate").write_text(
+        "{'variables': {'command': ['python3', 'script.py', '${ISOLATED_OUTDIR}'], 'files': ['script.py']}}"
+    )
+    printed = fleet.ok("isolate", "archive", "-i", str(tree / "t.isolate"), "-s", str(fleet.home / "t.isolated"))
+    found, name = printed.split()
+    assert name == "t"
+    return found
+
+
+def task_id_in(printed: str) -> str:
+    (line,) = [line for line in printed.splitlines() if "/user/task/" in line]
+    return line.rpartition("/")[2]
+
+
+def test_the_form_of_the_user_guide(fleet: Fleet, digest: str) -> None:
+    """`run --swarming H --isolate-server I HASH`, and the same with the path of a `.isolated` file."""
+    url = fleet.server.url
+    for what in (digest, "t.isolated"):
+        printed = fleet.ok("swarming.py", "run", "--swarming", url, "--isolate-server", url, what)
+        assert "shard None" in printed
+
+
+def test_trigger_by_name_and_collect_by_name(fleet: Fleet, digest: str) -> None:
+    printed = fleet.ok("swarming", "trigger", "--task", "named", digest, "--", "extra", "words")
+    assert printed.startswith("Triggered task: named\nTo collect results, use:\n")
+    for _ in range(2):  # as often as one likes
+        collected = fleet.ok("swarming", "collect", "named", "--task-output-dir", "named-out")
+        assert f": {task_id_in(printed)} 0\n  shard None extra words\n\n" in collected
+        assert (fleet.home / "named-out/0/result.txt").read_text() == "from shard -"
+
+
+def test_shards_by_file(fleet: Fleet, digest: str) -> None:
+    trigger = ["swarming", "trigger", "-s", digest, "-T", "sharded", "-d", "pool", "default", "--shards", "3"]
+    printed = fleet.ok(*trigger, "--dump-json", "tasks.json")
+    assert f"collect -S {fleet.server.url} --json tasks.json" in printed
+    collect = ["swarming", "collect", "--json", "tasks.json", "--task-summary-json", "summary.json", "--decorate"]
+    collected = fleet.ok(*collect, "--task-output-dir", "out")
+    assert collected.count("| End of shard") == 3
+    shards = json.loads((fleet.home / "summary.json").read_text())["shards"]
+    assert [shard["name"] for shard in shards] == ["sharded:0:3", "sharded:1:3", "sharded:2:3"]
+    assert [shard["output"] for shard in shards] == [f"shard {index}\n" for index in range(3)]
+    for index in range(3):
+        assert (fleet.home / f"out/{index}/result.txt").read_text() == f"from shard {index}"
+    assert json.loads((fleet.home / "out/summary.json").read_text())["shards"] == shards
+
+
+def test_the_exit_status_is_that_of_the_task(fleet: Fleet, digest: str) -> None:
+    done = fleet.run("swarming", "run", "-s", digest, "-e", "EXIT", "7", "--task-output-stdout", "none")
+    assert done.returncode == 7, done.stderr
+
+
+def test_an_idempotent_task_runs_once(fleet: Fleet, digest: str) -> None:
+    trigger = ["swarming", "trigger", "-s", digest, "--idempotent", "-e", "ONCE", "1"]
+    first = task_id_in(fleet.ok(*trigger, "-T", "first"))
+    fleet.ok("swarming", "collect", first)
+    second = task_id_in(fleet.ok(*trigger, "-T", "second"))
+    fleet.ok("swarming", "collect", second, "--task-summary-json", "second.json")
+    (shard,) = json.loads((fleet.home / "second.json").read_text())["shards"]
+    assert shard["deduped_from"][:-1] == first[:-1]
+    assert shard["name"] == "second"
+    assert shard["output"] == "shard None\n"
+
+
+def test_idempotent_tasks_join_while_the_first_runs(fleet: Fleet, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    command = gate.task(after="print('ran')")
+    trigger = ["swarming", "trigger", "--raw-cmd", "--idempotent", "-T"]
+    first = task_id_in(fleet.ok(*trigger, "first-joined", "--", *command))
+    gate.wait_for_task()
+    second = task_id_in(fleet.ok(*trigger, "second-joined", "--", *command))
+    gate.let_pass()  # once: a second run would wait for ever
+    collected = fleet.ok("swarming", "collect", first, second, "--task-summary-json", "joined.json")
+    assert collected.count("  ran\n") == 2
+    shards = json.loads((fleet.home / "joined.json").read_text())["shards"]
+    assert [shard["task_id"] for shard in shards] == [first, second]
+    gate.close()
+
+
+def test_dimensions_choose_the_bot(fleet: Fleet) -> None:
+    for flavor, bot in (("sweet", "bot-1"), ("sour", "bot-2")):
+        run = ["swarming", "run", "--raw-cmd", "-d", "flavor", flavor, "--", "true"]
+        assert f"{bot}: " in fleet.ok(*run)
+
+
+def test_bots_and_query(fleet: Fleet) -> None:
+    assert fleet.ok("swarming", "bots", "--bare").split() == ["bot-1", "bot-2"]
+    assert fleet.ok("swarming", "bots", "-b", "-d", "flavor", "sour").split() == ["bot-2"]
+    listed = json.loads(fleet.ok("swarming", "query"))
+    assert {bot["bot_id"] for bot in listed["items"]} == {"bot-1", "bot-2"}
+    assert json.loads(fleet.ok("swarming", "query", "bots/count"))["count"] == "2"
+    many = json.loads(fleet.ok("swarming", "query", "-L", "2", "tasks/list?state=ALL"))
+    assert len(many["items"]) <= 2
+
+
+def test_cancel_a_running_task(fleet: Fleet, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    task_id = task_id_in(fleet.ok("swarming", "trigger", "--raw-cmd", "-T", "endless", "--", *gate.task()))
+    gate.wait_for_task()
+    fleet.ok("swarming", "cancel", "--kill-running", task_id)
+    gate.wait_for_end()
+    done = fleet.run("swarming", "collect", task_id, "--task-summary-json", "killed.json")
+    (shard,) = json.loads((fleet.home / "killed.json").read_text())["shards"]
+    assert shard["state"] == "KILLED"
+    assert done.returncode != 0
+    again = fleet.run("swarming", "cancel", task_id)
+    assert (again.returncode, again.stderr) == (1, f"Deleting {task_id} failed. Probably already gone\n")
+    gate.close()
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "message"),
+    [
+        (["trigger", "-s", "ab"], 2, "'ab' is not a hash"),
+        (["trigger", "-s", "0" * 64], 2, "the .isolated itself) is missing from the store"),
+        (["trigger", "missing.isolated"], 2, "Cannot read missing.isolated"),
+        (["trigger"], 2, "Specify at least one of --raw-cmd or --isolated"),
+        (["trigger", "--raw-cmd"], 2, "after -- as command delimiter"),
+        (["trigger", "--raw-cmd", "-d", "bad key", "x", "--", "true"], 2, "bad key"),
+        (["trigger", "--raw-cmd", "--priority", "256", "--", "true"], 2, "priority"),
+        (["trigger", "--nonsense"], 2, "No such option"),
+        (["collect"], 2, "Must specify at least one task id or --json"),
+        (["collect", "no-such-name"], 1, "No task is called 'no-such-name'"),
+        (["collect", "1234567890abcd10"], 1, "not found"),
+        (["collect", "--json", "none.json"], 2, "none.json"),
+        (["query", "no/such"], 1, "No such page or call"),
+        (["collect", "-S", "http://127.0.0.1:9", "1234567890abcd10"], 1, "Cannot reach http://127.0.0.1:9"),
+        (["bots", "-S", "ftp://x"], 2, "scheme must be http or https"),
+    ],
+)
+def test_bad_input_is_one_line(fleet: Fleet, argv: list[str], status: int, message: str) -> None:
+    done = fleet.run("swarming", *argv)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert message.lower() in done.stderr.lower()
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_task_no_bot_can_run_ends_at_once(fleet: Fleet) -> None:
+    done = fleet.run("swarming", "run", "--raw-cmd", "-d", "os", "Amiga", "--decorate", "--", "true")
+    assert done.returncode == 1
+    assert "lack of capacity" in done.stdout
