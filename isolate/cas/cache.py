@@ -43,6 +43,7 @@ from isolate.monitor import Monitor
 
 __all__ = ["BlobWriter", "CachePolicy", "LocalCache", "Pin", "Usage"]
 
+REPLACED_AT_MOST = 3  # times that another process replaces a file while we hash it, before we take it as absent
 TOUCH_S = 60  # a file used again within a minute is not touched again: a warm run writes nothing
 
 
@@ -266,11 +267,14 @@ class LocalCache:
 
     def _recheck(self, key: bytes) -> bool:
         digest = key[1:-1]
-        found = hash_file(self._files.path(key), self._algorithm, mode=mode_of(key))
-        if found is not None and found[0].digest == digest:
-            self._shelf.refresh(key, found[1])
-            return True
-        self._shelf.remove_poisoned(key, self._algorithm, digest)
+        for _ in range(REPLACED_AT_MOST):
+            seen = self._files.status(key)
+            found = hash_file(self._files.path(key), self._algorithm, mode=mode_of(key))
+            if found is not None and found[0].digest == digest:
+                self._shelf.refresh(key, found[1])
+                return True
+            if self._shelf.remove_poisoned(key, seen, self._algorithm, digest):
+                return False
         return False
 
     def _make_executable(self, keys: Sequence[bytes]) -> None:

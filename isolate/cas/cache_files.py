@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from isolate.cas.cache_index import UNKNOWN_BOOT, Row, identity
+from isolate.cas.cache_index import UNKNOWN_BOOT, Identity, Row, identity
 from isolate.cas.digest import ALGORITHMS, Algorithm, Blob
 from isolate.errors import BlobCorrupt, IsolateError, NoSpace
 
@@ -31,7 +31,7 @@ class Staged(NamedTuple):
 
     key: bytes
     temporary: str
-    identity: tuple[int, int, int]
+    identity: Identity
 
 
 def key_of(algorithm: Algorithm, digest: bytes, *, executable: bool = False) -> bytes:
@@ -67,7 +67,7 @@ class CacheFiles:
         name = key[1:-1].hex()
         return f"{self._bases[key[0]]}/{name[:2]}/{name}{_EXECUTABLE if key[-1] else ''}"
 
-    def status(self, key: bytes) -> tuple[int, int, int] | None:
+    def status(self, key: bytes) -> Identity | None:
         """Return the identity of the file as it is now, None when there is none."""
         try:
             return identity(os.lstat(self.path(key)))
@@ -178,7 +178,7 @@ def discard(temporary: str) -> None:
         os.unlink(temporary)
 
 
-def hash_file(path: str, algorithm: Algorithm, *, mode: int | None = None) -> tuple[Blob, tuple[int, int, int]] | None:
+def hash_file(path: str, algorithm: Algorithm, *, mode: int | None = None) -> tuple[Blob, Identity] | None:
     """Return what the file holds and its identity; None when there is no such plain file we may read.
 
     Gives it no more permissions than `mode` first, when that is given, so that the bytes that were hashed stay.

@@ -48,6 +48,9 @@ _LOOK_UP = "SELECT key, size, mtime_ns, inode, used_s, boot FROM item WHERE key 
 _INSERT = "INSERT INTO item(key, size, mtime_ns, inode, used_s, boot) VALUES (?, ?, ?, ?, ?, ?)"
 
 
+Identity = tuple[int, int, int]  # size, mtime_ns, inode
+
+
 class Row(NamedTuple):
     """One file of the cache as it was when it was verified."""
 
@@ -59,12 +62,12 @@ class Row(NamedTuple):
     boot: int  # another boot than the present one: verify the bytes again, they may never have reached the disk
 
     @property
-    def identity(self) -> tuple[int, int, int]:
+    def identity(self) -> Identity:
         """What changes when the file is replaced, and nearly always when it is written to."""
         return self.size, self.mtime_ns, self.inode
 
 
-def identity(status: os.stat_result) -> tuple[int, int, int]:
+def identity(status: os.stat_result) -> Identity:
     """Return what `Row.identity` is compared with."""
     return status.st_size, status.st_mtime_ns, status.st_ino
 

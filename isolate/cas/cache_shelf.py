@@ -1,24 +1,26 @@
 """The files of a cache and the rows that list them, changed together.
 
-Knows no blobs being added and no verification: it is told what is good. The invariant: files are placed and removed
-only inside a transaction of the index, so that no two processes ever decide about one file at once. A process that
-dies in between leaves a file without a row, which the next one sweeps away, or a row without its file.
+Knows no blobs being added and no verification: it is told what is good. The invariants: files are placed and removed
+only inside a transaction of the index, so that no two processes ever decide about one file at once; a file is placed
+before its row and removed after it, so that a process that dies in between leaves a file without a row, which is swept
+away later, and a row without a file is always somebody's tampering.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 from isolate.cas import cache_session, lru
 from isolate.cas.cache_files import CacheFiles, Staged, translated
-from isolate.cas.cache_index import Index, Row, Rows
+from isolate.cas.cache_index import Identity, Index, Row, Rows
 from isolate.cas.digest import Algorithm
 from isolate.cas.lru import CachePolicy, Item
 from isolate.clock import Clock
-from isolate.errors import NoSpace
+from isolate.errors import IsolateError, NoSpace
 from isolate.monitor import Monitor
 
 BATCH = 500  # files per transaction: about 10 ms during which others wait
@@ -53,31 +55,42 @@ class Shelf:
         try:
             self.index.write(job)
         except BaseException:
-            for key in placed:
-                self.files.remove(key)
+            with suppress(IsolateError):
+                self._remove_unlisted(placed)
             raise
 
     def remove(self, keys: Sequence[bytes]) -> None:
-        self.index.write(lambda rows: self._remove(rows, keys))
+        self.index.write(lambda rows: rows.delete(keys))
+        self._remove_unlisted(keys)
 
-    def remove_poisoned(self, key: bytes, algorithm: Algorithm, digest: bytes) -> None:
-        """Remove a file with wrong bytes, report it, and tell every session that has `digest` pinned."""
+    def remove_poisoned(self, key: bytes, seen: Identity | None, algorithm: Algorithm, digest: bytes) -> bool:
+        """Remove a file with wrong bytes, report it, and tell every session that has `digest` pinned.
 
-        def job(rows: Rows) -> None:
+        Does nothing and returns False when the file is no longer the one that was `seen`: it was replaced meanwhile.
+        """
+
+        def job(rows: Rows) -> bool:
+            if self.files.status(key) != seen:
+                return False
             cache_session.mark_poisoned(self._root, algorithm, digest)
-            self._remove(rows, [key])
+            rows.delete([key])
+            return True
 
-        self.index.write(job)
+        if not self.index.write(job):
+            return False
+        self._remove_unlisted([key])
         self._monitor.count("damaged_cache_files")
         self._monitor.problem(f"Cached file {digest.hex()} is not as it was verified any more; dropped")
+        return True
 
-    def refresh(self, key: bytes, identity: tuple[int, int, int]) -> None:
-        """List a file that was verified once more, as it is now."""
+    def refresh(self, key: bytes, identity: Identity) -> None:
+        """List a file that was verified once more, as it is now, unless it was replaced meanwhile."""
         row = Row(key, *identity, int(self._clock.now()), self.index.boot)
 
         def job(rows: Rows) -> None:
-            rows.delete([key])
-            rows.insert([row])
+            if self.files.status(key) == identity:
+                rows.delete([key])
+                rows.insert([row])
 
         self.index.write(job)
 
@@ -89,7 +102,8 @@ class Shelf:
     def evict(self, needed_bytes: int = 0) -> list[int]:
         """Remove files until every limit holds and `needed_bytes` fit, or only pinned ones are left; returns sizes."""
         evicted: list[int] = []
-        while batch := self.index.write(lambda rows: self._evict_some(rows, needed_bytes)):
+        while batch := self.index.write(lambda rows: self._unlist_some(rows, needed_bytes)):
+            self._remove_unlisted([item.key for item in batch])
             evicted += [item.size for item in batch]
         if evicted:
             self._monitor.count("evicted_files", len(evicted))
@@ -124,12 +138,7 @@ class Shelf:
 
         self.index.write(job)
 
-    def _remove(self, rows: Rows, keys: Sequence[bytes]) -> None:
-        for key in keys:
-            self.files.remove(key)
-        rows.delete(keys)
-
-    def _evict_some(self, rows: Rows, needed_bytes: int) -> list[Item]:
+    def _unlist_some(self, rows: Rows, needed_bytes: int) -> list[Item]:
         pinned = cache_session.pinned(self._root)
         chosen = lru.victims(
             rows.oldest_first(),
@@ -140,7 +149,7 @@ class Shelf:
             is_pinned=lambda key: key[:-1] in pinned,
         )
         items = list(islice(chosen, BATCH))
-        self._remove(rows, [item.key for item in items])
+        rows.delete([item.key for item in items])
         return items
 
     def _free_bytes(self) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from isolate.cas.cache import TOUCH_S, CachePolicy, LocalCache, Usage
+from isolate.cas.cache_index import Rows
 from isolate.cas.digest import Blob, Namespace
 from isolate.errors import BlobCorrupt, BlobsMissing, IsolateError, NoSpace
 from isolate.monitor import TallyMonitor
@@ -349,6 +350,21 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(
     assert cache.absent([A, B, C]) == [B, C]
     add()
     assert cache.absent([A, B]) == []
+
+
+def test_an_index_that_cannot_be_written_leaves_no_file(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = opener()
+
+    def full(*_: object) -> None:
+        raise NoSpace("No space left for the index")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Rows, "insert", full)
+        with pytest.raises(NoSpace, match="for the index"):
+            fill(cache, A, B)
+    assert files_in(cache) == set()
+    assert leftovers(cache) == []
+    assert cache.absent([A, B]) == [A, B]
 
 
 def test_too_little_free_space_evicts_and_then_says_so(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
