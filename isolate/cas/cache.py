@@ -21,6 +21,7 @@ from typing import Self
 
 from isolate.cas import cache_session
 from isolate.cas.cache_files import (
+    BlobWriter,
     Content,
     FileWriter,
     Staged,
@@ -293,30 +294,6 @@ class LocalCache:
         finally:
             for file in staged:
                 discard(file.temporary)
-
-
-class BlobWriter:
-    """Writes one large blob into the cache; a context manager that leaves nothing unless `commit` was called."""
-
-    def __init__(self, root: Path, file: FileWriter, place: Callable[[Sequence[Staged]], None]) -> None:
-        self._root, self._file, self._place = root, file, place
-
-    def write_at(self, offset: int, content: Content) -> None:
-        """Write one piece, in any order; each byte once."""
-        with translated(self._root):
-            self._file.write_at(offset, content)
-
-    def commit(self) -> None:
-        """Make the blob visible; raises BlobCorrupt when it is another one."""
-        with translated(self._root):
-            self._place([self._file.finish()])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        discard(self._file.temporary)
 
 
 def _boot_id() -> str:

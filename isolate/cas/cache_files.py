@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -152,6 +152,30 @@ class FileWriter:
         with self._mutex:
             descriptor, self._descriptor = self._descriptor, -1  # a late writer must not meet a number used anew
             os.close(descriptor)
+
+
+class BlobWriter:
+    """Writes one large blob into the cache; a context manager that leaves nothing unless `commit` was called."""
+
+    def __init__(self, root: Path, file: FileWriter, place: Callable[[Sequence[Staged]], None]) -> None:
+        self._root, self._file, self._place = root, file, place
+
+    def write_at(self, offset: int, content: Content) -> None:
+        """Write one piece, in any order; each byte once."""
+        with translated(self._root):
+            self._file.write_at(offset, content)
+
+    def commit(self) -> None:
+        """Make the blob visible; raises BlobCorrupt when it is another one."""
+        with translated(self._root):
+            self._place([self._file.finish()])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        discard(self._file.temporary)
 
 
 def stage_copy(source: str, temporary: str, key: bytes, algorithm: Algorithm) -> Staged:
