@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -141,8 +141,7 @@ def test_what_cannot_be_uploaded_is_named(out_dir: Path) -> None:
     (out_dir / "chain").symlink_to("d/leaves")
     (out_dir / "absolute").symlink_to("/etc")
     os.mkfifo(out_dir / "pipe")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(out_dir / "socket"))
+    os.mknod(out_dir / "socket", stat.S_IFSOCK | 0o600)  # binding one would limit the length of the path
     said: list[str] = []
     assert refused(out_dir, said.append) == {"d/leaves", "chain", "absolute", "pipe", "socket"}
     assert len(said) == 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -94,8 +94,7 @@ def test_pipes_and_sockets_are_refused_by_name_or_reported(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InvalidInput, match="pipe' is a named pipe"):
         found(tmp_path)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "sock"))
+    os.mknod(tmp_path / "sock", stat.S_IFSOCK | 0o600)  # binding one would limit the length of the path
     reported: list[IsolateError] = []
     (tmp_path / "file").touch()
     assert found(tmp_path, broken=reported.append).keys() == {"file"}
