@@ -19,7 +19,6 @@ from isolate.errors import InvalidInput
 from swarming import bots, model, wire, wire_in, wire_rules
 from swarming.wire_new import files_ref
 
-DEFAULT_POOL = "default"
 GROUP_VERSION = "default"  # of the configuration of bot groups, of which there is one
 HELLO_KEYS = {"dimensions", "state", "version"}
 STATE_KEYS = {"running_time", "sleep_streak"}
@@ -90,7 +89,7 @@ def hello(
     return bots.BotHello(
         bot_id=_bot_id(valid),
         session=session,
-        dimensions=tuple(sorted({"pool": (DEFAULT_POOL,), **valid}.items())),
+        dimensions=tuple(sorted({"pool": (wire_rules.DEFAULT_POOL,), **valid}.items())),
         state=known_state,
         version=version if isinstance(version, str) else "",
         external_ip=external_ip,

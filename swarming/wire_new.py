@@ -1,7 +1,8 @@
 """`tasks/new`: from the JSON of a client to a `TaskRequest` that obeys every rule.
 
-Knows no scheduler. Normalises as 2020 does (dimensions, alternatives, caches and env sorted) and writes a reference to
-this very server without its address, so that neither the port of today nor the spelling of the host is part of a task.
+Knows no scheduler. Normalises as 2020 does (dimensions, alternatives, caches and env sorted), puts what names no pool in
+`default`, and writes a reference to this very server without its address, so that neither the port of today nor the
+spelling of the host is part of a task.
 """
 
 from __future__ import annotations
@@ -83,7 +84,10 @@ def files_ref(sent: wire_in.FilesRef | None, own_servers: Collection[str]) -> mo
 
 
 def _dimensions(sent: wire_in.Properties) -> model.Pairs:
-    values = ((pair.key or "", "|".join(sorted(set((pair.value or "").split("|"))))) for pair in sent.dimensions or ())
+    asked = sent.dimensions or []
+    values = [(pair.key or "", "|".join(sorted(set((pair.value or "").split("|"))))) for pair in asked]
+    if not wire_rules.is_terminate(sent) and all(key != "pool" for key, _ in values):
+        values.append(("pool", wire_rules.DEFAULT_POOL))
     return tuple(sorted(values))
 
 

@@ -17,6 +17,7 @@ from isolate.errors import InvalidDigest, InvalidNamespace, InvalidPath, Invalid
 from isolate.paths import RelPath
 from swarming.wire_in import FilesRef, NewTaskRequest, Pair, Properties, Slice
 
+DEFAULT_POOL = "default"  # of requests and bots that name none
 MIN_TIME_S = 1  # 30 on a production server of 2020; its own smoke tests need 1
 MAX_EXPIRATION_S = 7 * 86_400 + 10
 MAX_TIMEOUT_S = 3 * 86_400 + 10
@@ -60,7 +61,7 @@ def check_request(new: NewTaskRequest) -> Sequence[Slice]:
     bodies = [part.properties or Properties() for part in slices]
     for index, body in enumerate(bodies):
         _require(body not in bodies[:index], "cannot request duplicate task slice")
-    _require(len({_values(body, "pool") for body in bodies}) == 1, "each task slice must use the same pool dimensions")
+    _require(len({_pool(body) for body in bodies}) == 1, "each task slice must use the same pool dimensions")
     _require(len({body.secret_bytes for body in bodies}) == 1, "when using secret_bytes, all task slices must share it")
     return slices
 
@@ -106,19 +107,17 @@ def _check_notes(new: NewTaskRequest) -> None:
 
 def is_terminate(properties: Properties) -> bool:
     """Whether these properties ask a bot to end: dimensions exactly one id, and nothing to run."""
-    wanted = [(pair.key, pair.value) for pair in properties.dimensions or []]
-    body = Properties(dimensions=properties.dimensions)
-    plain = Properties(
-        **{field: getattr(properties, field) or None for field in properties.__struct_fields__}  # [] and 0 are unset
-    )
-    plain.inputs_ref = plain.inputs_ref if plain.inputs_ref and plain.inputs_ref.isolated else None
-    plain.containment = plain.grace_period_secs = None
-    return len(wanted) == 1 and wanted[0][0] == "id" and plain == body
+    if [pair.key for pair in properties.dimensions or []] != ["id"]:
+        return False
+    harmless = {"dimensions", "containment", "grace_period_secs"}
+    inputs = properties.inputs_ref
+    set_fields = {field for field in properties.__struct_fields__ if getattr(properties, field)}  # [] and 0 are unset
+    return set_fields <= harmless | ({"inputs_ref"} if inputs and not inputs.isolated else set())
 
 
 def check_properties(properties: Properties, *, terminate: bool) -> None:
     """Judge what is run and where."""
-    check_dimensions(properties.dimensions or [], terminate=terminate)
+    check_dimensions(properties.dimensions or [])
     if terminate:
         return
     if properties.execution_timeout_secs is None:
@@ -139,9 +138,8 @@ def check_properties(properties: Properties, *, terminate: bool) -> None:
         raise InvalidTask("This server supports neither cipd_input nor cas_input_root; use inputs_ref")
 
 
-def check_dimensions(dimensions: Sequence[Pair], *, terminate: bool = False) -> None:
+def check_dimensions(dimensions: Sequence[Pair]) -> None:
     """Judge where a task may run."""
-    _require(bool(dimensions), "dimensions must be specified")
     keys = {pair.key for pair in dimensions}
     _require(len(keys) <= MAX_DIMENSION_KEYS, f"dimensions can have up to {MAX_DIMENSION_KEYS} keys")
     combinations = 1
@@ -159,7 +157,6 @@ def check_dimensions(dimensions: Sequence[Pair], *, terminate: bool = False) -> 
             _require(len(values) == 1, f"{key!r} cannot be specified more than once in dimensions")
         _require(key != "pool" or "|" not in values[0], "'pool' cannot use the OR operator '|'")
     _require(combinations <= MAX_COMBINATIONS, f"dimensions have more than {MAX_COMBINATIONS} combinations")
-    _require(terminate or "pool" in keys, "'pool' is required in dimensions")
 
 
 def is_dimension_value(value: str) -> bool:
@@ -282,8 +279,9 @@ def _relative(what: str, path: str, most_chars: int) -> None:
         raise InvalidTask(f"{what} path {path!r} must be relative, normalised and without '..'") from None
 
 
-def _values(properties: Properties, key: str) -> tuple[str | None, ...]:
-    return tuple(pair.value for pair in properties.dimensions or [] if pair.key == key)
+def _pool(properties: Properties) -> str:
+    """Return the pool asked for; without one it is `default`, as for bots."""
+    return next((pair.value or "" for pair in properties.dimensions or [] if pair.key == "pool"), DEFAULT_POOL)
 
 
 def _between(what: str, value: int | None, low: int, high: int) -> None:

@@ -105,9 +105,18 @@ def test_a_hash_without_a_namespace_is_read_by_its_length(digits: int, namespace
     assert found == model.FilesRef("a" * digits, "", namespace)
 
 
+@pytest.mark.parametrize("asked", [[], [("os", "Linux")], [("id", "bot1")]])
+def test_a_task_that_names_no_pool_is_in_default(asked: list[tuple[str, str]]) -> None:
+    found = parse(request(properties(dimensions=dimensions(*asked)))).slices[0].properties
+    assert found.dimensions == (*asked, ("pool", "default"))
+    named = properties(dimensions=dimensions(("pool", "default")), command=["other"])
+    assert len(parse(request(properties(dimensions=dimensions(*asked)), named)).slices) == 2
+
+
 def test_a_termination_needs_no_timeout_and_no_pool() -> None:
     found = parse(request({"dimensions": dimensions(("id", "bot1"))}, priority=0))
     assert found.slices[0].properties.is_terminate
+    assert found.slices[0].properties.dimensions == (("id", "bot1"),)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -145,8 +154,6 @@ WRONG_PROPERTIES: list[tuple[dict[str, Any], str]] = [
     ({"execution_timeout_secs": 259_211}, "execution_timeout_secs"),
     ({"io_timeout_secs": 259_211}, "io_timeout_secs"),
     ({"grace_period_secs": 3601}, "grace_period_secs"),
-    ({"dimensions": []}, "dimensions must be specified"),
-    ({"dimensions": dimensions(("os", "Linux"))}, "'pool' is required"),
     ({"dimensions": dimensions(("pool", "a|b"))}, "'pool' cannot use"),
     ({"dimensions": dimensions(("pool", "a"), ("pool", "b"))}, "cannot be specified more than once"),
     ({"dimensions": dimensions(("pool", "a"), ("id", "b"), ("id", "c"))}, "cannot be specified more than once"),
