@@ -1,8 +1,8 @@
 """`tasks/new`: from the JSON of a client to a `TaskRequest` that obeys every rule.
 
-Knows no scheduler. Normalises as 2020 does (dimensions, alternatives, caches and env sorted), puts what names no pool in
-`default`, and writes a reference to this very server without its address, so that neither the port of today nor the
-spelling of the host is part of a task.
+Knows no scheduler. Normalises as 2020 does (dimensions, alternatives, caches and env sorted), puts in `default` what
+names no pool, and writes a reference to this very server without its address, so that neither the port of today nor
+the spelling of the host is part of a task.
 """
 
 from __future__ import annotations
