@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import BlobStore, Written
@@ -48,7 +50,7 @@ class _Slab:
 
     entries: list[Found] = field(default_factory=list)
     blobs: list[Blob | None] = field(default_factory=list)
-    stamps: list[Stamp | None] = field(default_factory=list)  # to be remembered with the digest
+    learnt: list[tuple[int, Blob, Stamp]] = field(default_factory=list)  # index and what is to be remembered
     unknown: list[int] = field(default_factory=list)  # indexes of files that have to be hashed
     unknown_bytes: int = 0
     hashing: asyncio.Task[HashedBatch] | None = None
@@ -86,6 +88,7 @@ class Pipeline:
         self._sending: set[asyncio.Task[None]] = set()
         self._held: _Slab | None = None  # the slab behind those that `_take_ready` gave
         self._files = self._size_bytes = 0
+        self._modes: dict[int, int] = {}  # of files to those of the manifest; there are few
 
     async def run(self, root: str, entries: Iterator[Found]) -> Built:
         """Bring the blobs of `entries` to the store; raises what reading and sending raise."""
@@ -126,21 +129,21 @@ class Pipeline:
         await queue.put(None)
 
     def _slabs(self, entries: Iterator[Found]) -> Iterator[_Slab]:
+        find = None if self._cache is None else self._cache.find
         slab = _Slab()
         for entry in entries:
             if not self._is_recorded(entry):
                 continue
-            blob = None
-            if entry.stamp is not None:
-                digest = self._cache.find(entry.path, entry.stamp) if self._cache is not None else None
+            blob, stamp = None, entry.stamp
+            if stamp is not None:
+                digest = None if find is None else find(entry.path, stamp)
                 if digest is not None:
-                    blob = Blob(digest, entry.stamp[0])
+                    blob = Blob(digest, stamp[0])
                 else:
                     slab.unknown.append(len(slab.entries))
-                    slab.unknown_bytes += entry.stamp[0]
+                    slab.unknown_bytes += stamp[0]
             slab.entries.append(entry)
             slab.blobs.append(blob)
-            slab.stamps.append(entry.stamp if blob is not None else None)
             if slab.is_full:
                 yield slab
                 slab = _Slab()
@@ -195,7 +198,7 @@ class Pipeline:
                     continue
                 slab.blobs[index] = result.blob
                 if result.stamp is not None and is_settled(result.stamp, slab.read_at_ns):
-                    slab.stamps[index] = result.stamp
+                    slab.learnt.append((index, result.blob, result.stamp))
                 hashed_bytes += result.blob.size
         files = sum(entry.kind is Kind.FILE for entry in slab.entries)
         self._monitor.count("cached_files", files - len(slab.unknown))
@@ -204,20 +207,19 @@ class Pipeline:
 
     async def _look_up(self, slabs: Sequence[_Slab]) -> None:
         """Ask for the blobs that this pass meets for the first time, and have the missing ones sent."""
-        fresh: list[list[Wanted]] = []
+        seen = self._seen
+        fresh: list[tuple[_Slab, Found, Blob]] = []
         for slab in slabs:
-            files = []
             for entry, blob in zip(slab.entries, slab.blobs, strict=True):
-                if blob is not None and blob.digest not in self._seen:
-                    self._seen.add(blob.digest)
-                    files.append(Wanted(self._source(entry), blob))
-            fresh.append(files)
-        blobs = [file.blob for files in fresh for file in files]
-        missing = set(await self._store.missing(blobs)) if blobs else set()
-        self._monitor.count("present_blobs", len(blobs) - len(missing))
+                if blob is not None and blob.digest not in seen:
+                    seen.add(blob.digest)
+                    fresh.append((slab, entry, blob))
+        missing = set(await self._store.missing([blob for _, _, blob in fresh])) if fresh else set()
+        self._monitor.count("present_blobs", len(fresh) - len(missing))
         if missing:
-            for slab, files in zip(slabs, fresh, strict=True):
-                for job in _jobs([file for file in files if file.blob in missing]):
+            for slab, group in groupby(fresh, key=itemgetter(0)):
+                wanted = [Wanted(self._source(entry), blob) for _, entry, blob in group if blob in missing]
+                for job in _jobs(wanted):
                     await self._room.acquire()
                     self._begin(self._send(job, slab.origin))
 
@@ -251,20 +253,23 @@ class Pipeline:
     # Stage 3: entries in their order, into the manifest and the memory of digests.
 
     def _record(self, slab: _Slab) -> None:
-        known = set(slab.unknown)
-        for index, (found, blob, stamp) in enumerate(zip(slab.entries, slab.blobs, slab.stamps, strict=True)):
-            if found.kind is not Kind.FILE:
-                entry = Entry(found.path, found.kind, target=found.target)
-            elif blob is None:
-                continue  # broken, reported, and left out as the caller wished
-            else:
-                entry = Entry(found.path, Kind.FILE, blob, manifest_mode(found.st_mode))
+        entries = []
+        file, modes = Kind.FILE, self._modes
+        for found, blob in zip(slab.entries, slab.blobs, strict=True):
+            if found.kind is not file:
+                entries.append(Entry(found.path, found.kind, target=found.target))
+            elif blob is not None:  # else broken, reported, and left out as the caller wished
+                mode = modes.get(found.st_mode)
+                if mode is None:
+                    mode = modes[found.st_mode] = manifest_mode(found.st_mode)
+                entries.append(Entry(found.path, file, blob, mode))
                 self._size_bytes += blob.size
-                if stamp is not None and self._cache is not None:
-                    self._cache.store(found.path, stamp, blob.digest, known=index not in known)
-            self._files += found.kind is not Kind.DIR
-            for part in self._splitter.add(entry):
-                self._close_part(part)
+        self._files += sum(entry.kind is not Kind.DIR for entry in entries)
+        if self._cache is not None:
+            for index, blob, stamp in slab.learnt:
+                self._cache.store(slab.entries[index].path, stamp, blob.digest)
+        for part in self._splitter.extend(entries):
+            self._close_part(part)
 
     def _close_part(self, entries: Sequence[Entry]) -> None:
         """Make one part of the manifest, and send it after all that was sent before it."""

@@ -6,9 +6,9 @@ path alone, apart from the limits on a part's size; at most `limit` entries are 
 
 from __future__ import annotations
 
-import os
+from binascii import crc32
+from collections.abc import Sequence
 
-from isolate.cas.digest import BLAKE3
 from isolate.isolated import Entry
 
 LIMIT = 20_000  # entries of one part: about 3.5 MB of JSON
@@ -17,7 +17,7 @@ BOUNDARY_MASK = 0xFFF  # one path in 4096 begins a part: parts of 8,200 entries 
 
 
 class Splitter:
-    """Takes the entries of one tree in order and gives them back in parts, holding at most two parts' worth."""
+    """Takes the entries of one tree in order and gives them back in parts, holding at most `limit` of them."""
 
     def __init__(self, limit: int = LIMIT, min_entries: int = MIN_ENTRIES, mask: int = BOUNDARY_MASK) -> None:
         self._limit, self._min_entries, self._mask = limit, min_entries, mask
@@ -25,28 +25,30 @@ class Splitter:
         self._current: list[Entry] = []
         self._is_split = False
 
-    def add(self, entry: Entry) -> list[list[Entry]]:
-        """Take one entry; returns the parts that are complete now."""
+    def extend(self, entries: Sequence[Entry]) -> list[list[Entry]]:
+        """Take the next entries; returns the parts that are complete now."""
         if self._is_split:
-            return self._push(entry)
-        self._whole.append(entry)
+            return self._push(entries)
+        self._whole += entries
         if len(self._whole) <= self._limit:
             return []
         self._is_split = True
-        entries, self._whole = self._whole, []
-        return [part for held in entries for part in self._push(held)]
+        held, self._whole = self._whole, []
+        return self._push(held)
 
     def finish(self) -> tuple[list[Entry], bool]:
         """Return what is left, and whether that is the whole tree."""
         return (self._current, False) if self._is_split else (self._whole, True)
 
-    def _push(self, entry: Entry) -> list[list[Entry]]:
-        full = len(self._current) >= self._limit
-        if full or (len(self._current) >= self._min_entries and self._begins_part(entry.path)):
-            part, self._current = self._current, [entry]
-            return [part]
-        self._current.append(entry)
-        return []
-
-    def _begins_part(self, path: str) -> bool:
-        return not int.from_bytes(BLAKE3.digest(os.fsencode(path))[:4], "little") & self._mask
+    def _push(self, entries: Sequence[Entry]) -> list[list[Entry]]:
+        parts = []
+        current, limit, min_entries, mask = self._current, self._limit, self._min_entries, self._mask
+        for entry in entries:
+            if len(current) >= min_entries and (
+                len(current) >= limit or not crc32(entry[0].encode("utf-8", "surrogateescape")) & mask
+            ):
+                parts.append(current)
+                current = []
+            current.append(entry)
+        self._current = current
+        return parts

@@ -15,10 +15,10 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Container, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 from isolate.cas.digest import BLAKE3, Algorithm
 from isolate.clock import Clock
@@ -34,8 +34,10 @@ KEPT_S = 30 * 86_400.0  # caches of trees that nobody archived for so long go
 SETTLED_NS = 2_000_000_000
 
 _FRAME = struct.Struct("<I8s")
-_STAMP = struct.Struct("<QqqQQ")
 _LENGTH = struct.Struct("<I")
+_END = "\U0010ffff\U0010ffff"  # sorts behind every path
+
+Record = tuple[Any, ...]  # the five numbers of a stamp, then the digest
 
 
 def is_settled(stamp: Stamp, read_at_ns: int) -> bool:
@@ -44,28 +46,29 @@ def is_settled(stamp: Stamp, read_at_ns: int) -> bool:
 
 
 class StatCache:
-    """The digests of one tree; `find` and `store` must each be called in the order of the paths.
+    """The digests of one tree; `find` and `store` must each be called in the order of the paths, `find` first.
 
-    A context manager: what was stored replaces the old cache when the body ends well, and is merged into it otherwise,
-    so that hashing is not lost because a server went away.
+    A context manager: what was stored is merged into the old cache at the end, and what was not found any more is
+    dropped, but only if the body ended well: hashing is not lost because a server went away.
     """
 
     def __init__(self, folder: Path, tree: str, algorithm: Algorithm, clock: Clock, monitor: Monitor) -> None:
-        self._clock = clock
-        self._monitor = monitor
-        self._folder = folder
-        head = b"\0".join((FORMAT, algorithm.name.encode(), os.fsencode(tree)))
-        self._path = folder / BLAKE3.digest(head).hex()[:32]
-        self._reader = _Reader(self._path, head, _STAMP.size + algorithm.digest_bytes, monitor)
-        self._head = head
-        self._writer: _Writer | None = None
+        self._clock, self._monitor, self._folder = clock, monitor, folder
+        self._head = b"\0".join((FORMAT, algorithm.name.encode(), os.fsencode(tree)))
+        self._path = folder / BLAKE3.digest(self._head).hex()[:32]
+        self._record = struct.Struct(f"<QqqQQ{algorithm.digest_bytes}s")
         self._now_ns = int(clock.now() * 1e9)
-        self._changed = False
+        self._frames = self._read()
+        self._frame: dict[str, Record] = {}  # what `find` did not come to yet
+        self._last = ""  # path of the frame
+        self._dead: set[str] = set()  # of what `find` passed: gone, or changed
+        self._merger: _Merger | None = None
+        self._is_off = False
+        self._is_damaged = False
 
     def __enter__(self) -> Self:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._writer = _Writer(self._folder, self._head)
         except OSError as error:
             self._give_up(error)
         return self
@@ -74,157 +77,150 @@ class StatCache:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._writer is not None:
-                self._save(self._writer, complete=kind is None)
+            if not self._is_off:
+                self._save(complete=kind is None)
         except OSError as problem:
             self._give_up(problem)
         finally:
-            self._reader.close()
-            if self._writer is not None:
-                self._writer.close()
+            self._frames.close()
+            if self._merger is not None:
+                self._merger.close()
 
     def find(self, path: str, stamp: Stamp) -> bytes | None:
         """Return the digest of the file at `path`, None when it has to be read."""
-        record = self._reader.find(path)
-        # A ctime ahead of the clock says that one of the two was set: nothing follows from it.
-        if record is None or stamp[2] >= self._now_ns or record[: _STAMP.size] != _STAMP.pack(*stamp):
+        while self._last < path:
+            self._next_frame()
+        record = self._frame.pop(path, None)
+        if record is None:
             return None
-        return record[_STAMP.size :]
+        # A ctime ahead of the clock says that one of the two was set: nothing follows from it.
+        if record[:5] != stamp or stamp[2] >= self._now_ns:
+            self._dead.add(path)
+            return None
+        digest: bytes = record[5]
+        return digest
 
-    def store(self, path: str, stamp: Stamp, digest: bytes, *, known: bool) -> None:
-        """Remember a digest; `known` says that `find` gave it. The caller made sure that the stamp is settled."""
-        self._changed = self._changed or not known
-        if self._writer is not None:
-            try:
-                self._writer.add(path, _STAMP.pack(*stamp) + digest)
-            except OSError as error:
-                self._give_up(error)
+    def store(self, path: str, stamp: Stamp, digest: bytes) -> None:
+        """Remember a digest that `find` did not give. The caller made sure that the stamp is settled."""
+        if self._is_off:
+            return
+        try:
+            if self._merger is None:
+                self._merger = _Merger(self._folder, self._head, self._record, self._read())
+            self._merger.add(path, (*stamp, digest), self._dead)
+        except OSError as error:
+            self._give_up(error)
 
-    def _save(self, writer: _Writer, *, complete: bool) -> None:
+    def _next_frame(self) -> None:
+        self._dead.update(self._frame)
+        paths, records = next(self._frames, ([], []))
+        self._frame = dict(zip(paths, records, strict=True))
+        # Behind every path there is, so that `find` does not ask again.
+        self._last = paths[-1] if paths else _END
+
+    def _save(self, *, complete: bool) -> None:
+        while complete and self._last != _END:
+            self._next_frame()
         now_s = self._clock.now()
-        if complete and not self._changed and writer.count == self._reader.count and not self._reader.more():
-            if writer.count:
+        if self._merger is None and not self._dead and not self._is_damaged:
+            if self._path.exists():
                 os.utime(self._path, (now_s, now_s))
             return
-        if not complete:
-            for path, record in self._reader.after(writer.last):
-                writer.add(path, record)
-        writer.replace(self._path)
+        if self._merger is None:
+            self._merger = _Merger(self._folder, self._head, self._record, self._read())
+        self._merger.finish(self._path, self._dead)
         os.utime(self._path, (now_s, now_s))
-        oldest_s = now_s - KEPT_S
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                if entry.stat(follow_symlinks=False).st_mtime < oldest_s:
+                if entry.stat(follow_symlinks=False).st_mtime < now_s - KEPT_S:
                     os.unlink(entry.path)
 
     def _give_up(self, error: OSError) -> None:
         self._monitor.problem(f"Digests of unchanged files are not remembered: {error}")
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._is_off = True
 
-
-class _Reader:
-    """The old cache as a stream; ends early, with a report, where it is damaged."""
-
-    def __init__(self, path: Path, head: bytes, record_bytes: int, monitor: Monitor) -> None:
-        self._path, self._head, self._record_bytes, self._monitor = path, head, record_bytes, monitor
-        self._frames = self._read()
-        self._indexes: dict[str, int] = {}
-        self._records = b""
-        self._last = ""
-        self.count = 0  # records of the frames seen so far
-
-    def find(self, path: str) -> bytes | None:
-        while self._last < path:
-            if not self.more():
-                return None
-        index = self._indexes.get(path)
-        if index is None:
-            return None
-        return self._records[index * self._record_bytes : (index + 1) * self._record_bytes]
-
-    def more(self) -> bool:
-        """Go to the next frame; False at the end."""
-        paths, self._records = next(self._frames, ([], b""))
-        self._indexes = dict(zip(paths, range(len(paths)), strict=True))
-        self.count += len(paths)
-        # Behind every path there is, so that `find` does not ask again.
-        self._last = paths[-1] if paths else "\U0010ffff" * 2
-        return bool(paths)
-
-    def after(self, last: str) -> Iterator[tuple[str, bytes]]:
-        """Yield path and record of everything behind `last`, from the beginning of the file."""
-        for paths, records in self._read():
-            for index, path in enumerate(paths):
-                if path > last:
-                    yield path, records[index * self._record_bytes : (index + 1) * self._record_bytes]
-
-    def close(self) -> None:
-        self._frames.close()
-
-    def _read(self) -> Generator[tuple[list[str], bytes], None, None]:
+    def _read(self) -> Generator[tuple[list[str], list[Record]], None, None]:
+        """Yield the frames of the old cache; ends early, with a report, where it is damaged."""
         try:
             with open(self._path, "rb") as file:
-                if (head := _read_frame(file)) != self._head:
-                    if head is not None:
-                        self._monitor.problem(f"Stat cache {str(self._path)!r} is of another version and ignored")
-                    return
+                if _read_frame(file) != self._head:
+                    raise ValueError("it begins with something else")
                 while (payload := _read_frame(file)) is not None:
                     yield self._split(payload)
         except FileNotFoundError:
             return
         except (OSError, ValueError, struct.error) as error:
-            self._monitor.problem(f"Stat cache {str(self._path)!r} is damaged and ignored: {error}")
+            if not self._is_damaged:
+                self._monitor.problem(f"Stat cache {str(self._path)!r} is damaged and will be replaced: {error}")
+            self._is_damaged = True
 
-    def _split(self, payload: bytes) -> tuple[list[str], bytes]:
+    def _split(self, payload: bytes) -> tuple[list[str], list[Record]]:
         (paths_bytes,) = _LENGTH.unpack_from(payload)
         records_at = _LENGTH.size + paths_bytes
         paths = os.fsdecode(payload[_LENGTH.size : records_at]).split("\0")
-        if len(payload) - records_at != len(paths) * self._record_bytes:
+        records = list(self._record.iter_unpack(memoryview(payload)[records_at:]))
+        if len(records) != len(paths):
             raise ValueError("paths and records do not match")
-        return paths, payload[records_at:]
+        return paths, records
 
 
-class _Writer:
-    """The new cache, under a temporary name until it is whole."""
+class _Merger:
+    """Writes the new cache from the old one and what is new, under a temporary name until it is whole."""
 
-    def __init__(self, folder: Path, head: bytes) -> None:
+    def __init__(
+        self, folder: Path, head: bytes, record: struct.Struct, old: Iterator[tuple[list[str], list[Record]]]
+    ) -> None:
         descriptor, self._name = tempfile.mkstemp(dir=folder)
         self._file: BinaryIO = os.fdopen(descriptor, "wb")
+        self._record = record
+        self._old = (pair for paths, records in old for pair in zip(paths, records, strict=True))
+        self._next = next(self._old, None)
         self._paths: list[str] = []
-        self._records: list[bytes] = []
+        self._packed: list[bytes] = []
         self._open = True
-        self.count = 0
-        self.last = ""
         _write_frame(self._file, head)
 
-    def add(self, path: str, record: bytes) -> None:
-        self._paths.append(path)
-        self._records.append(record)
-        self.last = path
-        self.count += 1
-        if len(self._paths) == FRAME_FILES:
-            self._flush()
+    def add(self, path: str, record: Record, dead: Container[str]) -> None:
+        """Write a new record behind those old ones that come before it and are not dead."""
+        while self._next is not None and self._next[0] < path:
+            self._copy(dead)
+        if self._next is not None and self._next[0] == path:
+            self._next = next(self._old, None)
+        self._write(path, record)
 
-    def replace(self, path: Path) -> None:
+    def finish(self, path: Path, dead: Container[str]) -> None:
+        """Write what is left of the old ones, and let the new cache take the name `path`."""
+        while self._next is not None:
+            self._copy(dead)
         self._flush()
         self._file.close()
         os.replace(self._name, path)
         self._open = False
 
     def close(self) -> None:
-        """Leave nothing behind that `replace` did not make visible."""
+        """Leave nothing behind that `finish` did not make visible."""
         if self._open:
             self._open = False
             self._file.close()
             os.unlink(self._name)
 
+    def _copy(self, dead: Container[str]) -> None:
+        assert self._next is not None
+        if self._next[0] not in dead:
+            self._write(*self._next)
+        self._next = next(self._old, None)
+
+    def _write(self, path: str, record: Record) -> None:
+        self._paths.append(path)
+        self._packed.append(self._record.pack(*record))
+        if len(self._paths) == FRAME_FILES:
+            self._flush()
+
     def _flush(self) -> None:
         if self._paths:
             paths = os.fsencode("\0".join(self._paths))
-            _write_frame(self._file, _LENGTH.pack(len(paths)) + paths + b"".join(self._records))
-            self._paths, self._records = [], []
+            _write_frame(self._file, _LENGTH.pack(len(paths)) + paths + b"".join(self._packed))
+            self._paths, self._packed = [], []
 
 
 def _write_frame(file: BinaryIO, payload: bytes) -> None:

@@ -18,7 +18,7 @@ def entries(names: Iterable[str]) -> list[Entry]:
 
 def split(of: Sequence[Entry], **sizes: int) -> tuple[list[list[Entry]], bool]:
     splitter = Splitter(**(sizes or SMALL))
-    parts = [part for entry in of for part in splitter.add(entry)]
+    parts = [part for start in range(0, len(of), 7) for part in splitter.extend(of[start : start + 7])]
     rest, is_whole = splitter.finish()
     return [*parts, rest], is_whole
 

@@ -26,7 +26,7 @@ def opened(folder: Path, tree: str = "/tree", algorithm: Algorithm = BLAKE3, clo
 def remember(folder: Path, paths: list[str], stamp: Stamp = STAMP) -> None:
     with opened(folder) as cache:
         for path in paths:
-            cache.store(path, stamp, DIGEST, known=False)
+            cache.store(path, stamp, DIGEST)
 
 
 def test_what_was_stored_is_found_again(tmp_path: Path) -> None:
@@ -78,7 +78,6 @@ def test_an_unchanged_tree_writes_nothing(tmp_path: Path) -> None:
     with opened(tmp_path) as cache:
         for path in ("a", "b"):
             assert cache.find(path, STAMP)
-            cache.store(path, STAMP, DIGEST, known=True)
     assert [entry.stat().st_ino for entry in tmp_path.iterdir()] == [before]
 
 
@@ -88,7 +87,6 @@ def test_files_that_are_gone_are_forgotten(tmp_path: Path, left: list[str]) -> N
     with opened(tmp_path) as cache:
         for path in left:
             assert cache.find(path, STAMP)
-            cache.store(path, STAMP, DIGEST, known=True)
     with opened(tmp_path) as cache:
         assert [path for path in ("a", "b") if cache.find(path, STAMP)] == left
 
@@ -98,8 +96,8 @@ def test_a_run_that_failed_keeps_what_it_learnt_and_what_was_known(tmp_path: Pat
 
     def fail() -> None:
         with opened(tmp_path) as cache:
-            cache.store("a", STAMP, DIGEST, known=True)
-            cache.store("b", STAMP, DIGEST, known=False)
+            cache.find("a", STAMP)
+            cache.store("b", STAMP, DIGEST)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -128,11 +126,13 @@ def test_a_damaged_cache_is_reported_and_forgotten(tmp_path: Path, damage: str) 
     monitor = TallyMonitor()
     with StatCache(tmp_path, "/tree", BLAKE3, CLOCK, monitor) as cache:
         found = [cache.find(path, STAMP) for path in ("000000", f"{FRAME_FILES:06}", "x")]
-        cache.store("000000", STAMP, DIGEST, known=False)
+        cache.store("000000", STAMP, DIGEST)
     assert found[1] == (DIGEST if damage == "long" else None)
-    assert len(monitor.problems) == (damage != "empty")
-    with opened(tmp_path) as cache:
+    assert len(monitor.problems) == 1
+    again = TallyMonitor()
+    with StatCache(tmp_path, "/tree", BLAKE3, CLOCK, again) as cache:
         assert cache.find("000000", STAMP) == DIGEST
+    assert not again.problems
 
 
 def test_without_a_place_to_write_it_only_reports(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_without_a_place_to_write_it_only_reports(tmp_path: Path) -> None:
     monitor = TallyMonitor()
     with StatCache(tmp_path / "file", "/tree", BLAKE3, CLOCK, monitor) as cache:
         assert cache.find("a", STAMP) is None
-        cache.store("a", STAMP, DIGEST, known=False)
+        cache.store("a", STAMP, DIGEST)
     assert monitor.problems[0].startswith("Digests of unchanged files are not remembered")
 
 
