@@ -25,24 +25,13 @@ from swarming.memory import MemoryTaskStore
 from swarming.scheduler import Scheduler
 from swarming.states import LIVE, TRANSITIONS, State
 from swarming.store import TaskQuery
-from tests.clock import ManualClock
 from tests.tasks import WINDOWS, MemoryOutputs, hello, one_slice, properties, request
+from tests.unit.scheduling import LeapingClock
 
 T = TypeVar("T")
 MOVES = {(before, after) for (before, _), after in TRANSITIONS.items()} | {(state, state) for state in State}
 BOTS = ("a", "b", "c")
 EXPIRATION_S = 200
-
-
-class LeapingClock(ManualClock):
-    """A clock whose wall can be moved without time passing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.leap_s = 0.0
-
-    def now(self) -> float:
-        return super().now() + self.leap_s
 
 
 @dataclass
@@ -173,7 +162,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(by_s=st.sampled_from([-3600.0, 30.0, 90.0]), pause_s=st.sampled_from([0.0, 20.0]))
     def clock_leaps(self, by_s: float, pause_s: float) -> None:
-        self.clock.leap_s += by_s
+        self.clock.leap(by_s)
         self.clock.advance(pause_s)
         held = self.held()
         self.do(self.scheduler.tick())

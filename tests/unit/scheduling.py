@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from swarming.bots import Run, TaskUpdate, Updated
@@ -22,8 +22,20 @@ ONCE = one_slice(properties("build", idempotent=True))
 SUCCESS = TaskUpdate(exit_code=0, duration_s=2.0)
 
 
+class LeapingClock(ManualClock):
+    """A clock whose wall can be moved without time passing."""
+
+    leap_s = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.leap_s
+
+    def leap(self, by_s: float) -> None:
+        self.leap_s += by_s
+
+
 class CountingStore(MemoryTaskStore):
-    """Counts what is written, and takes its time with claims while `gate` is closed."""
+    """Counts what is written, keeps the answers of claims while `gate` is closed, and lets things happen in between."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,10 +43,17 @@ class CountingStore(MemoryTaskStore):
         self.heard_calls: list[set[str]] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.before_execution: list[Callable[[], Awaitable[object]]] = []
 
     async def claim(self, queues: Sequence[str], offer: Offer) -> Execution | None:
+        execution = await super().claim(queues, offer)
         await self.gate.wait()
-        return await super().claim(queues, offer)
+        return execution
+
+    async def execution(self, execution_id: str) -> Execution:
+        while self.before_execution:
+            await self.before_execution.pop()()
+        return await super().execution(execution_id)
 
     async def heard(self, seen_at: Mapping[str, float]) -> None:
         self.heard_calls.append(set(seen_at))
@@ -61,7 +80,7 @@ class House:
     """A scheduler with everything around it."""
 
     def __init__(self, **policy: Any) -> None:
-        self.clock, self.store, self.outputs, self.trees = ManualClock(), CountingStore(), MemoryOutputs(), Trees()
+        self.clock, self.store, self.outputs, self.trees = LeapingClock(), CountingStore(), MemoryOutputs(), Trees()
         self.policy = Policy(**policy)
         self.scheduler = self.new_scheduler()
 

@@ -89,6 +89,21 @@ def test_a_task_that_is_killed_is_not_tried_again() -> None:
     assert decisions.died(killed, "gone", NOW + 3, 0.0).attempts[0].duration_s == 3.0
 
 
+def test_a_second_try_may_begin_until_the_last_slice_is_overdue() -> None:
+    execution, (task,) = running(idempotent=True)
+    patient = replace(task, request=replace(task.request, slices=task.request.slices * 3))
+    again, (waiting_on,) = decisions.retried(execution, [patient], "gone", NOW + 150, 0.0)
+    assert again.deadline_at == waiting_on.deadline_at == NOW + 300
+    assert waiting_on.state is State.PENDING
+
+
+def test_a_termination_is_not_tried_again() -> None:
+    execution, tasks = running()
+    leave = properties(dimensions=(("id", "bot"),), command=(), execution_timeout_s=0)
+    assert decisions.may_retry(execution, tasks, NOW, heard_again=False)
+    assert not decisions.may_retry(replace(execution, properties=leave), tasks, NOW, heard_again=False)
+
+
 def test_only_a_success_of_something_idempotent_is_reusable() -> None:
     for idempotent, exit_code, expected in ((True, 0, True), (True, 1, False), (False, 0, False)):
         update = TaskUpdate(exit_code=exit_code, duration_s=1.0)

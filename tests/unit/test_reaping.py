@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from isolate.errors import LeaseLost, NotFound
+from swarming import decisions
 from swarming.bots import BotQuery, Run, Sleep, TaskUpdate
 from swarming.ledger import Canceled
 from swarming.states import State
-from swarming.store import TaskQuery
+from swarming.store import Change, TaskQuery
 from tests.tasks import WINDOWS, hello, one_slice, properties
 from tests.unit.scheduling import ONCE, SUCCESS, House, house
 from tests.unit.test_dispatch import refused, settle, waiting
@@ -49,6 +50,20 @@ async def test_an_offer_that_lapses_wakes_somebody_else() -> None:
         await home.pass_time(16)
         await settle()
         assert isinstance(poll.result(), Run)
+
+
+async def test_a_lapsed_second_try_does_not_wake_the_bot_that_lost_the_first() -> None:
+    home = await house()
+    await home.bot("second")
+    await home.bot("third")
+    await home.submit("n", LONG_ONCE)
+    await home.start()
+    await home.pass_time(61)
+    await home.take("second")
+    async with waiting(home) as loser, waiting(home, "third") as third:
+        await home.pass_time(16)
+        await settle()
+        assert (loser.done(), third.done()) == (False, True)
 
 
 async def test_polling_again_renews_an_offer() -> None:
@@ -179,6 +194,49 @@ async def test_a_pause_of_the_server_counts_for_nobody() -> None:
     assert await home.state(view) is State.RUNNING
     await home.pass_time(1)
     assert await home.state(view) is State.PENDING
+
+
+async def test_a_leap_of_the_wall_clock_counts_for_nobody() -> None:
+    home = await house()
+    view = await home.submit("n", LONG)
+    await home.start()
+    await home.pass_time(50)
+    home.clock.leap(-120.0)
+    await home.pass_time(60)
+    assert await home.state(view) is State.RUNNING
+    await home.pass_time(2)
+    assert await home.state(view) is State.PENDING
+
+
+async def test_no_bot_is_dead_because_the_server_paused() -> None:
+    home = await house()
+    home.clock.advance(3600)
+    await home.scheduler.tick()
+    assert not (await home.scheduler.bot("bot")).is_dead
+
+
+async def test_a_bot_heard_while_others_are_dealt_with_lives() -> None:
+    home = await house()
+    await home.bot("second")
+    views = [await home.submit(name, LONG) for name in "12"]
+    await home.start()
+    second = await home.start("second")
+    await home.pass_time(60)
+    home.store.before_execution.append(lambda: home.report(second))
+    await home.pass_time(1)
+    assert await home.states(views) == [State.PENDING, State.RUNNING]
+
+
+async def test_a_lease_whose_run_is_over_is_given_up() -> None:
+    home = await house()
+    view = await home.submit("n", LONG)
+    run = await home.start()
+    stored = await home.store.execution(view.task.task_id)
+    await home.store.replace([Change(stored, decisions.finished(stored, SUCCESS, home.clock.now(), 0.0))])
+    await home.pass_time(61)
+    assert await home.state(view) is State.COMPLETED
+    assert (await home.scheduler.bot("bot")).run_id is None
+    assert not (await home.report(run, SUCCESS)).must_stop
 
 
 @pytest.mark.parametrize(("pause_s", "state"), [(5.0, State.PENDING), (5.5, State.RUNNING)])
@@ -312,6 +370,15 @@ async def test_who_leaves_a_shared_slice_gets_an_execution_of_its_own() -> None:
     assert await home.states([stays, goes]) == [State.PENDING, State.COMPLETED]
     by_run = await home.scheduler.view(run.attempt.run_id)
     assert by_run.task.task_id == goes.task.task_id
+
+
+async def test_a_task_canceled_while_it_expires_stays_canceled() -> None:
+    home = await house()
+    view = await home.submit("n", one_slice(properties(dimensions=WINDOWS), 20))
+    await home.pass_time(19)
+    home.store.before_execution.append(lambda: home.scheduler.cancel(view.task.task_id, False))
+    await home.pass_time(1)
+    assert await home.state(view) is State.CANCELED
 
 
 async def test_an_offered_task_is_not_expired_under_its_bot() -> None:

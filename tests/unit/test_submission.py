@@ -88,6 +88,16 @@ async def test_equal_idempotent_tasks_run_once_while_they_wait_run_and_are_over(
     assert [view.task.deduped for view in views] == [False] * 3
 
 
+async def test_a_join_costs_the_run_no_second_look() -> None:
+    home = await house()
+    await home.submit("1", ONCE)
+    run = await home.start()
+    await home.submit("2", ONCE)
+    written = home.store.replaced
+    await home.report(run, SUCCESS)
+    assert home.store.replaced == written + 1
+
+
 async def test_a_deduplicated_task_shows_the_log_of_its_source() -> None:
     home = await house()
     await home.submit("1", ONCE)
