@@ -22,7 +22,7 @@ from server.stores import queries
 from server.stores.packs import Location, Pack
 from server.stores.writer import Database, DatabasePolicy
 
-ROWS_PER_JOB = 5_000  # about 20 ms: no write transaction may exceed 50
+ROWS_PER_JOB = 2_000  # in a large index nearly every row is on a page of its own; no transaction may exceed 50 ms
 SQL = queries.load("blobs")
 MIGRATIONS = [SQL["schema_1"]]
 

@@ -15,21 +15,18 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from isolate.clock import Clock, SystemClock
-from isolate.errors import FormatTooNew, IndexCorrupt, IsolateError, NoSpace, Unavailable
+from isolate.errors import Unavailable
 from isolate.monitor import Monitor, NullMonitor
+from server.stores.sqlite_file import connect, migrate, translated
 
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], T]
-
-_FULL = 13  # SQLITE_FULL; the low byte of an extended code is the primary one
-_CORRUPT = {11, 26}  # SQLITE_CORRUPT, SQLITE_NOTADB
-_TRY_LATER = {5, 6, 10, 14}  # SQLITE_BUSY, _LOCKED, _IOERR, _CANTOPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +38,8 @@ class DatabasePolicy:
     group_s: float = 0.03  # a group takes no further job after this, so that no transaction lasts 50 ms
     group_jobs: int = 2_000
     cache_bytes: int = 16 * 2**20  # page cache of each connection
-    checkpoint_pages: int = 4_000  # 16 MiB of log: fewer, larger checkpoints than SQLite's 1,000
-    busy_timeout_s: float = 5.0  # somebody looks at the file with another program
+    checkpoint_rows: int = 4_000  # changed rows after which the log is moved into the file, beside the writer
+    max_log_pages: int = 50_000  # 200 MiB of log: only then the writer itself stops to do it
 
 
 @dataclass(slots=True)
@@ -78,21 +75,25 @@ class Database:
         self._closing = self._told_to_stop = False
         self._waiting_readers = 0
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
-        self._connection = self._connect()
+        self._connections: list[sqlite3.Connection] = []
         try:
-            _migrate(self._connection, migrations)
-        except sqlite3.Error as error:
-            self._connection.close()
-            raise translated(error, path) from error
-        except BaseException:
-            self._connection.close()
+            self._writer = self._connect(self._policy.max_log_pages)
+            migrate(self._writer, migrations)
+            self._checkpointer = self._connect(0)
+            self._idle_readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+            for _ in range(self._policy.readers):
+                reader = self._connect(0)
+                reader.execute("PRAGMA query_only = ON")
+                self._idle_readers.put(reader)
+        except BaseException as error:
+            self._close_connections()
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, path) from error
             raise
-        self._idle_readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
-        for _ in range(self._policy.readers):
-            reader = self._connect()
-            reader.execute("PRAGMA query_only = ON")
-            self._idle_readers.put(reader)
         self._readers = ThreadPoolExecutor(self._policy.readers, thread_name_prefix=f"read-{path.stem}")
+        self._checkpoints = ThreadPoolExecutor(1, thread_name_prefix=f"checkpoint-{path.stem}")
+        self._checkpointed_rows = 0
+        self._checkpoint: Future[None] | None = None
         self._thread = threading.Thread(target=self._run, name=f"write-{path.stem}", daemon=True)
         self._thread.start()
 
@@ -124,10 +125,9 @@ class Database:
         self._closing = True
         self._requests.put(None)
         await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._checkpoints.shutdown)
         await asyncio.to_thread(self._readers.shutdown)
-        while not self._idle_readers.empty():
-            self._idle_readers.get().close()
-        self._connection.close()
+        await asyncio.to_thread(self._close_connections)  # the last one to go moves the log into the file
 
     def _admit(self, waiting: int) -> None:
         if self._closing:
@@ -135,29 +135,14 @@ class Database:
         if waiting >= self._policy.max_waiting_jobs:
             raise Unavailable(f"{self.path.name} has {waiting} jobs waiting", retry_after_s=1.0)
 
-    def _connect(self) -> sqlite3.Connection:
-        policy = self._policy
-        try:
-            connection = sqlite3.connect(
-                self.path,
-                timeout=policy.busy_timeout_s,
-                isolation_level=None,  # transactions are ours to begin and end
-                check_same_thread=False,  # handed from the opener to its one thread
-                cached_statements=512,
-            )
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.execute("PRAGMA temp_store = MEMORY")
-                # A pragma takes no parameters; its table-valued spelling has no setter either. These are integers.
-                connection.execute(f"PRAGMA cache_size = {-(policy.cache_bytes // 1024):d}")
-                connection.execute(f"PRAGMA wal_autocheckpoint = {policy.checkpoint_pages:d}")
-            except BaseException:
-                connection.close()
-                raise
-        except sqlite3.Error as error:
-            raise translated(error, self.path) from error
+    def _connect(self, checkpoint_pages: int) -> sqlite3.Connection:
+        connection = connect(self.path, self._policy.cache_bytes, checkpoint_pages)
+        self._connections.append(connection)
         return connection
+
+    def _close_connections(self) -> None:
+        for connection in self._connections:
+            connection.close()
 
     def _read(self, job: Job[T]) -> T:
         connection = self._idle_readers.get()
@@ -166,7 +151,8 @@ class Database:
             try:
                 return job(connection)
             finally:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # some errors end it by themselves
+                    connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise translated(error, self.path) from error
         finally:
@@ -187,7 +173,7 @@ class Database:
 
     def _commit(self, group: list[_Request]) -> None:
         """Run the first request, and those that wait behind it, in one transaction."""
-        connection, started_s = self._connection, self._clock.monotonic()
+        connection, started_s = self._writer, self._clock.monotonic()
         try:
             connection.execute("BEGIN IMMEDIATE")
             self._attempt(group[0])
@@ -204,6 +190,22 @@ class Database:
             _fail(group, translated(error, self.path))
         else:
             self._monitor.count("committed_transactions")
+            self._checkpoint_soon()
+
+    def _checkpoint_soon(self) -> None:
+        """Have the log moved into the file by another thread: of a large index this takes longer than a commit may."""
+        rows = self._writer.total_changes
+        if rows - self._checkpointed_rows < self._policy.checkpoint_rows:
+            return
+        if self._checkpoint is None or self._checkpoint.done():
+            self._checkpointed_rows = rows
+            self._checkpoint = self._checkpoints.submit(self._move_log)
+
+    def _move_log(self) -> None:
+        try:
+            self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:
+            self._monitor.problem(translated(error, self.path))  # the log keeps everything; the next one may work
 
     def _next(self) -> _Request | None:
         """Return a request that waits already."""
@@ -216,7 +218,7 @@ class Database:
 
     def _attempt(self, request: _Request) -> None:
         """Run one job under a savepoint; what it raises is kept for its caller."""
-        connection = self._connection
+        connection = self._writer
         if request.future.cancelled():
             return
         connection.execute("SAVEPOINT job")
@@ -233,52 +235,6 @@ class Database:
 def _fail(group: Sequence[_Request], error: Exception) -> None:
     for request in group:
         request.error = request.error or error
-
-
-def translated(error: sqlite3.Error, path: Path) -> Exception:
-    """Return the error of ours that says what the caller can do; one about the statement itself stays as it is."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    failure: IsolateError
-    if code == _FULL:
-        failure = NoSpace(f"No space left for {path.name}")
-    elif code in _CORRUPT:
-        failure = IndexCorrupt(f"{path.name} is damaged: {error}")
-    elif code in _TRY_LATER:
-        failure = Unavailable(f"{path.name} cannot be used now: {error}")
-    else:
-        return error
-    failure.__cause__ = error
-    return failure
-
-
-def _migrate(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
-    """Bring the schema to the last version, one transaction per step, so that a crash leaves a whole version."""
-    connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
-    (version,) = connection.execute("SELECT COALESCE(MAX(version), 0) FROM schema_version").fetchone()
-    if version > len(migrations):
-        raise FormatTooNew(f"Database has schema {version}, this version knows {len(migrations)}: use a newer version")
-    for number, script in enumerate(migrations[version:], start=version + 1):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for statement in _statements(script):
-                connection.execute(statement)
-            connection.execute("INSERT INTO schema_version (version) VALUES (?)", (number,))
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-
-
-def _statements(script: str) -> list[str]:
-    """Split a script; `executescript` would commit behind our back."""
-    statements, part = [], ""
-    for line in script.splitlines(keepends=True):
-        part += line
-        if sqlite3.complete_statement(part):
-            statements.append(part)
-            part = ""
-    return [*statements, part] if part.strip() else statements
 
 
 def _answer(group: Sequence[_Request]) -> None:

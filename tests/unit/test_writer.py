@@ -190,3 +190,17 @@ async def test_a_cancelled_caller_does_not_disturb_the_others(database: Database
     await running
     assert await database.write(insert("b")) == "b"
     assert await database.read(names) == ["b"]
+
+
+async def test_the_log_is_moved_into_the_file_beside_the_writer(tmp_path: Path) -> None:
+    path = tmp_path / "things.sqlite"
+    database = Database(path, [SCHEMA], policy=DatabasePolicy(checkpoint_rows=10))
+    empty_bytes = path.stat().st_size
+    assert database._checkpoint is None
+    for number in range(10):
+        await database.write(insert(f"{number}", 10_000))
+    assert database._checkpoint is not None
+    await asyncio.wrap_future(database._checkpoint)
+    assert path.stat().st_size > empty_bytes + 50_000
+    assert len(await database.read(names)) == 10
+    await database.close()
