@@ -146,9 +146,12 @@ def main() -> int:
         report(shards, DEMO / "unit-tests")
         again = trigger_and_collect(url, digest, "unit-tests-again", env)
         for index, shard in enumerate(again):
-            if not shard.get("deduped_from"):
+            if shard.get("deduped_from"):
+                print(f"\nShard {index}: not run again, the result is that of {shard['deduped_from']}")
+            elif shards[index]["failure"]:
+                print(f"\nShard {index}: run again, because only a success is reused")
+            else:
                 raise SystemExit(f"Shard {index} was run again, though nothing had changed")
-            print(f"\nShard {index}: not run again, the result is that of {shard['deduped_from']}")
     print(f"\nDone in {time.monotonic() - started_s:.0f} s; server and bots are stopped. The pages of this run:")
     show(serve)
     print("and open http://127.0.0.1:8080/tasklist (commands are in .venv/bin)")
