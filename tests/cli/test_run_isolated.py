@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from isolate.terminal import run_command
+from run_isolated.cli import PROGRAM, cli
+
 COMMAND = str(Path(sys.executable).parent / "run_isolated")
 WAITS = "echo $$; while :; do sleep 1000; done"  # tells that it runs, and the shell's pid
 
@@ -237,11 +240,19 @@ def test_clean_deletes_what_dead_runs_left(root: Path) -> None:
         (["-a", "/etc/hostname"], "is not a JSON array of strings"),
     ],
 )
-def test_usage_errors_are_one_line_and_status_2(root: Path, arguments: list[str], message: str) -> None:
-    done = run(root, *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_usage_errors_are_one_line_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ISOLATE_SERVER", raising=False)
+    assert run_command(PROGRAM, cli, arguments) == 2  # in this process: twenty starts of Python say no more
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert message in told.err
+    assert told.err.count("\n") == 1
+
+
+def test_usage_errors_reach_the_shell(root: Path) -> None:
+    assert run(root).returncode == 2
 
 
 def test_server_that_is_not_there_is_one_line_and_status_1(root: Path) -> None:

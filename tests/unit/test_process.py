@@ -169,7 +169,7 @@ async def test_process_that_hops_from_fork_to_fork_is_caught(output: Output) -> 
 
 
 async def test_hard_timeout_sends_sigterm_then_kills_after_the_grace(output: Output) -> None:
-    handler = "signal.signal(signal.SIGTERM, lambda *_: print('term', flush=True)); print('ready', flush=True)\n"
+    handler = "signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'term\\n')); os.write(1, b'ready\\n')\n"
     code = DAEMON + handler + "while True: signal.pause()"
     async with running(output, (*PYTHON, code), hard_s=60, grace_s=5) as run:
         daemon = int(await output.line())
@@ -184,7 +184,7 @@ async def test_hard_timeout_sends_sigterm_then_kills_after_the_grace(output: Out
 
 
 async def test_stop_lets_the_command_end_well_within_its_grace(output: Output) -> None:
-    code = "import signal, sys; signal.signal(15, lambda *_: sys.exit(7)); print('ready', flush=True); signal.pause()"
+    code = "import os, signal; signal.signal(15, lambda *_: os._exit(7)); os.write(1, b'ready\\n'); signal.pause()"
     async with running(output, (*PYTHON, code), hard_s=60, grace_s=5) as run:
         assert await output.line() == "ready"
         run.stop.set()
