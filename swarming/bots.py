@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from swarming.model import Attempt, CasReference, Execution, FilesRef, Lists
+from swarming.model import Attempt, Execution, FilesRef, Lists
 
 FORMER_SESSIONS = 8  # sessions of a bot id that are remembered as replaced
 
@@ -114,7 +114,6 @@ class TaskUpdate:
     canceled: bool = False  # told to stop before it started the command
     cost_usd: float | None = None
     outputs: FilesRef | None = None
-    cas_output_root: CasReference | None = None
     stats: Mapping[str, Any] | None = None
     cipd_pins: Mapping[str, Any] | None = None
 

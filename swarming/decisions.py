@@ -59,7 +59,6 @@ def finished(execution: Execution, update: TaskUpdate, now: float, cost_usd: flo
         duration_s=duration_s,
         cost_usd=max(attempt.cost_usd, cost_usd),
         outputs=update.outputs,
-        cas_output_root=update.cas_output_root,
         stats=update.stats,
         cipd_pins=update.cipd_pins,
     )

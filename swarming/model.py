@@ -28,38 +28,11 @@ class FilesRef:
 
 
 @dataclass(frozen=True, slots=True)
-class CasReference:
-    """A tree in a remote-execution CAS of 2020; kept and passed on, not followed."""
-
-    instance: str
-    hash: str
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class NamedCache:
     """A directory that survives on the bot under `name` and is mapped at `path`."""
 
     name: str
     path: str
-
-
-@dataclass(frozen=True, slots=True)
-class CipdPackage:
-    """One package of CIPD; kept and passed on to bots of 2020."""
-
-    name: str
-    version: str
-    path: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class CipdInput:
-    """The packages of CIPD a task asks for."""
-
-    server: str = ""
-    client_package: CipdPackage | None = None
-    packages: tuple[CipdPackage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +60,15 @@ class TaskProperties:
     grace_period_s: int = 30
     idempotent: bool = False
     inputs: FilesRef | None = None
-    cas_input_root: CasReference | None = None
     outputs: tuple[str, ...] = ()
     caches: tuple[NamedCache, ...] = ()
-    cipd_input: CipdInput | None = None
     containment: Containment = Containment()
     secret: bytes | None = field(default=None, repr=False)
 
     @property
     def is_terminate(self) -> bool:
         """Whether this asks a bot to leave: only an id, nothing to run."""
-        runs = self.command or self.extra_args or self.execution_timeout_s or self.cas_input_root
+        runs = self.command or self.extra_args or self.execution_timeout_s
         has_inputs = self.inputs is not None and self.inputs.isolated is not None
         return [key for key, _ in self.dimensions] == ["id"] and not runs and not has_inputs
 
@@ -136,9 +107,6 @@ class TaskRequest:
     realm: str = ""
     bot_ping_tolerance_s: int | None = None  # None is the default of the policy
     request_uuid: str = ""
-    pubsub_topic: str = ""
-    pubsub_auth_token: str = field(default="", repr=False)
-    pubsub_userdata: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +130,6 @@ class Attempt:
     internal_failure: bool = False
     reason: str = ""  # why it died, for people
     outputs: FilesRef | None = None
-    cas_output_root: CasReference | None = None
     stats: Mapping[str, Any] | None = None  # bot_overhead, isolated_stats, … as the bot sent them
     cipd_pins: Mapping[str, Any] | None = None
 
