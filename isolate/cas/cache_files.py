@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from isolate.cas.cache_index import UNKNOWN_BOOT, Identity, Row, identity
 from isolate.cas.digest import ALGORITHMS, Algorithm, Blob
