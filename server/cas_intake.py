@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,18 +29,24 @@ class Intake:
     budget: ByteBudget
     idle_s: float = 60.0
 
-    async def parse(self, request: web.Request, max_bytes: int, parse: Callable[[bytes], T]) -> T:
-        """Receive a whole body and return what `parse` makes of it in a thread; raises TooLarge."""
+    @asynccontextmanager
+    async def parsed(
+        self, request: web.Request, max_bytes: int, parse: Callable[[bytes], T], weight: int = 1
+    ) -> AsyncIterator[T]:
+        """Receive a whole body and give what `parse` makes of it in a thread; raises TooLarge.
+
+        `weight` says how many bytes are held for each byte of the body while the `async with` lasts.
+        """
         announced = request.content_length
         if announced is not None and announced > max_bytes:
             raise TooLarge(f"Body of {announced} bytes, limit {max_bytes}")
-        async with self.budget.lease(max_bytes if announced is None else announced):
+        async with self.budget.lease(weight * (max_bytes if announced is None else announced)):
             body = bytearray()
             while piece := await self._piece(request):
                 body += piece
                 if len(body) > max_bytes:
                     raise TooLarge(f"Body of more than {max_bytes} bytes")
-            return await asyncio.to_thread(parse, bytes(body))
+            yield await asyncio.to_thread(parse, bytes(body))
 
     async def blocks(self, request: web.Request, algorithm: Algorithm) -> AsyncIterator[Block]:
         """Yield the blocks of a body that ends with an end mark; raises InvalidRecord at the first wrong record."""

@@ -30,7 +30,7 @@ from server.stores.pack_files import PackFiles
 from server.stores.packs import ROTATE_BYTES, LocalPacks
 from server.stores.plain import PlainSource
 from server.stores.presence import Presence
-from server.stores.reading import RecordSource
+from server.stores.reading import RecordSource, Wanted, plan
 from server.stores.recipes import verified_recipe
 from server.stores.sqlite_index import BlobIndex, Kind, Lookup, NewRecord
 from server.stores.uploading import Tally, Turn, Upload, passed, verified
@@ -179,21 +179,26 @@ class LocalBlobStore:
 
     async def read(self, blobs: Sequence[Blob]) -> AsyncGenerator[Block | ChunkList | Absent, None]:
         _check_batch(blobs)
-        empty = self._namespace.empty.digest
-        digests = {blob.digest for blob in blobs if blob.digest != empty}
-        lookup = await self._find(digests)
-        absent = [digest for digest in digests if digest not in lookup.places]
-        async with aclosing(self._source.read(lookup, absent)) as records:
+        async with aclosing(self._source.read(*await self._plan(blobs))) as records:
             async for record in records:
                 yield record
 
     def pieces(self, digest: bytes, start: int, stop: int) -> AsyncGenerator[memoryview, None]:
         """Yield plain bytes of one blob, also of a composed one; raises BlobsMissing."""
-        return PlainSource(self._source, self._find, self._stores.egress).pieces(digest, start, stop)
+        return PlainSource(self._source, self._find_readable, self._stores.egress).pieces(digest, start, stop)
 
     async def settle(self) -> None:
         """Return when no commit is under way."""
         await self._committer.close()
+
+    async def _plan(self, blobs: Sequence[Blob]) -> tuple[list[Wanted], list[bytes]]:
+        """Return the records that hold `blobs`, in pack order, and the digests that are absent."""
+        digests = {blob.digest for blob in blobs} - {self._namespace.empty.digest}
+        lookup = await self._find_readable(digests)
+        return plan(lookup), [digest for digest in digests if digest not in lookup.places]
+
+    async def _find_readable(self, digests: Collection[bytes]) -> Lookup:
+        return await self._stores.presence.find_readable(self._namespace, digests)
 
     async def _find(self, digests: Collection[bytes]) -> Lookup:
         return await self._stores.presence.find(self._namespace, digests)

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from isolate.cas.digest import Namespace
 from isolate.clock import Clock
-from isolate.errors import InvalidDigest, Unavailable
+from isolate.errors import InvalidDigest, NoSpace, Unavailable
 from isolate.monitor import Monitor
 from server.stores.packs import PackStorage
 from server.stores.sqlite_index import BlobIndex, BlockRow, Lookup
@@ -30,18 +30,19 @@ class Presence:
 
     async def find(self, namespace: Namespace, digests: Collection[bytes]) -> Lookup:
         """Return where those of `digests` are that are present; all of these are refreshed."""
-        if any(len(digest) != namespace.algorithm.digest_bytes for digest in digests):
-            raise InvalidDigest(f"A digest is not of namespace {namespace.name}")
         for _ in range(_ATTEMPTS):
-            lookup = await self._index.find(namespace.name, digests)
-            present = await self._present(lookup)
-            hour = self.hour()
-            needed = {place.block for place in present.places.values()}
-            needed.update(part for block in needed & lookup.parts.keys() for part in lookup.parts[block])
-            old = [block for block in needed if lookup.blocks[block].touched_h < hour]
+            present, old, hour = await self._look(namespace, digests)
             if not old or await self._index.touch(old, hour):
                 return present
         raise Unavailable("The index changes faster than it can be read", retry_after_s=1.0)
+
+    async def find_readable(self, namespace: Namespace, digests: Collection[bytes]) -> Lookup:
+        """The same for a reader: where nothing can be noted any more, on a full disk for one, reading goes on."""
+        try:
+            return await self.find(namespace, digests)
+        except (NoSpace, Unavailable) as error:
+            self._monitor.problem(f"Blobs are read without being refreshed: {error}")
+            return (await self._look(namespace, digests))[0]
 
     async def condemn(self, row: BlockRow, why: str) -> None:
         """Set a bad record aside; from now on its blobs are missing."""
@@ -54,6 +55,16 @@ class Presence:
         self._monitor.count("dropped_rows")
         self._monitor.problem(f"The index was wrong about blob {digest.hex()}")
         await self._index.forget(namespace.name, digest)
+
+    async def _look(self, namespace: Namespace, digests: Collection[bytes]) -> tuple[Lookup, list[int], int]:
+        """Return what is present, the blocks of it that are to be refreshed, and the hour to note for them."""
+        if any(len(digest) != namespace.algorithm.digest_bytes for digest in digests):
+            raise InvalidDigest(f"A digest is not of namespace {namespace.name}")
+        present = await self._present(await self._index.find(namespace.name, digests))
+        hour = self.hour()
+        needed = {place.block for place in present.places.values()}
+        needed.update(part for block in needed & present.parts.keys() for part in present.parts[block])
+        return present, [block for block in needed if present.blocks[block].touched_h < hour], hour
 
     async def _present(self, lookup: Lookup) -> Lookup:
         packs = {row.pack for row in lookup.blocks.values()}

@@ -59,13 +59,15 @@ class RecordSource:
         self._namespace, self._packs, self._presence = namespace, packs, presence
         self._budget, self._threads = budget, threads
 
-    async def read(self, lookup: Lookup, absent: Collection[bytes]) -> AsyncGenerator[Block | ChunkList | Absent, None]:
-        """Yield the records of everything in `lookup`, in pack order, and at last what is absent."""
+    async def read(
+        self, wanted: Sequence[Wanted], absent: Collection[bytes]
+    ) -> AsyncGenerator[Block | ChunkList | Absent, None]:
+        """Yield the records of everything `wanted`, in this order, and at last what is absent."""
         builder = BlockBuilder(self._namespace.algorithm, REPACK_LEVEL)
         gone = list(absent)
-        for batch in _batches(_plan(lookup)):
-            async with self._budget.lease(sum(wanted.row.length for wanted in batch)):
-                opened = await self.open(batch, lambda block, wanted: _repacked(block, wanted, builder))
+        for batch in _batches(wanted):
+            async with self._budget.lease(sum(one.row.length for one in batch)):
+                opened = await self.open(batch, lambda block, one: _repacked(block, one, builder))
                 gone += await self.report(opened)
                 for record in opened.records:
                     yield record
@@ -142,7 +144,7 @@ def _selected(block: Block, wanted: Wanted) -> Iterator[tuple[Blob, bytes]]:
             yield blob, bytes(content)
 
 
-def _plan(lookup: Lookup) -> list[Wanted]:
+def plan(lookup: Lookup) -> list[Wanted]:
     """Return the records that hold everything found, in the order they lie in."""
     by_block: dict[int, Wanted] = {}
     for digest, place in lookup.places.items():

@@ -337,6 +337,25 @@ async def test_a_read_that_fails_at_once_has_a_status(site: Site) -> None:
     assert (status, int(headers["Retry-After"]) > 0) == (503, True)
 
 
+async def test_a_receiver_that_takes_nothing_is_cut_off(tmp_path: Path) -> None:
+    """Else it would hold its share of the memory for ever."""
+    parts = [random.Random(number).randbytes(4 << 20) for number in range(8)]
+    async with opened(tmp_path, BlobLimits(min_free_bytes=0), CasLimits(stall_s=0.01)) as site:
+        for part in parts:
+            await site.put(part)
+        body = b"".join(blob_of(part).digest for part in parts)
+        host, port = site.url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port), limit=1)
+        writer.write(f"POST /cas/v2/{NAMESPACE.name}/read HTTP/1.1\r\nHost: {host}:{port}\r\n".encode())
+        writer.write(f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        while not site.stores.egress.used_bytes:
+            await asyncio.sleep(0)
+        while site.stores.egress.used_bytes:
+            await asyncio.sleep(0)
+        assert site.files.calls.count("read") < len(parts)
+        writer.transport.abort()
+
+
 # blob
 
 

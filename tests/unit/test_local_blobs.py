@@ -316,6 +316,21 @@ async def test_an_index_that_refuses_takes_the_group_back(site: Site, monkeypatc
     assert await site.store.missing([blob_of(b"kept"), blob_of(b"lost")]) == []
 
 
+async def test_reading_goes_on_where_nothing_can_be_written(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    await site.put(b"a")
+    site.clock.advance(3600)
+
+    async def full(*_: object) -> bool:
+        raise NoSpace("index")
+
+    monkeypatch.setattr(site.stores.index, "touch", full)
+    assert [type(record) for record in await site.read(blob_of(b"a"))] == [Block]
+    assert await plain(site, blob_of(b"a")) == b"a"
+    assert site.monitor.problems
+    with pytest.raises(NoSpace):  # what is not noted is not promised
+        await site.store.missing([blob_of(b"a")])
+
+
 async def test_chunks_of_another_size_than_said_are_refused(site: Site) -> None:
     one, two = contents(2)
     await site.put(one, two)
