@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from isolate.cas.digest import Blob, Namespace
-from isolate.cas.store import BlobStore, Written
+from isolate.cas.store import BlobStore
 from isolate.cas.wire import StoreInfo
 from isolate.clock import Clock, SystemClock
 from isolate.crew import GrowingCrew
@@ -27,6 +27,7 @@ from isolate.monitor import Monitor
 from isolate.pipeline import Built, Pipeline
 from isolate.scan import Found, ScanRules, scan
 from isolate.selection import Selection
+from isolate.sender import Sender
 from isolate.statcache import StatCache
 from isolate.upload import Wanted
 
@@ -117,8 +118,10 @@ async def archive_file(path: Path, target: Target, options: ArchiveOptions, moni
         if isinstance(hashed, IsolateError):
             raise hashed
         blob = hashed.blob
+        tally.count("hashed_files")
+        tally.count("hashed_bytes", blob.size)
         if blob.size and await store.missing([blob]):
-            tally.written(await crew.upload([Wanted(os.path.realpath(path), blob)]))
+            await Sender(store, crew, options.clock, tally).send([Wanted(os.path.realpath(path), blob)])
     return tally.archived(blob, target.namespace, 1, blob.size)
 
 
@@ -137,7 +140,7 @@ async def _archive(plan: Plan, target: Target, options: ArchiveOptions, monitor:
             )
         )
         root = target.namespace.blob(content)
-        tally.written(await crew.upload_content(root, content))
+        await Sender(store, crew, options.clock, tally).send_content(root, content)
     return tally.archived(root, target.namespace, built.files, built.size_bytes, content)
 
 
@@ -205,10 +208,6 @@ class _Tally:
 
     def problem(self, message: object) -> None:
         self._monitor.problem(message)
-
-    def written(self, written: Written) -> None:
-        self.count("uploaded_blobs", written.stored)
-        self.count("uploaded_bytes", written.size_bytes)
 
     def archived(
         self, root: Blob, namespace: Namespace, files: int, size_bytes: int, manifest: bytes = b""

@@ -51,6 +51,9 @@ class GrowingCrew:
     async def hash(self, paths: Sequence[str]) -> HashedBatch:
         return await (await self._next()).hash(paths)
 
+    async def cut(self, path: str) -> list[Blob]:
+        return await (await self._next()).cut(path)
+
     async def upload(self, files: Sequence[Wanted], origin: object = None) -> Written:
         crew = self._hands if origin is self._hands else await self._next()
         return await crew.upload(files, origin)

@@ -64,6 +64,10 @@ class Crew(Protocol):
         """Hash files."""
         ...
 
+    async def cut(self, path: str) -> list[Blob]:
+        """Return the chunks of a large file, in order."""
+        ...
+
     async def upload(self, files: Sequence[Wanted], origin: object = None) -> Written:
         """Send files the store lacks, hashed by `origin`; returns when it has acknowledged them."""
         ...
@@ -92,6 +96,9 @@ class Hands:
     async def hash(self, paths: Sequence[str]) -> HashedBatch:
         files = await asyncio.get_running_loop().run_in_executor(self._executor, self._reader.hash, paths)
         return HashedBatch(files, self)
+
+    async def cut(self, path: str) -> list[Blob]:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._reader.cut, path)
 
     async def upload(self, files: Sequence[Wanted], origin: object = None) -> Written:  # noqa: ARG002 - one origin only
         uploader = await self._open()

@@ -13,14 +13,11 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from isolate.cas.digest import Algorithm, Blob
 from isolate.errors import FileChanged, InvalidInput, IsolateError
 from isolate.scan import Stamp, stamp_of, unreadable, what_is
-
-if TYPE_CHECKING:
-    from isolate.cas.chunker import Readable
 
 READ_BYTES = 8 << 20  # BLAKE3 needs pieces of this size to keep every core busy
 SMALL_BYTES = 4 << 20  # read whole; larger ones as a stream, and uploaded as chunks
@@ -52,22 +49,29 @@ class FileReader:
         """Return for each file what it is called by its content, or why it has no such name."""
         return [self._hash_or_error(path) for path in paths]
 
-    def read_small(self, path: str, blob: Blob) -> bytes:
-        """Return the content of a file whose digest is known; raises FileChanged when it is another one by now."""
+    def cut(self, path: str) -> list[Blob]:
+        """Return the chunks of a large file, in order; raises FileChanged, Unreadable."""
+        from isolate.cas.chunker import chunks  # only large files pay for its import
+
+        digest = self.algorithm.digest
+        with _opened(path) as descriptor:
+            return [Blob(digest(chunk), len(chunk)) for chunk in chunks(_Stream(descriptor, self._check_stopped))]
+
+    def read(self, path: str, blob: Blob, offset: int | None) -> bytes:
+        """Return the content of a small file, or of the piece at `offset` of a large one, whose digest is known.
+
+        Raises FileChanged when it is another one by now.
+        """
         self._check_stopped()
         content = self._retained.take(blob.digest)
         if content is None:
             with _opened(path) as descriptor:
-                content = _read_whole(descriptor, blob.size)
+                content = (
+                    _read_whole(descriptor, blob.size) if offset is None else os.pread(descriptor, blob.size, offset)
+                )
             if len(content) != blob.size or self.algorithm.digest(content) != blob.digest:
                 raise FileChanged(path)
         return content
-
-    @contextmanager
-    def opened(self, path: str) -> Iterator[Readable]:
-        """Open a file to be read as a stream, which raises Stopped after `stop`."""
-        with _opened(path) as descriptor:
-            yield _Stream(descriptor, self._check_stopped)
 
     def stop(self) -> None:
         self._stopped.set()

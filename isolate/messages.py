@@ -45,11 +45,18 @@ class HashJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
     paths: list[bytes]
 
 
-class UploadJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Upload these files: path, digest, size."""
+class CutJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Cut this large file into chunks."""
 
     number: int
-    files: list[tuple[bytes, bytes, int]]
+    path: bytes
+
+
+class UploadJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Upload these files or pieces: path, digest, size, offset."""
+
+    number: int
+    files: list[tuple[bytes, bytes, int, int | None]]
 
 
 class HashedFile(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -73,6 +80,13 @@ class HashDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
     files: list[HashedFile | Unhashed]
 
 
+class CutDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The answer to a CutJob: digest and size of each chunk, in order."""
+
+    number: int
+    chunks: list[tuple[bytes, int]]
+
+
 class UploadDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """The answer to an UploadJob: the store has acknowledged everything."""
 
@@ -87,8 +101,9 @@ class JobFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):
     failure: Failure
 
 
-Request = Setup | HashJob | UploadJob
-Reply = HashDone | UploadDone | JobFailed
+Job = HashJob | CutJob | UploadJob
+Request = Setup | Job
+Reply = HashDone | CutDone | UploadDone | JobFailed
 
 encode = msgspec.msgpack.Encoder().encode
 decode_request = msgspec.msgpack.Decoder(Request).decode

@@ -7,31 +7,30 @@ finishes first; a part of the manifest is sent after the blobs it names; every s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 
 from isolate.cas.digest import Blob, Namespace
-from isolate.cas.store import BlobStore, Written
+from isolate.cas.store import BlobStore
 from isolate.clock import Clock
 from isolate.crew import GrowingCrew
-from isolate.errors import InvalidInput, IsolateError, Unavailable, first_cause
+from isolate.errors import InvalidInput, IsolateError, first_cause
 from isolate.hands import HashedBatch
 from isolate.isolated import Entry, Kind, Manifest, dumps, manifest_mode
 from isolate.monitor import Monitor
 from isolate.scan import Found, Stamp
+from isolate.sender import JOB_BYTES, JOB_FILES, Sender, jobs_of
 from isolate.split import Splitter
 from isolate.statcache import StatCache, is_settled
 from isolate.upload import Wanted
 
-BATCH_FILES, BATCH_BYTES = 512, 8 << 20  # of one hash or upload job: some 20 ms of work
 SLAB_ENTRIES = 4_096  # what travels together when nothing has to be hashed
 SLABS_IN_FLIGHT = 16
 LOOKUP_ENTRIES = 16_384  # what one `missing` may ask about; it asks for less rather than wait
 UPLOADS_IN_FLIGHT = 32
-RETRY_DELAYS_S = (1.0, 3.0)  # before an upload that was cut off is tried again; the connection has its own retries
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +58,7 @@ class _Slab:
 
     @property
     def is_full(self) -> bool:
-        return (
-            len(self.unknown) >= BATCH_FILES or self.unknown_bytes >= BATCH_BYTES or len(self.entries) >= SLAB_ENTRIES
-        )
+        return len(self.unknown) >= JOB_FILES or self.unknown_bytes >= JOB_BYTES or len(self.entries) >= SLAB_ENTRIES
 
 
 class Pipeline:
@@ -79,6 +76,7 @@ class Pipeline:
     ) -> None:
         self._store, self._crew, self._cache = store, crew, cache
         self._clock, self._monitor = clock, monitor
+        self._sender = Sender(store, crew, clock, monitor)
         self._skip_broken = skip_broken
         self._namespace: Namespace = store.namespace
         self._splitter = Splitter()
@@ -219,36 +217,17 @@ class Pipeline:
         if missing:
             for slab, group in groupby(fresh, key=itemgetter(0)):
                 wanted = [Wanted(self._source(entry), blob) for _, entry, blob in group if blob in missing]
-                for job in _jobs(wanted):
+                for job in jobs_of(wanted):
                     await self._room.acquire()
-                    self._begin(self._send(job, slab.origin))
-
-    def _begin(self, sending: Coroutine[None, None, None]) -> None:
-        task = self._tasks.create_task(sending)
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+                    task = self._tasks.create_task(self._send(job, slab.origin))
+                    self._sending.add(task)
+                    task.add_done_callback(self._sending.discard)
 
     async def _send(self, files: Sequence[Wanted], origin: object) -> None:
         try:
-            written = await self._upload(files, origin)
+            await self._sender.send(files, origin)
         finally:
             self._room.release()
-        self._count(written)
-
-    async def _upload(self, files: Sequence[Wanted], origin: object) -> Written:
-        for delay_s in RETRY_DELAYS_S:
-            try:
-                return await self._crew.upload(files, origin)
-            except Unavailable:
-                # The connection broke in the middle: what arrived before is not sent again.
-                await self._clock.sleep(delay_s)
-                missing = set(await self._store.missing([file.blob for file in files]))
-                files = [file for file in files if file.blob in missing]
-        return await self._crew.upload(files, origin)
-
-    def _count(self, written: Written) -> None:
-        self._monitor.count("uploaded_blobs", written.stored)
-        self._monitor.count("uploaded_bytes", written.size_bytes)
 
     # Stage 3: entries in their order, into the manifest and the memory of digests.
 
@@ -281,18 +260,4 @@ class Pipeline:
     async def _send_part(self, blob: Blob, content: bytes, before: set[asyncio.Task[None]]) -> None:
         if before:
             await asyncio.wait(before)  # the group ends us when one of them fails
-        self._count(await self._crew.upload_content(blob, content))
-
-
-def _jobs(files: Sequence[Wanted]) -> Iterator[list[Wanted]]:
-    """Cut `files` into uploads of a size that several workers can share."""
-    job: list[Wanted] = []
-    job_bytes = 0
-    for file in files:
-        if job and (len(job) == BATCH_FILES or job_bytes + file.blob.size > BATCH_BYTES):
-            yield job
-            job, job_bytes = [], 0
-        job.append(file)
-        job_bytes += file.blob.size
-    if job:
-        yield job
+        await self._sender.send_content(blob, content)

@@ -14,14 +14,19 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Self
 
+from isolate.cas.digest import Blob
 from isolate.cas.store import Written
 from isolate.errors import InternalFailure
 from isolate.hands import UPLOADING, HashedBatch, Remote
 from isolate.messages import (
+    CutDone,
+    CutJob,
     HashDone,
     HashJob,
+    Job,
     JobFailed,
     Reply,
     Setup,
@@ -37,6 +42,7 @@ from isolate.upload import Wanted
 
 MAX_WORKERS = 6  # beyond, the parent is the bottleneck, and memory is bounded for all of them together
 GRACE_S = 2.0
+STATUS_S = 0.5
 HASHING_EACH = 2  # one batch is read while the next is on its way
 
 
@@ -70,18 +76,17 @@ class Pool:
             await worker.left()
 
     async def hash(self, paths: Sequence[str]) -> HashedBatch:
-        async with self._hashing:
-            worker = min(self._workers, key=lambda candidate: candidate.hashing)
-            worker.hashing += 1
-            try:
-                reply = await worker.ask(lambda number: HashJob(number, [os.fsencode(path) for path in paths]))
-            finally:
-                worker.hashing -= 1
+        worker, reply = await self._read(lambda number: HashJob(number, [os.fsencode(path) for path in paths]))
         assert isinstance(reply, HashDone), "a worker answers what it was asked"
         return HashedBatch([hashed(file) for file in reply.files], worker)
 
+    async def cut(self, path: str) -> list[Blob]:
+        _, reply = await self._read(lambda number: CutJob(number, os.fsencode(path)))
+        assert isinstance(reply, CutDone), "a worker answers what it was asked"
+        return [Blob(digest, size) for digest, size in reply.chunks]
+
     async def upload(self, files: Sequence[Wanted], origin: object = None) -> Written:
-        packed = [(os.fsencode(path), *blob) for path, blob in files]
+        packed = [(os.fsencode(path), *blob, offset) for path, blob, offset in files]
         async with self._uploading:
             worker = min(self._workers, key=lambda candidate: candidate.uploading)
             # Who hashed the files still has their contents, unless it is so far behind that reading is quicker.
@@ -94,6 +99,16 @@ class Pool:
                 worker.uploading -= 1
         assert isinstance(reply, UploadDone), "a worker answers what it was asked"
         return reply.written
+
+    async def _read(self, job: Callable[[int], Job]) -> tuple[_Worker, Reply]:
+        """Give a job of reading to the worker that has the fewest."""
+        async with self._hashing:
+            worker = min(self._workers, key=lambda candidate: candidate.hashing)
+            worker.hashing += 1
+            try:
+                return worker, await worker.ask(job)
+            finally:
+                worker.hashing -= 1
 
 
 class _Worker(asyncio.Protocol):
@@ -131,7 +146,7 @@ class _Worker(asyncio.Protocol):
                 signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return ours
 
-    async def ask(self, job: Callable[[int], HashJob | UploadJob]) -> Reply:
+    async def ask(self, job: Callable[[int], Job]) -> Reply:
         """Return the answer to the job made by `job` from its number; raises what the worker raised."""
         if self._transport is None or self._gone.is_set():
             raise self._death()
@@ -184,6 +199,9 @@ class _Worker(asyncio.Protocol):
             process.wait()
 
     def _death(self) -> InternalFailure:
-        status = self._process.poll() if self._process is not None else None
-        ending = "" if status is None else f" with status {status}"
+        ending = ""
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                # It closed its end of the line by dying, so its status is there in a moment.
+                ending = f" with status {self._process.wait(STATUS_S)}"
         return InternalFailure(f"A worker process ended unexpectedly{ending}")

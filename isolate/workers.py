@@ -21,7 +21,10 @@ from isolate.clock import SystemClock
 from isolate.errors import InternalFailure, IsolateError
 from isolate.hands import Hands, Remote
 from isolate.messages import (
+    CutDone,
+    CutJob,
     HashJob,
+    Job,
     JobFailed,
     Reply,
     Setup,
@@ -45,16 +48,11 @@ class _Worker:
         self._hands = hands
         self._writer = writer
 
-    async def answer(self, job: HashJob | UploadJob) -> None:
+    async def answer(self, job: Job) -> None:
         """Do a job and say how it went."""
+        reply: Reply
         try:
-            reply: Reply
-            if isinstance(job, HashJob):
-                batch = await self._hands.hash([os.fsdecode(path) for path in job.paths])
-                reply = hash_done(job.number, batch.files)
-            else:
-                files = [Wanted(os.fsdecode(path), Blob(digest, size)) for path, digest, size in job.files]
-                reply = UploadDone(job.number, await self._hands.upload(files))
+            reply = await self._do(job)
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent must not wait for ever
             cause = errors.first_cause(error)
             if not isinstance(cause, IsolateError):
@@ -63,6 +61,16 @@ class _Worker:
         with suppress(ConnectionError):  # the parent is gone: `_serve` is about to notice
             self._writer.write(framed(reply))
             await self._writer.drain()
+
+    async def _do(self, job: Job) -> Reply:
+        match job:
+            case HashJob(number, paths):
+                return hash_done(number, (await self._hands.hash([os.fsdecode(path) for path in paths])).files)
+            case CutJob(number, path):
+                return CutDone(number, [(digest, size) for digest, size in await self._hands.cut(os.fsdecode(path))])
+            case UploadJob(number, files):
+                wanted = [Wanted(os.fsdecode(path), Blob(digest, size), at) for path, digest, size, at in files]
+                return UploadDone(number, await self._hands.upload(wanted))
 
 
 async def _serve(connection: socket.socket) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isolate import pipeline, split
+from isolate import pipeline, sender, split
 from isolate.archive import Archived, ArchiveOptions, archive_file, archive_files, archive_tree
 from isolate.cas.block import Block, ChunkList
 from isolate.cas.digest import Blob, Namespace
@@ -117,7 +117,7 @@ async def test_a_store_that_stays_away_is_given_up(tmp_path: Path) -> None:
     tree: Tree = {f"{number:02}": os.urandom(1_000_000) for number in range(5)}
     with pytest.raises(Unavailable, match="gone"):
         await archive(write_tree(tmp_path, tree), store, clock=_Impatient())
-    assert store.calls["write"] == 1 + len(pipeline.RETRY_DELAYS_S)
+    assert store.calls["write"] == 1 + len(sender.RETRY_DELAYS_S)
 
 
 class _Impatient(ManualClock):
@@ -191,12 +191,12 @@ class _Meddling(FileReader):
 
     times = 0
 
-    def read_small(self, path: str, blob: Blob) -> bytes:
+    def read(self, path: str, blob: Blob, offset: int | None) -> bytes:
         if type(self).times > 0:
             type(self).times -= 1
             Path(path).write_bytes(os.urandom(8))
         self._retained.take(blob.digest)
-        return super().read_small(path, blob)
+        return super().read(path, blob, offset)
 
 
 @pytest.mark.parametrize(("times", "succeeds"), [(1, True), (2, True), (3, False)])
@@ -254,7 +254,7 @@ async def test_a_store_that_cannot_keep_its_promise_gets_no_manifest(tmp_path: P
 
 async def test_a_large_tree_is_split_and_is_the_same_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "Splitter", lambda: split.Splitter(limit=50, min_entries=5, mask=0xF))
-    monkeypatch.setattr(pipeline, "BATCH_FILES", 7)
+    monkeypatch.setattr(pipeline, "JOB_FILES", 7)
     tree: Tree = {f"d{number % 9}": {} for number in range(9)}
     for number in range(400):
         tree[f"d{number % 9}"][f"{number:03}"] = str(number % 100).encode()  # type: ignore[index]

@@ -106,23 +106,39 @@ def test_a_content_read_for_hashing_is_not_read_again(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "open", noted)
     for name in "cba":
         content = name.encode() * 4
-        assert reader.read_small(str(tmp_path / name), Blob(BLAKE3.digest(content), 4)) == content
+        assert reader.read(str(tmp_path / name), Blob(BLAKE3.digest(content), 4), None) == content
     assert opened == [str(tmp_path / "a")]  # the oldest made room
 
 
-@pytest.mark.parametrize("content", [b"aaax", b"aaaaa", b"aaa", b""])
-def test_another_content_is_not_given_out(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "offset"), [(b"aaax", None), (b"aaaaa", None), (b"aaa", None), (b"", None), (b"aaaab", 1), (b"aaaa", 1)]
+)
+def test_another_content_is_not_given_out(tmp_path: Path, content: bytes, offset: int | None) -> None:
     (tmp_path / "f").write_bytes(content)
     with pytest.raises(FileChanged, match="f' changed"):
-        FileReader(BLAKE3, 0).read_small(str(tmp_path / "f"), Blob(BLAKE3.digest(b"aaaa"), 4))
+        FileReader(BLAKE3, 0).read(str(tmp_path / "f"), Blob(BLAKE3.digest(b"aaaa"), 4), offset)
 
 
-def test_stop_ends_what_is_running(tmp_path: Path) -> None:
-    (tmp_path / "f").write_bytes(b"x")
+def test_a_large_file_is_cut_into_pieces_that_can_be_read(tmp_path: Path) -> None:
+    plain = os.urandom(9 << 20)
+    (tmp_path / "f").write_bytes(plain)
     reader = FileReader(BLAKE3, 0)
-    with reader.opened(str(tmp_path / "f")) as stream:
-        reader.stop()
-        with pytest.raises(Stopped):
-            stream.readinto(memoryview(bytearray(1)))
+    offset = 0
+    for piece in reader.cut(str(tmp_path / "f")):
+        assert reader.read(str(tmp_path / "f"), piece, offset) == plain[offset : offset + piece.size]
+        offset += piece.size
+    assert offset == len(plain)
+
+
+@pytest.mark.parametrize("size", [1, SMALL_BYTES + 1])
+def test_stop_ends_what_is_running(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(bytes(size))
+    reader = FileReader(BLAKE3, 0)
+    reader.stop()
     with pytest.raises(Stopped):
-        reader.hash([str(tmp_path / "f")])
+        reader.hash([str(path)])
+    with pytest.raises(Stopped):
+        reader.cut(str(path))
+    with pytest.raises(Stopped):
+        reader.read(str(path), Blob(BLAKE3.digest(bytes(size)), size), None)

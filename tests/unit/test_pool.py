@@ -125,7 +125,6 @@ async def test_errors_come_back_from_workers(tmp_path: Path) -> None:
 
 
 async def test_a_worker_that_dies_fails_its_jobs_and_no_other(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "p")
     (tmp_path / "f").write_bytes(b"x")
     async with Pool(NOWHERE, 1, 1 << 20) as pool:
         await pool.hash([str(tmp_path / "f")])
@@ -200,7 +199,7 @@ def test_a_worker_whose_parent_is_gone_already_leaves() -> None:
 
 async def test_a_large_tree_is_the_same_with_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "START_AFTER_JOBS", 1)
-    monkeypatch.setattr(pipeline, "BATCH_FILES", 20)
+    monkeypatch.setattr(pipeline, "JOB_FILES", 20)
     tree: Tree = {f"d{number % 5}": {} for number in range(5)}
     for number in range(500):
         tree[f"d{number % 5}"][f"{number}"] = os.urandom(number % 100) * 20  # type: ignore[index]
