@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from isolate.cas.files import atomic_file
-
 from isolate.cas.block import Block
 from isolate.cas.digest import DEFAULT_NAMESPACE, NAMESPACE_BY_HEX_LENGTH, Namespace
+from isolate.cas.files import atomic_file
 from isolate.cas.store import BlobStore
 from isolate.clock import Clock
 from isolate.errors import InvalidInput, IsolateError, NotFound

@@ -1,1 +1,1 @@
-"""Damage action × place × next step."""
+"""Damage action x place x next step."""
