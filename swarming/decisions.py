@@ -6,11 +6,14 @@ states change by the table of `states` only, so what cannot happen raises Illega
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeGuard
 
+from isolate.errors import InvalidTask
 from swarming import ids, sharing
-from swarming.bots import TaskUpdate
+from swarming.bots import BotInfo, TaskUpdate
 from swarming.model import Attempt, Execution, Task
 from swarming.states import Event, State, after
 
@@ -28,6 +31,18 @@ def lapsed(execution: Execution, now: float) -> Execution:
     return replace(
         execution, state=after(execution.state, Event.LAPSE), attempts=execution.attempts[:-1], modified_at=now
     )
+
+
+def check_update(update: TaskUpdate) -> None:
+    """Raise InvalidTask for an update that breaks a rule of 2020's."""
+    if (update.exit_code is None) != (update.duration_s is None) and not update.canceled:
+        raise InvalidTask("had unexpected duration; expected iff a command completes")
+    if update.stats is not None and update.duration_s is None:
+        raise InvalidTask("performance stats are expected only when a command completes")
+    if (update.duration_s or 0) < 0 or (update.cost_usd or 0) < 0:
+        raise InvalidTask("duration and cost must not be negative")
+    if update.output_start < 0:
+        raise InvalidTask("output_chunk_start must not be negative")
 
 
 def finished(execution: Execution, update: TaskUpdate, now: float, cost_usd: float) -> Execution:
@@ -174,6 +189,23 @@ def same_ending(attempt: Attempt, update: TaskUpdate) -> bool:
 def back_off_s(streak: float, dice: float, longest_s: float) -> float:
     """Return 2020's pause of an idle bot: longer after each poll without work, and one in twenty short."""
     return 1.0 if dice < 0.05 else min(longest_s, 1.5 ** (min(streak, 10) + 1))
+
+
+def reboot_due(bot: BotInfo) -> str:
+    """Return why a bot that asks for it is due for its periodic reboot, or "".
+
+    The period varies by up to a fifth, always the same for one start of a bot, so that a fleet started together does
+    not reboot together.
+    """
+    period_s, running_s = bot.state.get("periodic_reboot_secs"), bot.state.get("running_time")
+    if not _is_number(period_s) or not _is_number(running_s) or period_s <= 0:
+        return ""
+    dice = random.Random(f"{bot.bot_id} {bot.state.get('started_ts')}").uniform(0.8, 1.2)
+    return f"Periodic reboot: running longer than {period_s}s" if running_s > period_s * dice else ""
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_offered(execution: Execution) -> bool:

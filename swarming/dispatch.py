@@ -14,9 +14,9 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from isolate.errors import InvalidInput, InvalidTask, LeaseLost, NotFound
+from isolate.errors import InvalidInput, LeaseLost, NotFound
 from swarming import decisions, ids
-from swarming.bots import BotHello, BotInfo, Command, Run, Sleep, TaskUpdate, Terminate, Updated
+from swarming.bots import BotHello, BotInfo, Command, Restart, Run, Sleep, TaskUpdate, Terminate, Updated
 from swarming.doorbell import Listening
 from swarming.fleet import Seat, must_end_by
 from swarming.leases import Lease
@@ -26,6 +26,7 @@ from swarming.states import State
 from swarming.store import Offer, OutputStore
 
 T = TypeVar("T")
+_RESTARTED = "Bot was started again"
 BOT_EVENTS = frozenset({"bot_error", "bot_log", "bot_rebooting", "bot_shutdown"})
 
 
@@ -54,6 +55,9 @@ class Dispatcher:
             seat.waiting.release()  # its connection broke, or it would not ask again
         if seat.info.quarantined or seat.info.maintenance:
             return self._sleep(seat, quarantined=True)
+        reboot = decisions.reboot_due(seat.info)
+        if reboot and self._ledger.leases.of_bot(hello.bot_id) is None:
+            return Restart(reboot)
         waits = wait_until is not None and wait_until > self._ledger.clock.monotonic()
         with self._ledger.doorbell.listen(hello.bot_id, seat.queues) as listener:
             seat.waiting = listener
@@ -72,7 +76,7 @@ class Dispatcher:
 
     async def update(self, bot_id: str, session: str, run_id: str, update: TaskUpdate) -> Updated:
         """Take in what a bot reports of its run; raises LeaseLost, InvalidTask, NotFound."""
-        _check(update)
+        decisions.check_update(update)
         lease = self._lease(bot_id, session, run_id)
         if lease is None:
             return await self._late(bot_id, session, run_id, update)
@@ -149,10 +153,9 @@ class Dispatcher:
         if is_new or (is_start and not hello.session):
             lease = ledger.leases.of_bot(hello.bot_id)
             if lease is not None:
-                await ledger.end_lease(lease, "Bot was started again")
+                await ledger.end_lease(lease, _RESTARTED)
         if is_new or seat.is_changed:
-            seat.is_changed = seat.is_heard = False
-            await ledger.store.save_bots([seat.info])
+            await ledger.save([seat])
         return seat
 
     async def _next(self, seat: Seat, session: str, listener: Listening, *, waits: bool) -> Command:
@@ -162,7 +165,7 @@ class Dispatcher:
             async with seat.lock:
                 if seat.info.session != session:
                     raise LeaseLost(f"Bot {seat.info.bot_id} was started again elsewhere: this session was replaced")
-                command = self._again(seat) or await self._claim(seat)
+                command = await self._again(seat) or await self._claim(seat)
             if command is not None:
                 return command
             if not waits:
@@ -170,10 +173,14 @@ class Dispatcher:
             if not await listener.rung():
                 return Sleep(0.0)
 
-    def _again(self, seat: Seat) -> Command | None:
+    async def _again(self, seat: Seat) -> Command | None:
         """Return the offer this bot has already: its reply was lost. While it runs something it gets no more."""
-        lease = self._ledger.leases.of_bot(seat.info.bot_id)
+        info = seat.info
+        lease = self._ledger.leases.of_bot(info.bot_id)
         if lease is None:
+            return None
+        if not lease.is_of(info.bot_id, info.session):  # claimed by its predecessor at the last moment
+            await self._ledger.end_lease(lease, _RESTARTED)
             return None
         if not lease.attempt.is_offer:
             return self._sleep(seat)
@@ -287,15 +294,3 @@ class Dispatcher:
 def _command(execution: Execution) -> Command:
     attempt = execution.attempts[-1]
     return Terminate(attempt.run_id) if execution.properties.is_terminate else Run(execution, attempt)
-
-
-def _check(update: TaskUpdate) -> None:
-    """Raise InvalidTask for an update that breaks a rule of 2020's."""
-    if (update.exit_code is None) != (update.duration_s is None) and not update.canceled:
-        raise InvalidTask("had unexpected duration; expected iff a command completes")
-    if update.stats is not None and update.duration_s is None:
-        raise InvalidTask("performance stats are expected only when a command completes")
-    if (update.duration_s or 0) < 0 or (update.cost_usd or 0) < 0:
-        raise InvalidTask("duration and cost must not be negative")
-    if update.output_start < 0:
-        raise InvalidTask("output_chunk_start must not be negative")

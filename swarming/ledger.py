@@ -15,7 +15,7 @@ from isolate.errors import Stale
 from swarming import decisions
 from swarming.bots import BotEvent
 from swarming.doorbell import Doorbell
-from swarming.fleet import Fleet, must_end_by
+from swarming.fleet import Fleet, Seat, must_end_by
 from swarming.leases import Lease, Leases
 from swarming.model import Execution, Task
 from swarming.policy import Policy
@@ -123,10 +123,12 @@ class Ledger:
             if child.state in LIVE:
                 await self.cancel(child.task_id, kill_running=True)
 
-    async def end_lease(self, lease: Lease, reason: str, *, final: bool = False) -> None:
+    async def end_lease(
+        self, lease: Lease, reason: str, *, final: bool = False, only_if: Callable[[], bool] = lambda: True
+    ) -> None:
         """Take an execution from a bot that is gone: an offer goes back, a run is retried or has died.
 
-        `final` says that there shall be no other try.
+        `final` says that there shall be no other try; `only_if` is asked again at the last moment.
         """
         run_id = lease.run_id
         now, cost_usd, heard_again = self.clock.now(), lease.cost_usd, lease.heard_again
@@ -134,6 +136,8 @@ class Ledger:
         def decide(execution: Execution, attached: Sequence[Task]) -> tuple[Execution, Sequence[Task]] | None:
             attempt = execution.attempt
             if attempt is None or attempt.run_id != run_id or self.leases.of_run(run_id) is not lease:
+                return None
+            if not only_if():
                 return None
             if attempt.is_offer and not final:
                 return decisions.lapsed(execution, now), ()
@@ -147,9 +151,20 @@ class Ledger:
             return decisions.died(execution, reason, now, cost_usd), ()
 
         await self.change_shared(lease.execution.execution_id, decide)
-        if self.leases.of_run(run_id) is lease:  # it was somebody else's already
+        if self.leases.of_run(run_id) is lease and only_if():  # the store knew already that it was over
             self.leases.remove(run_id)
             self._free(lease.attempt.bot_id, run_id)
+
+    async def save(self, seats: Sequence[Seat]) -> None:
+        """Write bots as they are now."""
+        for seat in seats:
+            seat.is_changed = seat.is_heard = False
+        try:
+            await self.store.save_bots([seat.info for seat in seats])
+        except BaseException:
+            for seat in seats:
+                seat.is_changed = True
+            raise
 
     def note(self, bot_id: str, event_type: str, message: str = "", run_id: str | None = None) -> None:
         """Remember an event of a bot, to be written with the next heartbeats."""
@@ -180,8 +195,9 @@ class Ledger:
         if run is not None and run.state in LIVE and not (is_held and new.attempts[-1].run_id == run.run_id):
             self.leases.remove(run.run_id)
             self._free(run.bot_id, run.run_id)
-            if (end := _attempt_of(new, run.run_id)) is not None:
-                self.note(run.bot_id, _EVENT_OF_END.get(end, "task_completed"), run_id=run.run_id)
+            end = next((one for one in new.attempts if one.run_id == run.run_id), None)
+            if end is not None:  # an offer that lapsed left no trace
+                self.note(run.bot_id, _EVENT_OF_END.get(end.state, "task_completed"), end.reason, run.run_id)
         self.leases.refresh(new)
         if new.is_claimable and (old is None or not old.is_claimable or old.queue != new.queue):
             self.announce(new)
@@ -199,8 +215,3 @@ class Ledger:
             return False
         end_at, span_s = must_end_by(seat.info), execution.span_s
         return end_at is None or (span_s is not None and self.clock.now() + span_s < end_at)
-
-
-def _attempt_of(execution: Execution, run_id: str) -> State | None:
-    """Return how a run ended, None for an offer that left no trace."""
-    return next((one.state for one in execution.attempts if one.run_id == run_id), None)

@@ -6,10 +6,11 @@ hear: after a start, a pause of its own or a jump of the wall clock every lease 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from isolate.errors import Stale
 from swarming import decisions, sharing
@@ -57,7 +58,7 @@ class Reaper:
         self._flushed_s = self._pruned_s = now_s
 
     async def tick(self) -> None:
-        """Do what is due; to be called about every second."""
+        """Do what is due; to be called about every second. What fails keeps nothing else from being done."""
         ledger = self._ledger
         now_s, now = ledger.clock.monotonic(), ledger.clock.now()
         if self._was_deaf(now_s, now):
@@ -65,39 +66,42 @@ class Reaper:
             ledger.fleet.grant(now_s)
         self._ticked = now_s, now
         self._dispatcher.release(now_s)
-        for lease in ledger.leases.silent(now_s):
-            if lease.is_silent(ledger.clock.monotonic()):  # it may have been heard while others were dealt with
-                silent_s = round(lease.silence_s)
-                await ledger.end_lease(lease, f"Bot was not heard for {silent_s} s")
-        for task in await ledger.store.overdue(now, ledger.policy.expire_batch):
-            await self._expire(task.task_id)
+        errors = await _all(self._end(lease) for lease in ledger.leases.silent(now_s))
+        late = await ledger.store.overdue(now, ledger.policy.expire_batch)
+        errors += await _all(self._expire(task.task_id) for task in late)
         for seat in ledger.fleet.silent(now_s, ledger.policy.bot_death_s):
             seat.info = replace(seat.info, is_dead=True)
             seat.is_changed = True
             ledger.note(seat.info.bot_id, "bot_missing")
         if now_s - self._flushed_s >= ledger.policy.flush_s:
-            await self.flush()
+            errors += await _all([self.flush()])
         if now_s - self._pruned_s >= PRUNE_S:
             self._pruned_s = now_s
             ledger.fleet.retain(await ledger.store.queues())
+        if errors:
+            raise ExceptionGroup("What was due was not all done", errors)
 
     async def flush(self) -> None:
-        """Write heartbeats, changed bots and events."""
+        """Write heartbeats, changed bots and events; what could not be written is tried again the next time."""
         ledger = self._ledger
         self._flushed_s = ledger.clock.monotonic()
-        changed = [seat for seat in ledger.fleet if seat.is_changed]
-        for part in _parts(changed):
+        for part in _parts(seat for seat in ledger.fleet if seat.is_changed):
+            await ledger.save(part)
+        for part in _parts(seat for seat in ledger.fleet if seat.is_heard):
             for seat in part:
-                seat.is_changed = seat.is_heard = False
-            await ledger.store.save_bots([seat.info for seat in part])
-        heard = [seat for seat in ledger.fleet if seat.is_heard]
-        for part in _parts(heard):
-            for seat in part:
-                seat.is_heard = False
+                seat.is_heard = False  # a time that is not written is written with the next one
             await ledger.store.heard({seat.info.bot_id: seat.info.last_seen_at for seat in part})
-        events = [ledger.events.popleft() for _ in range(len(ledger.events))]
-        for events_part in _parts(events):
-            await ledger.store.save_bots([], events_part)
+        while ledger.events:
+            events = list(islice(ledger.events, SAVED_AT_ONCE))
+            await ledger.store.save_bots([], events)
+            for _ in events:
+                ledger.events.popleft()
+
+    async def _end(self, lease: Lease) -> None:
+        """Take the run of a silent bot away, unless it is heard meanwhile."""
+        ledger = self._ledger
+        reason = f"Bot was not heard for {lease.silence_s:.0f} s"
+        await ledger.end_lease(lease, reason, only_if=lambda: lease.is_silent(ledger.clock.monotonic()))
 
     def _was_deaf(self, now_s: float, now: float) -> bool:
         """Whether bots may have spoken without being heard since the last tick."""
@@ -157,6 +161,15 @@ class Reaper:
 
     def _reuse_since(self, now: float) -> float:
         return now - self._ledger.policy.reusable_task_age_s
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> list[Exception]:
+    """Do it all side by side, so that the store commits it in groups; returns what went wrong."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, Exception):
+            raise result
+    return [result for result in results if isinstance(result, Exception)]
 
 
 def _parts(items: Iterable[T]) -> Iterator[list[T]]:

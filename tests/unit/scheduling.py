@@ -7,7 +7,8 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from swarming.bots import Run, TaskUpdate, Updated
+from isolate.errors import NoSpace
+from swarming.bots import BotEvent, BotInfo, Run, TaskUpdate, Updated
 from swarming.doorbell import LocalDoorbell
 from swarming.memory import MemoryTaskStore
 from swarming.model import Execution, FilesRef, TaskSlice
@@ -43,6 +44,7 @@ class CountingStore(MemoryTaskStore):
         self.heard_calls: list[set[str]] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.is_full = False
         self.before_execution: list[Callable[[], Awaitable[object]]] = []
 
     async def claim(self, queues: Sequence[str], offer: Offer) -> Execution | None:
@@ -54,6 +56,11 @@ class CountingStore(MemoryTaskStore):
         while self.before_execution:
             await self.before_execution.pop()()
         return await super().execution(execution_id)
+
+    async def save_bots(self, bots: Sequence[BotInfo], events: Sequence[BotEvent] = ()) -> None:
+        if self.is_full:
+            raise NoSpace("No space left")
+        await super().save_bots(bots, events)
 
     async def heard(self, seen_at: Mapping[str, float]) -> None:
         self.heard_calls.append(set(seen_at))

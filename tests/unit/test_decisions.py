@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from swarming import decisions, sharing
-from swarming.bots import TaskUpdate
+from swarming.bots import BotInfo, TaskUpdate
 from swarming.model import Execution, Task
 from swarming.states import Event, IllegalEvent, State
 from tests.tasks import NOW, offer, one_slice, properties, request, submission
@@ -134,3 +134,27 @@ def test_the_last_who_leaves_ends_it_and_an_offer_with_it() -> None:
 )
 def test_the_back_off_of_2020(streak: float, dice: float, expected: float) -> None:
     assert decisions.back_off_s(streak, dice, 60.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "due"),
+    [
+        ({}, False),
+        ({"periodic_reboot_secs": 100}, False),
+        ({"periodic_reboot_secs": 100, "running_time": 79}, False),
+        ({"periodic_reboot_secs": 100, "running_time": 121}, True),
+        ({"periodic_reboot_secs": 0, "running_time": 121}, False),
+        ({"periodic_reboot_secs": True, "running_time": 121}, False),
+        ({"periodic_reboot_secs": "100", "running_time": 121}, False),
+    ],
+)
+def test_when_a_bot_is_due_for_its_reboot(state: dict[str, object], due: bool) -> None:
+    bots = [BotInfo(bot_id=f"b{number}", state=state) for number in range(20)]
+    assert {bool(decisions.reboot_due(bot)) for bot in bots} == {due}
+
+
+def test_bots_started_together_reboot_apart_but_each_at_one_time() -> None:
+    state = {"periodic_reboot_secs": 100, "running_time": 100.0, "started_ts": 5}
+    bots = [BotInfo(bot_id=f"b{number}", state=state) for number in range(20)]
+    assert {decisions.reboot_due(bot) for bot in bots} == {"", "Periodic reboot: running longer than 100s"}
+    assert [decisions.reboot_due(bot) for bot in bots] == [decisions.reboot_due(bot) for bot in bots]

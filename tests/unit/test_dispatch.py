@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from isolate.errors import InvalidInput, InvalidTask, LeaseLost, NotFound
-from swarming.bots import Command, Run, Sleep, TaskUpdate, Terminate, Updated
+from isolate.errors import InvalidInput, InvalidTask, LeaseLost, NoSpace, NotFound
+from swarming.bots import Command, Restart, Run, Sleep, TaskUpdate, Terminate, Updated
 from swarming.model import FilesRef
 from swarming.states import State
 from tests.tasks import hello, one_slice, properties
@@ -176,6 +176,29 @@ async def test_a_poll_broken_while_it_claims_keeps_the_offer_for_the_next() -> N
     assert await home.store.taken() == []
 
 
+async def test_an_offer_claimed_for_a_session_that_was_replaced_goes_back() -> None:
+    home = await house()
+    home.store.gate.clear()
+    await home.submit()
+    poll = asyncio.ensure_future(home.scheduler.poll(hello()))
+    await settle()
+    await home.bot("bot", "new session")
+    home.store.gate.set()
+    run = await home.take("bot", "new session")
+    assert isinstance(await poll, Run)
+    assert run.attempt.session == "new session"
+    await home.report(run, SUCCESS)
+
+
+async def test_a_bot_due_for_its_reboot_is_told_so_instead_of_work() -> None:
+    home = await house()
+    await home.submit()
+    due = hello(state={"periodic_reboot_secs": 10, "running_time": 100})
+    assert await home.scheduler.poll(due) == Restart("Periodic reboot: running longer than 10s")
+    await home.take()
+    assert isinstance(await home.scheduler.poll(due), Run)
+
+
 async def test_a_second_poll_replaces_the_first() -> None:
     home = await house()
     async with waiting(home) as first, waiting(home) as second:
@@ -250,6 +273,16 @@ async def test_a_bot_the_server_does_not_know_is_known_by_its_poll() -> None:
     await home.scheduler.forget_bot("bot")
     assert isinstance(await home.scheduler.poll(hello()), Run)
     assert [bot.bot_id for bot in await home.store.bots()] == ["bot"]
+
+
+async def test_a_handshake_that_could_not_be_stored_is_stored_by_the_next() -> None:
+    home = await house()
+    home.store.is_full = True
+    with pytest.raises(NoSpace):
+        await home.bot("new")
+    home.store.is_full = False
+    await home.bot("new")
+    assert [bot.bot_id for bot in await home.store.bots()] == ["bot", "new"]
 
 
 async def test_a_handshake_is_stored_before_it_is_answered() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from isolate.errors import LeaseLost, NotFound
+from isolate.errors import LeaseLost, NotFound, Unavailable
 from swarming import decisions
 from swarming.bots import BotQuery, Run, Sleep, TaskUpdate
 from swarming.ledger import Canceled
@@ -515,6 +515,47 @@ async def test_heartbeats_are_written_together_every_ten_seconds() -> None:
             await home.scheduler.poll(hello(name))
         await home.pass_time(1)
     assert home.store.heard_calls == [{"b1", "b2", "b3"}]
+
+
+async def test_what_fails_keeps_nothing_else_from_being_done() -> None:
+    home = await house()
+    await home.bot("second")
+    views = [await home.submit(name, LONG) for name in "12"]
+    await home.start()
+    await home.start("second")
+    late = await home.submit("late", one_slice(properties(dimensions=WINDOWS), 61))
+    await home.pass_time(60)
+
+    async def fail() -> None:
+        raise Unavailable("not now")
+
+    home.store.before_execution.append(fail)
+    home.clock.advance(1)
+    with pytest.raises(ExceptionGroup) as caught:
+        await home.scheduler.tick()
+    assert [type(error) for error in caught.value.exceptions] == [Unavailable]
+    assert sorted(await home.states([*views, late])) == [State.RUNNING, State.PENDING, State.EXPIRED]
+    await home.pass_time(1)
+    assert await home.states(views) == [State.PENDING] * 2
+
+
+async def test_events_that_could_not_be_written_are_written_later() -> None:
+    home = await house()
+    await home.submit("n", LONG)
+    run = await home.start()
+    await home.scheduler.fail("bot", run.attempt.session, run.attempt.run_id, "inputs are gone")
+    home.store.is_full = True
+    with pytest.raises(ExceptionGroup):
+        await home.pass_time(11)
+    home.store.is_full = False
+    await home.pass_time(20)
+    events = (await home.scheduler.bot_events("bot", None, None, None, 9)).items
+    kinds = [(event.event_type, event.message, event.run_id) for event in events]
+    assert kinds == [
+        ("task_error", "inputs are gone", run.attempt.run_id),
+        ("request_task", "", run.attempt.run_id),
+        ("bot_connected", "", None),
+    ]
 
 
 async def test_a_silent_bot_is_dead_until_it_speaks() -> None:
