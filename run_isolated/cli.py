@@ -115,8 +115,8 @@ def _clean(console: Console, cache_dir: Path | None, root_dir: Path | None, **fl
     from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
     from isolate.clock import SystemClock
     from run_isolated import config
-    from run_isolated.inputs import MAX_AGE_S
     from run_isolated.process import end_leftovers
+    from run_isolated.spec import MAX_AGE_S
     from run_isolated.workdir import sweep
 
     cache_dir = cache_dir or config.load().cache_dir

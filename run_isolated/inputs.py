@@ -21,8 +21,6 @@ from run_isolated.proof import Proof
 from run_isolated.result import Transfer
 from run_isolated.waiting import in_thread
 
-MAX_AGE_S = 21 * 24 * 3600  # of a cached file nobody used, as in 2020
-
 
 class Inputs:
     """One mapped tree."""

@@ -15,7 +15,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from isolate.cas.lru import CachePolicy
 from isolate.clock import Clock
 from isolate.errors import BlobsMissing, InternalFailure, IsolateError, first_cause
 from isolate.monitor import Monitor
@@ -117,16 +116,10 @@ class _Attempt:
 
     async def _map(self, root: str, spec: RunSpec, store: HttpStore, work: WorkDir, stack: AsyncExitStack) -> Inputs:
         """Fetch and map the input tree."""
-        from run_isolated.inputs import MAX_AGE_S, Inputs
+        from run_isolated.inputs import Inputs
 
-        policy = CachePolicy(
-            max_bytes=spec.max_cache_size_bytes,
-            max_items=spec.max_cache_items,
-            min_free_bytes=spec.min_free_space_bytes,
-            max_age_s=MAX_AGE_S,
-        )
         cache_dir = spec.cache_dir or spec.root_dir / "cache"
-        loading = Inputs.load(store, root, work.run, cache_dir, policy, self._clock, self._monitor)
+        loading = Inputs.load(store, root, work.run, cache_dir, spec.cache_policy, self._clock, self._monitor)
         inputs = await unless_stopped(self._stop, loading)
         stack.push_async_callback(in_thread, inputs.close)
         stats = Stats(

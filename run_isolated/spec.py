@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
+from isolate.cas.lru import CachePolicy
+
+MAX_AGE_S = 21 * 24 * 3600  # of a cached file nobody used, as in 2020
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,3 +41,13 @@ class RunSpec:
     max_cache_items: int = 100_000
     min_free_space_bytes: int = 2 << 30
     leak_temp_dir: bool = False  # keep the work directory for inspection
+
+    @property
+    def cache_policy(self) -> CachePolicy:
+        """The limits of the cache."""
+        return CachePolicy(
+            max_bytes=self.max_cache_size_bytes,
+            max_items=self.max_cache_items,
+            min_free_bytes=self.min_free_space_bytes,
+            max_age_s=MAX_AGE_S,
+        )
