@@ -1,6 +1,6 @@
 """A task store in memory: the reference the contract is debugged on, and the store of tests.
 
-Knows no policy. No method awaits, so each is atomic. Not durable: everything is lost with the process.
+Knows no policy. No method waits for anything, so each is atomic; everything is lost with the process.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ class MemoryTaskStore:
         return sorted({one.queue for one in self._executions.values() if one.state in LIVE})
 
     async def parents(self) -> list[str]:
-        live = [task for task in self._tasks.values() if task.state in LIVE]
-        return sorted({task.request.parent_task_id for task in live if task.request.parent_task_id})
+        live = (task.request.parent_task_id for task in self._tasks.values() if task.state in LIVE)
+        return sorted({parent for parent in live if parent})
 
     async def children(self, run_ids: Collection[str]) -> list[Task]:
         wanted = set(run_ids)
@@ -247,9 +247,7 @@ class MemoryTaskStore:
 
     def _children(self, execution: Execution | None) -> tuple[str, ...]:
         runs = {attempt.run_id for attempt in execution.attempts} if execution is not None else set()
-        if not runs:
-            return ()
-        found = (task for task in self._tasks.values() if task.request.parent_task_id in runs)
+        found = [task for task in self._tasks.values() if task.request.parent_task_id in runs]
         return tuple(task.task_id for task in sorted(found, key=_age))
 
     def _record(self, task: Task) -> Record:
