@@ -14,15 +14,15 @@ from typing import Self
 from isolate.cas.digest import Blob
 from isolate.cas.store import BlobStore, Written
 from isolate.clock import Clock
-from isolate.errors import InternalFailure
-from isolate.hands import Crew, Hands, HashedBatch, Remote, Target
+from isolate.errors import InternalFailure, IsolateError
+from isolate.hands import Crew, Hands, Remote, Target
+from isolate.hashing import Hashed
 from isolate.monitor import Monitor
 from isolate.pool import Pool, default_workers
 from isolate.upload import Wanted
 
 START_AFTER_JOBS = 8
 THREADS = 2  # of this process: one hashes or compresses while another waits for the disk
-RETAINED_BYTES = 64 << 20  # contents kept between hashing and upload, by all processes together
 
 
 class GrowingCrew:
@@ -30,11 +30,11 @@ class GrowingCrew:
 
     def __init__(self, target: Target, store: BlobStore, workers: int | None, clock: Clock, monitor: Monitor) -> None:
         """`store` is `target` as opened by this process."""
-        self._hands = Hands(store, RETAINED_BYTES // 2, THREADS, clock, monitor)
+        self._hands = Hands(store, THREADS, clock, monitor)
         self._workers = default_workers() if workers is None else workers
         self._pool: Pool | None = None
         if isinstance(target, Remote) and self._workers:
-            self._pool = Pool(target, self._workers, RETAINED_BYTES // 2)
+            self._pool = Pool(target, self._workers)
         self._monitor = monitor
         self._stack = AsyncExitStack()
         self._starting = asyncio.Lock()
@@ -48,15 +48,14 @@ class GrowingCrew:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def hash(self, paths: Sequence[str]) -> HashedBatch:
+    async def hash(self, paths: Sequence[str]) -> list[Hashed | IsolateError]:
         return await (await self._next()).hash(paths)
 
     async def cut(self, path: str) -> list[Blob]:
         return await (await self._next()).cut(path)
 
-    async def upload(self, files: Sequence[Wanted], origin: object = None) -> Written:
-        crew = self._hands if origin is self._hands else await self._next()
-        return await crew.upload(files, origin)
+    async def upload(self, files: Sequence[Wanted]) -> Written:
+        return await (await self._next()).upload(files)
 
     async def upload_content(self, blob: Blob, content: bytes) -> Written:
         """Send a content that is in memory, unless the store has it."""

@@ -49,36 +49,28 @@ async def open_target(target: Target, clock: Clock, monitor: Monitor) -> AsyncIt
         yield HttpStore(client, target.namespace)
 
 
-@dataclass(frozen=True, slots=True)
-class HashedBatch:
-    """For each file the name of its content, or why it has none; `origin` is who may still have the contents."""
-
-    files: list[Hashed | IsolateError]
-    origin: object
-
-
 class Crew(Protocol):
     """Who hashes and uploads."""
 
-    async def hash(self, paths: Sequence[str]) -> HashedBatch:
-        """Hash files."""
+    async def hash(self, paths: Sequence[str]) -> list[Hashed | IsolateError]:
+        """Return for each file the name of its content, or why it has none."""
         ...
 
     async def cut(self, path: str) -> list[Blob]:
         """Return the chunks of a large file, in order."""
         ...
 
-    async def upload(self, files: Sequence[Wanted], origin: object = None) -> Written:
-        """Send files the store lacks, hashed by `origin`; returns when it has acknowledged them."""
+    async def upload(self, files: Sequence[Wanted]) -> Written:
+        """Send what the store lacks; returns when it has acknowledged it."""
         ...
 
 
 class Hands:
     """A `Crew` of threads in this process; opens `target` when the first upload comes."""
 
-    def __init__(self, target: Target, retained_bytes: int, threads: int, clock: Clock, monitor: Monitor) -> None:
+    def __init__(self, target: Target, threads: int, clock: Clock, monitor: Monitor) -> None:
         self._target, self._clock, self._monitor = target, clock, monitor
-        self._reader = FileReader(target.namespace.algorithm, retained_bytes)
+        self._reader = FileReader(target.namespace.algorithm)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="files")
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
@@ -93,14 +85,13 @@ class Hands:
         self._executor.shutdown(wait=False, cancel_futures=True)
         await self._stack.aclose()
 
-    async def hash(self, paths: Sequence[str]) -> HashedBatch:
-        files = await asyncio.get_running_loop().run_in_executor(self._executor, self._reader.hash, paths)
-        return HashedBatch(files, self)
+    async def hash(self, paths: Sequence[str]) -> list[Hashed | IsolateError]:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._reader.hash, paths)
 
     async def cut(self, path: str) -> list[Blob]:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._reader.cut, path)
 
-    async def upload(self, files: Sequence[Wanted], origin: object = None) -> Written:  # noqa: ARG002 - one origin only
+    async def upload(self, files: Sequence[Wanted]) -> Written:
         uploader = await self._open()
         async with self._uploading:
             return await uploader.upload(files)

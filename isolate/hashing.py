@@ -35,14 +35,14 @@ class Stopped(Exception):
 
 
 class FileReader:
-    """Reads files; keeps up to `retained_bytes` of what it hashed, so that the upload need not read it again.
+    """Reads files; its methods block, and `stop` makes those that are running in other threads fail soon.
 
-    Its methods block and may be called from several threads; `stop` makes those that are running fail soon.
+    Nothing that was hashed is kept for its upload: measured, reading it again from the page cache costs less than the
+    memory that would hold it until the store was asked.
     """
 
-    def __init__(self, algorithm: Algorithm, retained_bytes: int) -> None:
+    def __init__(self, algorithm: Algorithm) -> None:
         self.algorithm = algorithm
-        self._retained = _Retained(retained_bytes)
         self._stopped = threading.Event()
 
     def hash(self, paths: Sequence[str]) -> list[Hashed | IsolateError]:
@@ -63,14 +63,13 @@ class FileReader:
         Raises FileChanged when it is another one by now.
         """
         self._check_stopped()
-        content = self._retained.take(blob.digest)
-        if content is None:
-            with _opened(path) as descriptor:
-                content = (
-                    _read_whole(descriptor, blob.size) if offset is None else os.pread(descriptor, blob.size, offset)
-                )
-            if len(content) != blob.size or self.algorithm.digest(content) != blob.digest:
-                raise FileChanged(path)
+        with _opened(path) as descriptor:
+            if offset is None:
+                content = _read_whole(descriptor, blob.size)
+            else:
+                content = os.pread(descriptor, blob.size, offset)
+        if len(content) != blob.size or self.algorithm.digest(content) != blob.digest:
+            raise FileChanged(path)
         return content
 
     def stop(self) -> None:
@@ -93,9 +92,7 @@ class FileReader:
         if size_bytes <= SMALL_BYTES:
             content = _read_whole(descriptor, size_bytes)
             if len(content) <= SMALL_BYTES:
-                digest = self.algorithm.digest(content)
-                self._retained.keep(digest, content)
-                return Blob(digest, len(content))
+                return Blob(self.algorithm.digest(content), len(content))
             os.lseek(descriptor, 0, os.SEEK_SET)  # it has grown past what is read whole
         hasher = self.algorithm.parallel_hasher()
         buffer = memoryview(bytearray(READ_BYTES))
@@ -121,31 +118,6 @@ class _Stream:
     def readinto(self, buffer: memoryview, /) -> int:
         self._check()
         return os.readv(self._descriptor, [buffer[:READ_BYTES]])
-
-
-class _Retained:
-    """Contents by digest, the oldest of which give way."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._size_bytes = 0
-        self._contents: dict[bytes, bytes] = {}
-        self._lock = threading.Lock()
-
-    def keep(self, digest: bytes, content: bytes) -> None:
-        with self._lock:
-            if digest in self._contents or len(content) > self._limit_bytes:
-                return
-            self._contents[digest] = content
-            self._size_bytes += len(content)
-            while self._size_bytes > self._limit_bytes:
-                self._size_bytes -= len(self._contents.pop(next(iter(self._contents))))
-
-    def take(self, digest: bytes) -> bytes | None:
-        with self._lock:
-            content = self._contents.pop(digest, None)
-            self._size_bytes -= len(content or b"")
-            return content
 
 
 @contextmanager

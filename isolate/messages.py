@@ -35,7 +35,6 @@ class Setup(msgspec.Struct, frozen=True, array_like=True, tag=True):
     url: str
     namespace: str
     user_agent: str
-    retained_bytes: int
 
 
 class HashJob(msgspec.Struct, frozen=True, array_like=True, tag=True):

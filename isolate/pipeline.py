@@ -10,15 +10,13 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
 
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import BlobStore
 from isolate.clock import Clock
 from isolate.crew import GrowingCrew
 from isolate.errors import InvalidInput, IsolateError, first_cause
-from isolate.hands import HashedBatch
+from isolate.hashing import Hashed
 from isolate.isolated import Entry, Kind, Manifest, dumps, manifest_mode
 from isolate.monitor import Monitor
 from isolate.scan import Found, Stamp
@@ -52,9 +50,8 @@ class _Slab:
     learnt: list[tuple[int, Blob, Stamp]] = field(default_factory=list)  # index and what is to be remembered
     unknown: list[int] = field(default_factory=list)  # indexes of files that have to be hashed
     unknown_bytes: int = 0
-    hashing: asyncio.Task[HashedBatch] | None = None
+    hashing: asyncio.Task[list[Hashed | IsolateError]] | None = None
     read_at_ns: int = 0
-    origin: object = None
 
     @property
     def is_full(self) -> bool:
@@ -186,9 +183,7 @@ class Pipeline:
         """Wait for the digests of a slab."""
         hashed_bytes = 0
         if slab.hashing is not None:
-            batch = await slab.hashing
-            slab.origin = batch.origin
-            for index, result in zip(slab.unknown, batch.files, strict=True):
+            for index, result in zip(slab.unknown, await slab.hashing, strict=True):
                 if isinstance(result, IsolateError):
                     if not self._skip_broken:
                         raise result
@@ -206,26 +201,23 @@ class Pipeline:
     async def _look_up(self, slabs: Sequence[_Slab]) -> None:
         """Ask for the blobs that this pass meets for the first time, and have the missing ones sent."""
         seen = self._seen
-        fresh: list[tuple[_Slab, Found, Blob]] = []
+        fresh: list[tuple[Found, Blob]] = []
         for slab in slabs:
             for entry, blob in zip(slab.entries, slab.blobs, strict=True):
                 if blob is not None and blob.digest not in seen:
                     seen.add(blob.digest)
-                    fresh.append((slab, entry, blob))
-        missing = set(await self._store.missing([blob for _, _, blob in fresh])) if fresh else set()
+                    fresh.append((entry, blob))
+        missing = set(await self._store.missing([blob for _, blob in fresh])) if fresh else set()
         self._monitor.count("present_blobs", len(fresh) - len(missing))
-        if missing:
-            for slab, group in groupby(fresh, key=itemgetter(0)):
-                wanted = [Wanted(self._source(entry), blob) for _, entry, blob in group if blob in missing]
-                for job in jobs_of(wanted):
-                    await self._room.acquire()
-                    task = self._tasks.create_task(self._send(job, slab.origin))
-                    self._sending.add(task)
-                    task.add_done_callback(self._sending.discard)
+        for job in jobs_of([Wanted(self._source(entry), blob) for entry, blob in fresh if blob in missing]):
+            await self._room.acquire()
+            task = self._tasks.create_task(self._send(job))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
 
-    async def _send(self, files: Sequence[Wanted], origin: object) -> None:
+    async def _send(self, files: Sequence[Wanted]) -> None:
         try:
-            await self._sender.send(files, origin)
+            await self._sender.send(files)
         finally:
             self._room.release()
 

@@ -19,8 +19,9 @@ from typing import Self
 
 from isolate.cas.digest import Blob
 from isolate.cas.store import Written
-from isolate.errors import InternalFailure
-from isolate.hands import UPLOADING, HashedBatch, Remote
+from isolate.errors import InternalFailure, IsolateError
+from isolate.hands import UPLOADING, Remote
+from isolate.hashing import Hashed
 from isolate.messages import (
     CutDone,
     CutJob,
@@ -40,7 +41,8 @@ from isolate.messages import (
 )
 from isolate.upload import Wanted
 
-MAX_WORKERS = 6  # beyond, the parent is the bottleneck, and memory is bounded for all of them together
+# Of the 300 MB that all processes of an archive may use, each worker takes up to 50.
+MAX_WORKERS = 4
 GRACE_S = 2.0
 STATUS_S = 0.5
 HASHING_EACH = 2  # one batch is read while the next is on its way
@@ -54,8 +56,8 @@ def default_workers() -> int:
 class Pool:
     """A `Crew` of worker processes; all of them leave with the context."""
 
-    def __init__(self, target: Remote, workers: int, retained_bytes: int) -> None:
-        self._setup = Setup(target.url, target.namespace.name, target.user_agent, retained_bytes // workers)
+    def __init__(self, target: Remote, workers: int) -> None:
+        self._setup = Setup(target.url, target.namespace.name, target.user_agent)
         self._workers: list[_Worker] = [_Worker() for _ in range(workers)]
         self._hashing = asyncio.Semaphore(workers * HASHING_EACH)
         self._uploading = asyncio.Semaphore(workers * UPLOADING)
@@ -75,23 +77,20 @@ class Pool:
         for worker in self._workers:
             await worker.left()
 
-    async def hash(self, paths: Sequence[str]) -> HashedBatch:
-        worker, reply = await self._read(lambda number: HashJob(number, [os.fsencode(path) for path in paths]))
+    async def hash(self, paths: Sequence[str]) -> list[Hashed | IsolateError]:
+        reply = await self._read(lambda number: HashJob(number, [os.fsencode(path) for path in paths]))
         assert isinstance(reply, HashDone), "a worker answers what it was asked"
-        return HashedBatch([hashed(file) for file in reply.files], worker)
+        return [hashed(file) for file in reply.files]
 
     async def cut(self, path: str) -> list[Blob]:
-        _, reply = await self._read(lambda number: CutJob(number, os.fsencode(path)))
+        reply = await self._read(lambda number: CutJob(number, os.fsencode(path)))
         assert isinstance(reply, CutDone), "a worker answers what it was asked"
         return [Blob(digest, size) for digest, size in reply.chunks]
 
-    async def upload(self, files: Sequence[Wanted], origin: object = None) -> Written:
+    async def upload(self, files: Sequence[Wanted]) -> Written:
         packed = [(os.fsencode(path), *blob, offset) for path, blob, offset in files]
         async with self._uploading:
             worker = min(self._workers, key=lambda candidate: candidate.uploading)
-            # Who hashed the files still has their contents, unless it is so far behind that reading is quicker.
-            if isinstance(origin, _Worker) and origin.uploading < UPLOADING + worker.uploading:
-                worker = origin
             worker.uploading += 1
             try:
                 reply = await worker.ask(lambda number: UploadJob(number, packed))
@@ -100,13 +99,13 @@ class Pool:
         assert isinstance(reply, UploadDone), "a worker answers what it was asked"
         return reply.written
 
-    async def _read(self, job: Callable[[int], Job]) -> tuple[_Worker, Reply]:
+    async def _read(self, job: Callable[[int], Job]) -> Reply:
         """Give a job of reading to the worker that has the fewest."""
         async with self._hashing:
             worker = min(self._workers, key=lambda candidate: candidate.hashing)
             worker.hashing += 1
             try:
-                return worker, await worker.ask(job)
+                return await worker.ask(job)
             finally:
                 worker.hashing -= 1
 

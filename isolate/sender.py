@@ -32,13 +32,13 @@ class Sender:
         self._large = asyncio.Semaphore(LARGE_IN_FLIGHT)
         self._pieces = asyncio.Semaphore(PIECE_JOBS_IN_FLIGHT)
 
-    async def send(self, files: Sequence[Wanted], origin: object = None) -> None:
-        """Send a job of files that `origin` has hashed; raises FileChanged and what the store raises."""
+    async def send(self, files: Sequence[Wanted]) -> None:
+        """Send a job of files; raises FileChanged and what the store raises."""
         if len(files) == 1 and files[0].blob.size > CHUNKED_ABOVE_BYTES:
             async with self._large:
                 await self._send_large(files[0])
         else:
-            self._count(await self._upload(files, origin))
+            self._count(await self._upload(files))
 
     async def send_content(self, blob: Blob, content: bytes) -> None:
         """Send a content that is in memory, unless the store has it."""
@@ -73,20 +73,20 @@ class Sender:
 
     async def _send_pieces(self, pieces: Sequence[Wanted]) -> None:
         try:
-            self._count(await self._upload(pieces, None))
+            self._count(await self._upload(pieces))
         finally:
             self._pieces.release()
 
-    async def _upload(self, files: Sequence[Wanted], origin: object) -> Written:
+    async def _upload(self, files: Sequence[Wanted]) -> Written:
         for delay_s in RETRY_DELAYS_S:
             try:
-                return await self._crew.upload(files, origin)
+                return await self._crew.upload(files)
             except Unavailable:
                 # The connection broke in the middle: what arrived before is not sent again.
                 await self._clock.sleep(delay_s)
                 missing = set(await self._store.missing([file.blob for file in files]))
                 files = [file for file in files if file.blob in missing]
-        return await self._crew.upload(files, origin)
+        return await self._crew.upload(files)
 
     def _count(self, written: Written) -> None:
         self._monitor.count("uploaded_blobs", written.stored)

@@ -65,7 +65,7 @@ class _Worker:
     async def _do(self, job: Job) -> Reply:
         match job:
             case HashJob(number, paths):
-                return hash_done(number, (await self._hands.hash([os.fsdecode(path) for path in paths])).files)
+                return hash_done(number, await self._hands.hash([os.fsdecode(path) for path in paths]))
             case CutJob(number, path):
                 return CutDone(number, [(digest, size) for digest, size in await self._hands.cut(os.fsdecode(path))])
             case UploadJob(number, files):
@@ -101,7 +101,7 @@ async def _next(reader: asyncio.StreamReader) -> bytes:
 
 def _hands(setup: Setup) -> Hands:
     target = Remote(setup.url, Namespace.parse(setup.namespace), setup.user_agent)
-    return Hands(target, setup.retained_bytes, 1, SystemClock(), NullMonitor())
+    return Hands(target, 1, SystemClock(), NullMonitor())
 
 
 def _die_with(parent: int) -> None:

@@ -1,4 +1,4 @@
-"""isolate.hashing: what is read, what counts as changed, what is kept for the upload."""
+"""isolate.hashing: what is read, and what counts as changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.trees import write_tree
 
 
 def hash_one(path: Path, algorithm: Algorithm = BLAKE3) -> Hashed | IsolateError:
-    (result,) = FileReader(algorithm, 0).hash([str(path)])
+    (result,) = FileReader(algorithm).hash([str(path)])
     return result
 
 
@@ -35,7 +35,7 @@ def test_what_is_no_file_is_an_error_of_its_own_and_the_rest_is_hashed(tmp_path:
     (tmp_path / "l").symlink_to("a")
     os.mkfifo(tmp_path / "p")
     paths = [str(tmp_path / name) for name in ("a", "d", "l", "none", "p", "b")]
-    results = FileReader(BLAKE3, 0).hash(paths)
+    results = FileReader(BLAKE3).hash(paths)
     assert [type(result) for result in results] == [
         Hashed,
         InvalidInput,
@@ -92,37 +92,19 @@ def test_a_file_that_grows_meanwhile_is_taken_as_read(
     assert hash_one(path) == Hashed(Blob(BLAKE3.digest(bytes(grown_to)), grown_to), None)
 
 
-def test_a_content_read_for_hashing_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_tree(tmp_path, {"a": b"aaaa", "b": b"bbbb", "c": b"cccc"})
-    reader = FileReader(BLAKE3, retained_bytes=8)
-    reader.hash([str(tmp_path / name) for name in "abc"])
-    opened: list[str] = []
-    real = os.open
-
-    def noted(path: str, flags: int) -> int:
-        opened.append(path)
-        return real(path, flags)
-
-    monkeypatch.setattr(os, "open", noted)
-    for name in "cba":
-        content = name.encode() * 4
-        assert reader.read(str(tmp_path / name), Blob(BLAKE3.digest(content), 4), None) == content
-    assert opened == [str(tmp_path / "a")]  # the oldest made room
-
-
 @pytest.mark.parametrize(
     ("content", "offset"), [(b"aaax", None), (b"aaaaa", None), (b"aaa", None), (b"", None), (b"aaaab", 1), (b"aaaa", 1)]
 )
 def test_another_content_is_not_given_out(tmp_path: Path, content: bytes, offset: int | None) -> None:
     (tmp_path / "f").write_bytes(content)
     with pytest.raises(FileChanged, match="f' changed"):
-        FileReader(BLAKE3, 0).read(str(tmp_path / "f"), Blob(BLAKE3.digest(b"aaaa"), 4), offset)
+        FileReader(BLAKE3).read(str(tmp_path / "f"), Blob(BLAKE3.digest(b"aaaa"), 4), offset)
 
 
 def test_a_large_file_is_cut_into_pieces_that_can_be_read(tmp_path: Path) -> None:
     plain = os.urandom(9 << 20)
     (tmp_path / "f").write_bytes(plain)
-    reader = FileReader(BLAKE3, 0)
+    reader = FileReader(BLAKE3)
     offset = 0
     for piece in reader.cut(str(tmp_path / "f")):
         assert reader.read(str(tmp_path / "f"), piece, offset) == plain[offset : offset + piece.size]
@@ -134,7 +116,7 @@ def test_a_large_file_is_cut_into_pieces_that_can_be_read(tmp_path: Path) -> Non
 def test_stop_ends_what_is_running(tmp_path: Path, size: int) -> None:
     path = tmp_path / "f"
     path.write_bytes(bytes(size))
-    reader = FileReader(BLAKE3, 0)
+    reader = FileReader(BLAKE3)
     reader.stop()
     with pytest.raises(Stopped):
         reader.hash([str(path)])

@@ -97,8 +97,8 @@ async def test_workers_hash_like_the_calling_process(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff")
     write_tree(tmp_path, {"a": b"1", name: b"2", "d": {}})
     paths = [str(tmp_path / one) for one in ("a", name, "d", "none")]
-    async with Pool(NOWHERE, 2, 1 << 20) as pool, Hands(MemoryStore(OURS), 0, 1, SystemClock(), NullMonitor()) as hands:
-        theirs, ours = (await pool.hash(paths)).files, (await hands.hash(paths)).files
+    async with Pool(NOWHERE, 2) as pool, Hands(MemoryStore(OURS), 1, SystemClock(), NullMonitor()) as hands:
+        theirs, ours = await pool.hash(paths), await hands.hash(paths)
     assert [one if isinstance(one, Hashed) else (type(one), str(one)) for one in theirs] == [
         one if isinstance(one, Hashed) else (type(one), str(one)) for one in ours
     ]
@@ -109,9 +109,8 @@ async def test_workers_hash_like_the_calling_process(tmp_path: Path) -> None:
 async def test_workers_upload_over_their_own_connections(tmp_path: Path) -> None:
     write_tree(tmp_path / "t", {str(number): os.urandom(1000) for number in range(50)})
     files = [Wanted(str(path), OURS.blob(path.read_bytes())) for path in (tmp_path / "t").iterdir()]
-    async with served(tmp_path / "data") as target, Pool(target, 2, 1 << 20) as pool:
-        batch = await pool.hash([file.path for file in files])
-        written = await asyncio.gather(pool.upload(files[:25], batch.origin), pool.upload(files[25:]))
+    async with served(tmp_path / "data") as target, Pool(target, 2) as pool:
+        written = await asyncio.gather(pool.upload(files[:25]), pool.upload(files[25:]))
         async with HttpClient(target.url, user_agent="test") as client:
             assert await HttpStore(client, OURS).missing([file.blob for file in files]) == []
     assert [one.stored for one in written] == [25, 25]
@@ -119,14 +118,14 @@ async def test_workers_upload_over_their_own_connections(tmp_path: Path) -> None
 
 async def test_errors_come_back_from_workers(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"now")
-    async with served(tmp_path / "data") as target, Pool(target, 1, 1 << 20) as pool:
+    async with served(tmp_path / "data") as target, Pool(target, 1) as pool:
         with pytest.raises(FileChanged, match="f' changed"):
             await pool.upload([Wanted(str(tmp_path / "f"), OURS.blob(b"then"))])
 
 
 async def test_a_worker_that_dies_fails_its_jobs_and_no_other(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x")
-    async with Pool(NOWHERE, 1, 1 << 20) as pool:
+    async with Pool(NOWHERE, 1) as pool:
         await pool.hash([str(tmp_path / "f")])
         (pid,) = workers_of(os.getpid())
         os.kill(pid, signal.SIGSTOP)
@@ -148,7 +147,7 @@ async def _outcome(pool: Pool, path: str) -> str:
 
 async def test_a_worker_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isolate.pool.GRACE_S", 0.01)
-    async with Pool(NOWHERE, 2, 1 << 20) as pool:
+    async with Pool(NOWHERE, 2) as pool:
         await pool.hash([])
         pids = workers_of(os.getpid())
         assert len(pids) == 2
@@ -159,10 +158,10 @@ async def test_a_worker_that_does_not_listen_is_killed(monkeypatch: pytest.Monke
 
 async def test_workers_ignore_ctrl_c(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x")
-    async with Pool(NOWHERE, 1, 1 << 20) as pool:
+    async with Pool(NOWHERE, 1) as pool:
         for pid in workers_of(os.getpid()):
             os.kill(pid, signal.SIGINT)
-        assert isinstance((await pool.hash([str(tmp_path / "f")])).files[0], Hashed)
+        assert isinstance((await pool.hash([str(tmp_path / "f")]))[0], Hashed)
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
@@ -175,7 +174,7 @@ from isolate.hands import Remote
 from isolate.pool import Pool
 
 async def main():
-    async with Pool(Remote("http://127.0.0.1:1", Namespace.parse("blake3-zstd"), "test"), 2, 1 << 20) as pool:
+    async with Pool(Remote("http://127.0.0.1:1", Namespace.parse("blake3-zstd"), "test"), 2) as pool:
         await asyncio.gather(*[pool.hash([]) for _ in range(4)])
         print("ready", flush=True)
         await asyncio.sleep(60)
