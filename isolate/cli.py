@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from isolate import __version__, errors, flags
+from isolate.config import load_settings
 from isolate.terminal import EXIT_HELP, CommandGroup, Console, run_command, verbose_option, version_option
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ _UPLOAD_ERRORS = (errors.Unavailable, errors.Refused, errors.NoSpace, errors.Not
 
 def main() -> int:
     """Run the `isolate` command line of this process."""
-    return run_command("isolate", isolate)
+    return run_command("isolate", isolate, settings=load_settings)
 
 
 def isolateserver_main() -> int:
     """Run the `isolateserver` command line of this process."""
-    return run_command("isolateserver", isolateserver)
+    return run_command("isolateserver", isolateserver, settings=load_settings)
 
 
 @click.group("isolate", cls=CommandGroup, epilog=EXIT_HELP)

@@ -1,4 +1,4 @@
-"""What the environment says: servers, verbosity, where caches live; the door of the client tools to `os.environ`.
+"""What the environment and the configuration file say: servers, verbosity, where caches live; the door to `os.environ`.
 
 A root. Knows no command line: a flag always wins over what is read here.
 """
@@ -9,6 +9,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from isolate.errors import InvalidInput
+from isolate.settings import Settings, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,28 @@ def load(environment: Mapping[str, str] | None = None) -> Config:
     )
 
 
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read `isolate/config.toml` in the user's folder for configurations; raises InvalidInput."""
+    known = os.environ if environment is None else environment
+    configured = known.get("XDG_CONFIG_HOME", "")
+    folder = Path(configured) if os.path.isabs(configured) else _home(known) / ".config"
+    place = folder / "isolate" / "config.toml"
+    try:
+        return parse(place.read_text(encoding="utf-8"), str(place))
+    except FileNotFoundError:
+        return Settings()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"Cannot read {place}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from error
+
+
+def _home(environment: Mapping[str, str]) -> Path:
+    home = environment.get("HOME", "")
+    return Path(home if os.path.isabs(home) else os.path.expanduser("~"))
+
+
 def _cache_home(environment: Mapping[str, str]) -> Path:
     # The XDG specification: a relative path is to be ignored.
     configured = environment.get("XDG_CACHE_HOME", "")
     if os.path.isabs(configured):
         return Path(configured)
-    home = environment.get("HOME", "")
-    return Path(home if os.path.isabs(home) else os.path.expanduser("~")) / ".cache"
+    return _home(environment) / ".cache"

@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 
 import click
 
+from isolate.commands import Command
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-class CommandWithVariables(click.Command):
+class CommandWithVariables(Command):
     """Accepts `--path-variable NAME VALUE` beside `NAME=VALUE`, as 2020 did."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import os
 import random
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterator, Mapping
@@ -34,6 +35,8 @@ MAX_REPLY_BYTES = 64 << 20  # of a JSON reply; the largest, a page of task resul
 MAX_PROBLEM_BYTES = 64 << 10
 READ_BYTES = 1 << 20  # one block's worth between two awaits
 INLINE_BYTES = 64 << 10  # above, aiohttp wants a body as a file, so that writing it does not hold up the loop
+
+_LOG = logging.getLogger(__name__)  # each request, for who asks with -v
 
 Params = Mapping[str, str | int] | list[tuple[str, str]]
 Body = bytes | Callable[[], AsyncIterable[bytes]] | None
@@ -196,12 +199,17 @@ class HttpClient:
     @asynccontextmanager
     async def _open(self, call: _Call) -> AsyncIterator[Response]:
         """One attempt."""
-        assert self._session is not None, "the client is used outside its `async with`"
+        started_s = self.clock.monotonic()
         try:
             with _translated(self.base_url):
                 reply = await self._send(call)
         except _SourceFailed as failed:
             raise failed.args[0] from None
+        except errors.IsolateError as error:
+            _LOG.info("%s %s%s: %s", call.method, self.base_url, call.path, error)
+            raise
+        passed_ms = (self.clock.monotonic() - started_s) * 1e3
+        _LOG.info("%s %s: %d in %.0f ms", call.method, reply.url, reply.status, passed_ms)
         try:
             response = Response(reply, self.base_url)
             if reply.status >= 300 and reply.status not in call.also:

@@ -17,7 +17,26 @@ from typing import Any, TypeVar
 
 import click
 
+from isolate.commands import CommandGroup
 from isolate.errors import InvalidInput, IsolateError, UploadFailed, first_cause
+from isolate.settings import Settings
+
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_HELP",
+    "EXIT_INTERRUPTED",
+    "EXIT_UPLOAD_FAILED",
+    "EXIT_USAGE",
+    "CommandGroup",
+    "Console",
+    "TerminalMonitor",
+    "describe",
+    "exit_status",
+    "printable",
+    "run_command",
+    "verbose_option",
+    "version_option",
+]
 
 EXIT_FAILED, EXIT_USAGE, EXIT_UPLOAD_FAILED, EXIT_INTERRUPTED = 1, 2, 101, 130
 EXIT_HELP = "Exit status: 0 ok, 1 failed, 2 usage, 101 upload failed, 130 interrupted."
@@ -35,6 +54,7 @@ class Console:
     def __init__(self, program: str) -> None:
         self.program = program
         self.verbosity = 0
+        self.settings = Settings()
 
     def error(self, message: str) -> None:
         click.echo(f"{self.program}: error: {message}", err=True)
@@ -86,41 +106,6 @@ class TerminalMonitor:
         click.echo(f"{self._program}: warning: {_one_line(str(message))}", err=True)
 
 
-class CommandGroup(click.Group):
-    """Commands that may be abbreviated, and `help [COMMAND]`; runs `default` when no command is given."""
-
-    def __init__(self, *args: Any, default: str = "help", **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._default = default
-        self.add_command(_help)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        exact = super().get_command(ctx, cmd_name)
-        near = [name for name in self.list_commands(ctx) if name.startswith(cmd_name)]
-        return exact or (super().get_command(ctx, near[0]) if len(near) == 1 else None)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
-        if not args or (args[0].startswith("-") and args[0].partition("=")[0] not in own):
-            args = [self._default, *args]
-        return super().parse_args(ctx, args)
-
-
-@click.command("help", short_help="Print help, of a command if one is named.")
-@click.argument("command", nargs=-1)
-@click.pass_context
-def _help(ctx: click.Context, command: tuple[str, ...]) -> None:
-    """Print help, of COMMAND if one is named."""
-    shown = ctx.parent
-    assert shown is not None, "help is part of a group"
-    for name in command:
-        found = shown.command.get_command(shown, name) if isinstance(shown.command, click.Group) else None
-        if found is None:
-            raise click.UsageError(f"No such command {name!r}.", ctx.parent)
-        shown = click.Context(found, info_name=found.name, parent=shown)
-    click.echo(shown.get_help())
-
-
 def verbose_option(command: Decorated) -> Decorated:
     """Add `-v/--verbose`, repeatable; its default is the number in ISOLATE_DEBUG."""
 
@@ -128,6 +113,8 @@ def verbose_option(command: Decorated) -> Decorated:
         console = ctx.find_object(Console)
         if console is not None:
             console.verbosity = max(console.verbosity, count)
+        if count:
+            _show_requests(ctx)
 
     option = click.option(
         "-v",
@@ -136,9 +123,24 @@ def verbose_option(command: Decorated) -> Decorated:
         expose_value=False,
         envvar="ISOLATE_DEBUG",
         callback=note,
-        help="Say more; twice shows tracebacks.",
+        help="Say more, such as each request; twice shows tracebacks.",
     )
     return option(command)
+
+
+def _show_requests(ctx: click.Context) -> None:
+    """Let what the HTTP client logs come out on stderr, a line for each request, while the command runs."""
+    import logging
+
+    log, handler = logging.getLogger("isolate.http"), logging.StreamHandler()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+    def stop() -> None:
+        log.removeHandler(handler)
+        log.setLevel(logging.WARNING)
+
+    ctx.call_on_close(stop)
 
 
 def version_option(command: Decorated) -> Decorated:
@@ -148,13 +150,19 @@ def version_option(command: Decorated) -> Decorated:
     return click.version_option(__version__, message="%(prog)s %(version)s")(command)
 
 
-def run_command(program: str, command: click.Command, arguments: Sequence[str] | None = None) -> int:
+def run_command(
+    program: str,
+    command: click.Command,
+    arguments: Sequence[str] | None = None,
+    settings: Callable[[], Settings] = Settings,
+) -> int:
     """Run `command` with a `Console` as its `ctx.obj`; return the exit status.
 
-    An int that the callback returns is the status, anything else means 0.
+    An int that the callback returns is the status, anything else means 0. `settings` gives defaults of flags.
     """
     console = Console(program)
     try:
+        console.settings = settings()
         result = command.main(
             args=None if arguments is None else list(arguments), prog_name=program, standalone_mode=False, obj=console
         )
