@@ -170,7 +170,10 @@ def decode_record(data: bytes | memoryview, algorithm: Algorithm) -> Record:
         raise InvalidRecord("Record is damaged: its check differs")
     if layout.algorithm is not None and layout.algorithm is not algorithm:
         raise InvalidRecord(f"Record holds {layout.algorithm.name} digests where {algorithm.name} is expected")
-    return _DECODERS[data[:4]](data, layout)
+    decoder = _DECODERS.get(data[:4])
+    if decoder is None:
+        raise InvalidRecord("Old bytes are only kept, never sent")
+    return decoder(data, layout)
 
 
 class RecordReader:

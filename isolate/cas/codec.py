@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import zlib
+from collections.abc import Iterator
 
 import zstandard
 
@@ -84,3 +85,54 @@ def zlib_decompress(stream: bytes, most_bytes: int) -> bytes:
     if not decompressor.eof or decompressor.unused_data:
         raise InvalidRecord("Not one whole zlib stream")
     return plain
+
+
+class Inflater:
+    """Opens one zlib stream that arrives in pieces; holds little content, whatever a piece expands to."""
+
+    PIECE_BYTES = 256 << 10
+    _BITE_BYTES = 16 << 10  # zlib copies what it has not consumed each time it stops
+
+    def __init__(self) -> None:
+        self._decompressor = zlib.decompressobj()
+
+    def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
+        """Yield the content of `data`; raises InvalidRecord."""
+        view = memoryview(data)
+        for start in range(0, len(view), self._BITE_BYTES):
+            bite: bytes | memoryview = view[start : start + self._BITE_BYTES]
+            while bite:
+                if self._decompressor.eof:
+                    raise InvalidRecord("zlib stream has bytes behind its end")
+                try:
+                    plain = self._decompressor.decompress(bite, self.PIECE_BYTES)
+                except zlib.error as error:
+                    raise InvalidRecord(f"Not a zlib stream: {error}") from error
+                if plain:
+                    yield plain
+                bite = self._decompressor.unconsumed_tail or self._decompressor.unused_data
+
+    def finish(self) -> Iterator[bytes]:
+        """Yield what is left when everything was fed; raises InvalidRecord unless the stream is whole."""
+        try:
+            while not self._decompressor.eof and (plain := self._decompressor.decompress(b"", self.PIECE_BYTES)):
+                yield plain
+        except zlib.error as error:
+            raise InvalidRecord(f"Not a zlib stream: {error}") from error
+        if not self._decompressor.eof:
+            raise InvalidRecord("zlib stream is cut off")
+
+
+class Deflater:
+    """Makes one zlib stream, piece by piece; the same content in whatever pieces gives the same stream."""
+
+    def __init__(self, level: int) -> None:
+        self._compressor = zlib.compressobj(level)
+
+    def feed(self, data: bytes | memoryview) -> bytes:
+        """Return what can be sent already."""
+        return self._compressor.compress(data)
+
+    def finish(self) -> bytes:
+        """Return the rest."""
+        return self._compressor.flush()

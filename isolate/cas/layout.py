@@ -17,9 +17,11 @@ MAX_PLAIN_BYTES = 16 << 20  # what one decoder must be able to hold
 MAX_ENTRIES = 65_536  # of a block or a recipe: 4.7 MB of entries at worst
 MAX_ABSENT = 100_000  # a whole batch may be absent
 MAX_ERROR_BYTES = 64 << 10
-MAX_HEADER_BYTES = 4 + 1 + 64 + 8 + 4 + 8  # a recipe of SHA-512: with this much, every length is known
+MAX_SEGMENT_BYTES = 4 << 20  # of old bytes; what their reader holds at a time
+MAX_HEADER_BYTES = 4 + 2 + 64 + 8 + 8 + 4 + 4 + 8  # old bytes of SHA-512: with this much, every length is known
 
 BLOCK, RECIPE, ABSENT, ERROR, END = b"IBK1", b"IBR1", b"IBA1", b"IBX1", b"IBZ1"
+OLD = b"IBO1"  # only in packs; `old_bytes.py` makes and reads it
 BLOCK_HEAD = struct.Struct("<4sBBHIII8s")
 CHECK_BYTES = 8
 NO_CHECK = bytes(CHECK_BYTES)
@@ -119,7 +121,23 @@ def _end_layout(head: bytes | bytearray | memoryview) -> Layout | None:
     return None if len(head) < 4 + CHECK_BYTES else Layout(None, 4, 12, 0, 12)
 
 
+def _old_layout(head: bytes | bytearray | memoryview) -> Layout | None:
+    if len(head) < 6:
+        return None
+    algorithm = _algorithm(head[4])
+    sizes_at = 6 + algorithm.digest_bytes
+    body_at = sizes_at + 24 + CHECK_BYTES
+    if len(head) < body_at:
+        return None
+    _, encoded, number, count = struct.unpack_from("<QQII", head, sizes_at)
+    if count != max(1, -(-encoded // MAX_SEGMENT_BYTES)) or number >= count:
+        raise InvalidRecord(f"Old bytes call themselves segment {number} of {count} of {encoded} bytes")
+    length = min(MAX_SEGMENT_BYTES, encoded - number * MAX_SEGMENT_BYTES)
+    return Layout(algorithm, body_at - CHECK_BYTES, body_at, 0, body_at + length)
+
+
 _LAYOUTS = {
+    OLD: _old_layout,
     BLOCK: _block_layout,
     RECIPE: _recipe_layout,
     ABSENT: _absent_layout,

@@ -101,8 +101,8 @@ class LocalBlobStores:
         """Run `call`, which computes, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, call)
 
-    async def append(self, namespace: str, uploads: Sequence[Upload], fresh: Sequence[NewBlobs]) -> None:
-        """Make one group durable and visible: pack first, then index."""
+    async def append(self, namespace: str, uploads: Sequence[Upload], fresh: Sequence[NewBlobs]) -> list[int]:
+        """Make one group durable and visible: pack first, then index; returns the ids of the records."""
         size_bytes = sum(len(upload.record) for upload in uploads)
         limits = self.limits
         if limits.max_bytes is not None and self._used_bytes + size_bytes > limits.max_bytes:
@@ -115,11 +115,12 @@ class LocalBlobStores:
             for location, upload, blobs in zip(locations, uploads, fresh, strict=True)
         ]
         try:
-            await self.index.add(namespace, records, self.presence.hour())
+            ids = await self.index.add(namespace, records, self.presence.hour())
         except BaseException:
             await self.packs.withdraw(locations)
             raise
         self._used_bytes += size_bytes
+        return ids
 
 
 class LocalBlobStore:

@@ -34,8 +34,11 @@ class Kind(IntEnum):
 
     BLOCK = 0
     RECIPE = 1
+    OLD = 2  # a segment of old bytes
+    OLD_LAST = 3  # the last of several, which depends on those before it as a recipe does on its chunks
 
 
+_DEPENDENT = {Kind.RECIPE, Kind.OLD_LAST}
 _KINDS = {kind.value: kind for kind in Kind}
 
 
@@ -65,7 +68,7 @@ class BlockRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """What the index knows about some digests; `parts` are the blocks that hold the chunks of a recipe."""
+    """What the index knows about some digests; `parts` are the records that a dependent one needs."""
 
     places: dict[bytes, Place]
     blocks: dict[int, BlockRow]
@@ -103,19 +106,30 @@ class BlobIndex:
             whole = whole and changed == len(ids)
         return whole
 
-    async def add(self, namespace: str, records: Sequence[NewRecord], hour: int) -> None:
-        """Make durable records visible; a blob appears only after everything it needs.
+    async def add(self, namespace: str, records: Sequence[NewRecord], hour: int) -> list[int]:
+        """Make durable records visible and return their ids; a blob appears only after everything it needs.
 
         One transaction, unless it would last too long. All records are of one append.
         """
         if sum(len(record.blobs) + len(record.parts) for record in records) <= ROWS_PER_JOB:
-            await self._database.write(lambda connection: _add_all(connection, namespace, records, hour))
-            return
+            return await self._database.write(lambda connection: _add_all(connection, namespace, records, hour))
         ids = await self._database.write(lambda connection: _add_blocks(connection, records, hour))
         for parts in _slices(_part_rows(ids, records), ROWS_PER_JOB):
             await self._database.write(partial(_add_parts, rows=parts))
         for blobs in _slices(_blob_rows(ids, records), ROWS_PER_JOB):
             await self._database.write(partial(_add_blobs, namespace=namespace, rows=blobs))
+        return ids
+
+    async def discard(self, blocks: Collection[int]) -> None:
+        """Give up records that nobody will ask for; their bytes are dead."""
+
+        def job(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
+            for id_ in ids:
+                for name in ("bury_block", "delete_parts", "delete_block"):
+                    connection.execute(SQL[name], {"id": id_})
+
+        for ids in _slices(sorted(blocks), ROWS_PER_JOB // 4):
+            await self._database.write(partial(job, ids=ids))
 
     async def quarantine(self, block: int, why: str, now_s: float) -> None:
         """Set a bad record aside: what it held is missing from now on, its bytes stay for whoever investigates."""
@@ -169,7 +183,7 @@ def _find(connection: sqlite3.Connection, namespace: str, digests: Collection[by
     found = connection.execute(SQL["find_blobs"], values)
     places = {place.digest: place for place in map(Place._make, found)}
     rows = _rows(connection, "find_blocks", {place.block for place in places.values()})
-    recipes = [id_ for id_, _, _, _, kind, _ in rows if kind == Kind.RECIPE]
+    recipes = [id_ for id_, _, _, _, kind, _ in rows if kind in _DEPENDENT]
     parts: dict[int, list[int]] = {id_: [] for id_ in recipes}
     for recipe, part in _rows(connection, "find_parts", recipes):
         parts[recipe].append(part)
@@ -205,10 +219,11 @@ def _add_blocks(connection: sqlite3.Connection, records: Sequence[NewRecord], ho
     return ids
 
 
-def _add_all(connection: sqlite3.Connection, namespace: str, records: Sequence[NewRecord], hour: int) -> None:
+def _add_all(connection: sqlite3.Connection, namespace: str, records: Sequence[NewRecord], hour: int) -> list[int]:
     ids = _add_blocks(connection, records, hour)
     _add_parts(connection, _part_rows(ids, records))
     _add_blobs(connection, namespace, _blob_rows(ids, records))
+    return ids
 
 
 def _part_rows(ids: Sequence[int], records: Sequence[NewRecord]) -> list[tuple[int, int]]:
