@@ -47,7 +47,7 @@ class LocalBlobStores:
     """All namespaces of one data directory; made by `open`."""
 
     def __init__(self, index: BlobIndex, packs: LocalPacks, limits: BlobLimits, clock: Clock, monitor: Monitor) -> None:
-        self.limits = limits
+        self.limits, self.monitor = limits, monitor
         self.index, self.packs = index, packs
         self.presence = Presence(index, packs, clock, monitor)
         self.compositions = Compositions()
@@ -128,7 +128,7 @@ class LocalBlobStore:
 
     def __init__(self, stores: LocalBlobStores, namespace: Namespace) -> None:
         self._stores, self._namespace = stores, namespace
-        self._source = RecordSource(namespace, stores.packs, stores.presence, stores.egress, stores.threads)
+        self._source = RecordSource(namespace, stores.presence, stores.egress, stores.threads)
         self._committer = GroupCommitter(self._commit, lambda upload: len(upload.record), GROUP_BYTES)
 
     @property

@@ -21,11 +21,23 @@ _NOT_FOREIGN = {_LOCK_FILE, "lost+found"}  # the second is what a fresh file sys
 
 
 class DataDirectory:
-    """An open data directory; `stopped_cleanly` says how the server before this one ended."""
+    """An open data directory; `stopped_cleanly` says how the server before this one ended.
+
+    An unclean stop stays on record until somebody sets `settled`: what followed from it must not be forgotten because
+    a server ran for a minute in between.
+    """
 
     def __init__(self, path: Path, lock: int, *, stopped_cleanly: bool) -> None:
         self.path, self.stopped_cleanly = path, stopped_cleanly
+        self.settled = stopped_cleanly
         self._lock = lock
+
+    @classmethod
+    def open_existing(cls, path: Path) -> Self:
+        """Open what a server has made; raises Busy, FormatTooNew, InvalidInput."""
+        if not (path / _FORMAT_FILE).is_file():
+            raise InvalidInput(f"{path} is not the data directory of a server")
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -50,8 +62,9 @@ class DataDirectory:
         return cls(path, lock, stopped_cleanly=stopped_cleanly)
 
     def close(self) -> None:
-        """Note that all ended well, and let the next server in."""
-        (self.path / _RUNNING_FILE).unlink(missing_ok=True)
+        """Note that all ended well, if it did, and let the next server in."""
+        if self.settled:
+            (self.path / _RUNNING_FILE).unlink(missing_ok=True)
         os.close(self._lock)
 
 

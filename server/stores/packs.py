@@ -64,10 +64,11 @@ class PackJournal(Protocol):
 class PackStorage(Protocol):
     """Keeps groups of byte strings."""
 
-    async def append(self, namespace: str, group: Sequence[bytes]) -> list[Location]:
-        """Store `group` and return where each is, once durable; one call at a time per namespace.
+    async def append(self, namespace: str, group: Sequence[bytes], lane: str = "") -> list[Location]:
+        """Store `group` and return where each is, once durable; one call at a time per namespace and lane.
 
-        Raises NoSpace, Unavailable; then nothing of the group is stored.
+        What is appended in different lanes never shares a pack. Raises NoSpace, Unavailable; then nothing of the group
+        is stored.
         """
         ...
 
@@ -81,6 +82,10 @@ class PackStorage(Protocol):
 
     async def lengths(self, packs: Collection[Pack]) -> Mapping[Pack, int]:
         """Return how long each pack is, 0 when it is gone; as seen in the last TRUST_S seconds."""
+        ...
+
+    async def retire(self, pack: Pack) -> None:
+        """Append no more to `pack`; no append to its namespace may be running."""
         ...
 
     async def delete(self, pack: Pack) -> None:
@@ -106,7 +111,7 @@ class LocalPacks:
         self._files = files or PackFiles()
         self._entropy = entropy
         self._rotate_bytes = rotate_bytes
-        self._open: dict[str, tuple[Pack, int]] = {}  # namespace -> the pack that grows, and its durable end
+        self._open: dict[tuple[str, str], tuple[Pack, int]] = {}  # namespace, lane -> growing pack and its durable end
         self._seen: dict[Pack, tuple[float, int]] = {}  # when a length was seen, and which
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="packs")
 
@@ -124,14 +129,14 @@ class LocalPacks:
         except OSError as error:
             self._monitor.problem(f"Pack {pack.name} cannot be continued: {error}")
             whole = False
-        if whole:
-            self._open[pack.namespace] = (pack, committed_bytes)
+        if whole and (pack.namespace, "") not in self._open:
+            self._open[pack.namespace, ""] = (pack, committed_bytes)
         else:
             await self._journal.seal(pack)
 
-    async def append(self, namespace: str, group: Sequence[bytes]) -> list[Location]:
+    async def append(self, namespace: str, group: Sequence[bytes], lane: str = "") -> list[Location]:
         size_bytes = sum(map(len, group))
-        pack, end = await self._writable(namespace, size_bytes)
+        pack, end = await self._writable(namespace, lane, size_bytes)
         try:
             await self._run(lambda: self._append(pack, end, group))
         except _Unusable as error:
@@ -139,7 +144,7 @@ class LocalPacks:
             raise _translated(error.cause) from error.cause
         except OSError as error:
             raise _translated(error) from error
-        self._open[namespace] = (pack, end + size_bytes)
+        self._open[namespace, lane] = (pack, end + size_bytes)
         self._seen[pack] = (self._clock.monotonic(), end + size_bytes)
         self._monitor.count("appended_bytes", size_bytes)
         locations = []
@@ -172,6 +177,9 @@ class LocalPacks:
             self._seen.update({pack: (now_s, length) for pack, length in zip(stale, found, strict=True)})
         return {pack: self._seen[pack][1] for pack in packs}
 
+    async def retire(self, pack: Pack) -> None:
+        await self._retire(pack, None)
+
     async def delete(self, pack: Pack) -> None:
         self._seen.pop(pack, None)
         await self._tried(lambda: self._files.unlink(self._path(pack)))
@@ -184,10 +192,10 @@ class LocalPacks:
         """End the threads; nothing may be running."""
         self._threads.shutdown()
 
-    async def _writable(self, namespace: str, size_bytes: int) -> tuple[Pack, int]:
+    async def _writable(self, namespace: str, lane: str, size_bytes: int) -> tuple[Pack, int]:
         """Return a pack that takes `size_bytes` more, and its end."""
-        if namespace in self._open:
-            pack, end = self._open[namespace]
+        if (namespace, lane) in self._open:
+            pack, end = self._open[namespace, lane]
             fits = end == 0 or end + size_bytes <= self._rotate_bytes
             if fits and await self._tried(lambda: self._files.length(self._path(pack))) == end:
                 return pack, end
@@ -201,7 +209,7 @@ class LocalPacks:
                 await self._run(lambda: self._files.unlink(self._path(pack)))
             await self._journal.seal(pack)
             raise _translated(error) from error
-        self._open[namespace] = (pack, 0)
+        self._open[namespace, lane] = (pack, 0)
         self._monitor.count("created_packs")
         return pack, 0
 
@@ -232,8 +240,7 @@ class LocalPacks:
 
     async def _retire(self, pack: Pack, end: int | None) -> None:
         """Append no more to `pack`, and drop what is behind `end`."""
-        if self._open.get(pack.namespace, (None, 0))[0] == pack:
-            del self._open[pack.namespace]
+        self._open = {lane: growing for lane, growing in self._open.items() if growing[0] != pack}
         self._seen.pop(pack, None)
         if end is not None:
             with suppress(OSError):  # garbage behind the acknowledged end wastes space and harms nobody

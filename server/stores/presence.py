@@ -6,7 +6,7 @@ the last seconds and are long enough; whatever is called present was refreshed f
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from isolate.cas.digest import Namespace
 from isolate.clock import Clock
@@ -44,6 +44,24 @@ class Presence:
             self._monitor.problem(f"Blobs are read without being refreshed: {error}")
             return (await self._look(namespace, digests))[0]
 
+    async def load(self, rows: Sequence[BlockRow]) -> tuple[list[BlockRow], list[bytes | None]]:
+        """Return where these records are by now and their bytes, None where those are gone or cannot be read.
+
+        Compaction may have moved a record since it was looked up.
+        """
+        rows, data = list(rows), await self._packs.read([row.location for row in rows])
+        for _ in range(_ATTEMPTS):
+            lost = [at for at, raw in enumerate(data) if raw is None]
+            current = await self._index.rows([rows[at].id for at in lost]) if lost else {}
+            moved = [at for at in lost if (row := current.get(rows[at].id)) and row.location != rows[at].location]
+            if not moved:
+                break
+            for at in moved:
+                rows[at] = current[rows[at].id]
+            for at, raw in zip(moved, await self._packs.read([rows[at].location for at in moved]), strict=True):
+                data[at] = raw
+        return rows, data
+
     async def condemn(self, row: BlockRow, why: str) -> None:
         """Set a bad record aside; from now on its blobs are missing."""
         self._monitor.count("quarantined_records")
@@ -60,18 +78,37 @@ class Presence:
         """Return what is present, the blocks of it that are to be refreshed, and the hour to note for them."""
         if any(len(digest) != namespace.algorithm.digest_bytes for digest in digests):
             raise InvalidDigest(f"A digest is not of namespace {namespace.name}")
-        present = await self._present(await self._index.find(namespace.name, digests))
+        present = await self._seen(namespace, digests)
         hour = self.hour()
         needed = {place.block for place in present.places.values()}
         needed.update(part for block in needed & present.parts.keys() for part in present.parts[block])
         return present, [block for block in needed if present.blocks[block].touched_h < hour], hour
 
-    async def _present(self, lookup: Lookup) -> Lookup:
+    async def _seen(self, namespace: Namespace, digests: Collection[bytes]) -> Lookup:
+        """Look `digests` up and leave out what is not in the packs; once more if it was moved meanwhile."""
+        lookup = await self._index.find(namespace.name, digests)
+        for _ in range(_ATTEMPTS):
+            whole = await self._whole(lookup)
+            if len(whole) == len(lookup.blocks):
+                break
+            again = await self._index.find(namespace.name, digests)
+            if again.blocks == lookup.blocks:
+                break
+            lookup = again
+        else:
+            whole = await self._whole(lookup)
+        return _present(lookup, whole)
+
+    async def _whole(self, lookup: Lookup) -> set[int]:
         packs = {row.pack for row in lookup.blocks.values()}
         lengths = await self._packs.lengths(packs) if packs else {}
-        whole = {id_ for id_, row in lookup.blocks.items() if row.offset + row.length <= lengths[row.pack]}
-        for recipe, parts in lookup.parts.items():
-            if not parts or not whole.issuperset(parts):
-                whole.discard(recipe)
-        places = {digest: place for digest, place in lookup.places.items() if place.block in whole}
-        return Lookup(places, lookup.blocks, lookup.parts)
+        return {id_ for id_, row in lookup.blocks.items() if row.offset + row.length <= lengths[row.pack]}
+
+
+def _present(lookup: Lookup, whole: set[int]) -> Lookup:
+    """Leave out the places that need a block which is not whole."""
+    for recipe, parts in lookup.parts.items():
+        if not parts or not whole.issuperset(parts):
+            whole.discard(recipe)
+    places = {digest: place for digest, place in lookup.places.items() if place.block in whole}
+    return Lookup(places, lookup.blocks, lookup.parts)

@@ -18,7 +18,6 @@ from isolate.cas.digest import Algorithm, Blob, Namespace
 from isolate.cas.packing import BlockBuilder
 from isolate.errors import BlobCorrupt, InvalidRecord
 from server.stores.budget import ByteBudget
-from server.stores.packs import PackStorage
 from server.stores.presence import Presence
 from server.stores.sqlite_index import BlockRow, Lookup
 
@@ -53,10 +52,8 @@ Use = Callable[[Block, Wanted], Iterable[Block]]
 class RecordSource:
     """Reads records of one namespace."""
 
-    def __init__(
-        self, namespace: Namespace, packs: PackStorage, presence: Presence, budget: ByteBudget, threads: Executor
-    ) -> None:
-        self._namespace, self._packs, self._presence = namespace, packs, presence
+    def __init__(self, namespace: Namespace, presence: Presence, budget: ByteBudget, threads: Executor) -> None:
+        self._namespace, self._presence = namespace, presence
         self._budget, self._threads = budget, threads
 
     async def read(
@@ -79,7 +76,8 @@ class RecordSource:
 
     async def open(self, batch: Sequence[Wanted], use: Use) -> Opened:
         """Load and check `batch`; `use` runs in a thread and says what to make of each block, whose digests match."""
-        data = await self._packs.read([wanted.row.location for wanted in batch])
+        rows, data = await self._presence.load([wanted.row for wanted in batch])
+        batch = [Wanted(row, wanted.entries) for wanted, row in zip(batch, rows, strict=True)]
         return await self._run(lambda: _open(self._namespace.algorithm, batch, data, use))
 
     async def report(self, opened: Opened) -> list[bytes]:

@@ -24,7 +24,7 @@ from server.stores.writer import Database, DatabasePolicy
 
 ROWS_PER_JOB = 2_000  # in a large index nearly every row is on a page of its own; no transaction may exceed 50 ms
 SQL = queries.load("blobs")
-MIGRATIONS = [SQL["schema_1"]]
+MIGRATIONS = [SQL["schema_1"], SQL["schema_2"]]
 
 T = TypeVar("T")
 
@@ -91,11 +91,20 @@ class BlobIndex:
     def __init__(self, path: Path, clock: Clock, monitor: Monitor, policy: DatabasePolicy | None = None) -> None:
         self._database = Database(path, MIGRATIONS, policy=policy, clock=clock, monitor=monitor)
 
+    @property
+    def database(self) -> Database:
+        """The file, for those who tidy it up."""
+        return self._database
+
     async def find(self, namespace: str, digests: Collection[bytes]) -> Lookup:
         """Return where `digests` are, all of one length, with every block that this depends on."""
         if not digests:
             return Lookup({}, {}, {})
         return await self._database.read(lambda connection: _find(connection, namespace, digests))
+
+    async def rows(self, blocks: Collection[int]) -> dict[int, BlockRow]:
+        """Return those of `blocks` that still exist, with where they are now: compaction moves them."""
+        return await self._database.read(lambda connection: _block_rows(connection, blocks)[0])
 
     async def touch(self, blocks: Collection[int], hour: int) -> bool:
         """Note that `blocks` were asked for; False when one of them has gone meanwhile."""
@@ -115,7 +124,7 @@ class BlobIndex:
             return await self._database.write(lambda connection: _add_all(connection, namespace, records, hour))
         ids = await self._database.write(lambda connection: _add_blocks(connection, records, hour))
         for parts in _slices(_part_rows(ids, records), ROWS_PER_JOB):
-            await self._database.write(partial(_add_parts, rows=parts))
+            await self._database.write(partial(_add_parts, rows=parts, hour=hour))
         for blobs in _slices(_blob_rows(ids, records), ROWS_PER_JOB):
             await self._database.write(partial(_add_blobs, namespace=namespace, rows=blobs))
         return ids
@@ -182,20 +191,29 @@ def _find(connection: sqlite3.Connection, namespace: str, digests: Collection[by
     values = {"namespace": row[0], "digests": b"".join(ordered), "digest_bytes": len(ordered[0])}
     found = connection.execute(SQL["find_blobs"], values)
     places = {place.digest: place for place in map(Place._make, found)}
-    rows = _rows(connection, "find_blocks", {place.block for place in places.values()})
+    blocks, parts = _block_rows(connection, {place.block for place in places.values()})
+    return Lookup(places, blocks, parts)
+
+
+def _block_rows(
+    connection: sqlite3.Connection, ids: Collection[int]
+) -> tuple[dict[int, BlockRow], dict[int, list[int]]]:
+    """Return the blocks `ids` with those they depend on, and which depends on which."""
+    rows = _rows(connection, "find_blocks", ids)
     recipes = [id_ for id_, _, _, _, kind, _ in rows if kind in _DEPENDENT]
     parts: dict[int, list[int]] = {id_: [] for id_ in recipes}
     for recipe, part in _rows(connection, "find_parts", recipes):
         parts[recipe].append(part)
     known = {row[0] for row in rows}
     rows += _rows(connection, "find_blocks", {part for needed in parts.values() for part in needed} - known)
-    packs = {id_: Pack(namespace, name) for id_, name in _rows(connection, "find_packs", {row[1] for row in rows})}
+    names = _rows(connection, "find_packs", {row[1] for row in rows})
+    packs = {id_: Pack(namespace, name) for id_, namespace, name in names}
     blocks = {}
     for id_, pack, offset, length, kind, touched_h in rows:
         # A row that makes no sense is a damaged one; what it says it holds counts as missing and can be stored again.
         if pack in packs and kind in _KINDS and offset >= 0 and length > 0:
             blocks[id_] = BlockRow(id_, packs[pack], offset, length, _KINDS[kind], touched_h)
-    return Lookup(places, blocks, parts)
+    return blocks, parts
 
 
 def _rows(connection: sqlite3.Connection, query: str, ids: Iterable[int]) -> list[tuple[Any, ...]]:
@@ -221,7 +239,7 @@ def _add_blocks(connection: sqlite3.Connection, records: Sequence[NewRecord], ho
 
 def _add_all(connection: sqlite3.Connection, namespace: str, records: Sequence[NewRecord], hour: int) -> list[int]:
     ids = _add_blocks(connection, records, hour)
-    _add_parts(connection, _part_rows(ids, records))
+    _add_parts(connection, _part_rows(ids, records), hour)
     _add_blobs(connection, namespace, _blob_rows(ids, records))
     return ids
 
@@ -230,8 +248,10 @@ def _part_rows(ids: Sequence[int], records: Sequence[NewRecord]) -> list[tuple[i
     return [(id_, part) for id_, record in zip(ids, records, strict=True) for part in record.parts]
 
 
-def _add_parts(connection: sqlite3.Connection, rows: Sequence[tuple[int, int]]) -> None:
+def _add_parts(connection: sqlite3.Connection, rows: Sequence[tuple[int, int]], hour: int) -> None:
     connection.executemany(SQL["add_part"], rows)
+    # A blob that was just composed is promised as long as one that was stored, so its chunks are, too.
+    connection.execute(SQL["touch_blocks"], {"ids": json.dumps([part for _, part in rows]), "touched_h": hour})
 
 
 def _blob_rows(ids: Sequence[int], records: Sequence[NewRecord]) -> list[tuple[bytes, int, int, int]]:

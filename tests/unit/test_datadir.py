@@ -26,11 +26,15 @@ def test_a_second_owner_is_refused_until_the_first_is_gone(tmp_path: Path) -> No
     DataDirectory.open(tmp_path).close()
 
 
-def test_an_unclean_stop_is_noticed_once(tmp_path: Path) -> None:
+def test_an_unclean_stop_is_noticed_until_it_is_settled(tmp_path: Path) -> None:
     DataDirectory.open(tmp_path).close()
     (tmp_path / "running").write_text("4711\n")
+    for _ in range(2):
+        second = DataDirectory.open(tmp_path)
+        assert not second.stopped_cleanly
+        second.close()
     second = DataDirectory.open(tmp_path)
-    assert not second.stopped_cleanly
+    second.settled = True
     second.close()
     third = DataDirectory.open(tmp_path)
     assert third.stopped_cleanly
@@ -57,6 +61,14 @@ def test_somebody_elses_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"thesis\.tex"):
         DataDirectory.open(tmp_path)
     assert not (tmp_path / "format.json").exists()
+
+
+def test_maintenance_makes_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="is not the data directory of a server"):
+        DataDirectory.open_existing(tmp_path / "absent")
+    assert list(tmp_path.iterdir()) == []
+    DataDirectory.open(tmp_path).close()
+    DataDirectory.open_existing(tmp_path).close()
 
 
 def test_a_fresh_file_system_is_empty_enough(tmp_path: Path) -> None:

@@ -49,6 +49,14 @@ CREATE TABLE quarantine (
     found_at REAL NOT NULL
 );
 
+-- schema_2 --
+-- What eviction needs: the age of blocks by namespace, since namespaces are kept for different times. Kinds are part of
+-- the order: at one age recipes (1) go before the blocks (0) they are made of.
+ALTER TABLE block ADD COLUMN namespace INTEGER NOT NULL DEFAULT 0;
+UPDATE block SET namespace = COALESCE((SELECT pack.namespace FROM pack WHERE pack.id = block.pack), 0);
+CREATE INDEX block_age ON block (namespace, touched_h, kind DESC);
+CREATE INDEX quarantine_pack ON quarantine (pack);
+
 -- find_blobs --
 -- Where the blobs are whose digests, each :digest_bytes long, are concatenated in :digests.
 -- One statement and one parameter for 100,000 digests; CROSS JOIN fixes the order: digests outside, tree inside.
@@ -69,8 +77,9 @@ FROM json_each(:ids) AS wanted CROSS JOIN block ON block.id = wanted.value;
 SELECT recipe.block, recipe.part FROM json_each(:ids) AS wanted CROSS JOIN recipe ON recipe.block = wanted.value;
 
 -- find_packs --
--- Names of the packs whose ids are the JSON array :ids.
-SELECT pack.id, pack.name FROM json_each(:ids) AS wanted CROSS JOIN pack ON pack.id = wanted.value;
+-- Namespaces and names of the packs whose ids are the JSON array :ids.
+SELECT pack.id, namespace.name, pack.name FROM json_each(:ids) AS wanted
+CROSS JOIN pack ON pack.id = wanted.value CROSS JOIN namespace ON namespace.id = pack.namespace;
 
 -- find_namespace --
 SELECT id FROM namespace WHERE name = :name;
@@ -104,7 +113,8 @@ SELECT COALESCE(SUM(committed_bytes), 0) FROM pack;
 SELECT id FROM pack WHERE name = :name;
 
 -- add_block --
-INSERT INTO block (pack, offset, length, kind, touched_h) VALUES (:pack, :offset, :length, :kind, :touched_h);
+INSERT INTO block (pack, offset, length, kind, touched_h, namespace)
+VALUES (:pack, :offset, :length, :kind, :touched_h, (SELECT namespace FROM pack WHERE id = :pack));
 
 -- grow_pack --
 -- Advance the acknowledged end of a pack; bytes up to there are never dropped as the tail of a crash.
