@@ -41,8 +41,8 @@ from isolate.messages import (
 )
 from isolate.upload import Wanted
 
-# Of the 300 MB that all processes of an archive may use, each worker takes up to 50.
-MAX_WORKERS = 4
+# All processes of an archive may use 300 MB: the parent takes up to 115, each worker up to 60.
+MAX_WORKERS = 3
 GRACE_S = 2.0
 STATUS_S = 0.5
 HASHING_EACH = 2  # one batch is read while the next is on its way
