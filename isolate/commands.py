@@ -1,7 +1,7 @@
 """Commands as users type them: abbreviated, with `-` or `_`, with defaults from a file, completed by shells.
 
-Knows no command and no terminal. The invariant: what is typed means one thing or is refused; an option or a command that
-is spelt out is never taken for another.
+Knows no command and no terminal. The invariant: what is typed means one thing or is refused; what is spelt out is never
+taken for another.
 """
 
 from __future__ import annotations

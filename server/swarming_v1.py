@@ -18,9 +18,11 @@ from server.middleware import IDENTITY, own_servers, reply, server_url
 from server.performance import performance_stats
 from swarming import wire, wire_in, wire_new, wire_out, wire_query
 from swarming.scheduler import Scheduler, TaskView
+from swarming.states import State
 from swarming.store import MAX_PAGE, TaskQuery
 
 BASES = ("/_ah/api/swarming/v1", "/api/swarming/v1")
+UNFINISHED = {State.PENDING, State.RUNNING}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PERMISSIONS = ("cancel_task", "cancel_tasks", "delete_bot", "get_bootstrap_token", "get_configs", "put_configs",
                "terminate_bot")  # fmt: skip
@@ -80,8 +82,11 @@ class ClientApi:
     async def stdout(self, request: web.Request) -> web.Response:
         offset, length = wire_query.stdout_range(_query(request))
         output, state = await self._scheduler.stdout(request.match_info["task_id"], offset, length)
+        if len(output) == length or state in UNFINISHED:  # more may follow
+            output = wire_out.whole_characters(output)
         text = output.decode("utf-8", "replace") or None
-        return reply(wire.compact({"output": text, "state": state.name}))
+        next_offset = wire.str64(offset + len(output))  # beyond 2020: U+FFFD hides how many bytes a text had
+        return reply(wire.compact({"output": text, "state": state.name, "next_offset": next_offset}))
 
     async def cancel(self, request: web.Request) -> web.Response:
         asked = wire.decode(await request.read(), wire_in.CancelRequest)

@@ -232,3 +232,13 @@ def _state_text(state: Mapping[str, Any]) -> str:
 def page(items: Sequence[dict[str, Any]], cursor: str | None, now: float) -> dict[str, Any]:
     """Return one page of a listing."""
     return compact({"cursor": cursor, "items": list(items), "now": ts(now)})
+
+
+def whole_characters(output: bytes) -> bytes:
+    """Return `output` without a character of UTF-8 that is cut off at its end, unless that is all there is."""
+    for missing in range(1, min(3, len(output) - 1) + 1):
+        byte = output[-missing]
+        if byte & 0xC0 != 0x80:  # the first byte of a character, which says how long it is
+            length = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
+            return output[:-missing] if length > missing else output
+    return output

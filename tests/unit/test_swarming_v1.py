@@ -97,8 +97,15 @@ async def test_a_whole_life(site: Site) -> None:
         1.5,
     )
     assert result["costs_usd"] == [0.5]
-    assert await site.get(f"task/{task_id}/stdout") == {"output": "café \ufffd", "state": "COMPLETED"}
-    assert await site.get(f"task/{task_id}/stdout?offset=5&length=1") == {"output": " ", "state": "COMPLETED"}
+    assert await site.get(f"task/{task_id}/stdout") == {
+        "output": "café \ufffd",
+        "state": "COMPLETED",
+        "next_offset": "7",
+    }
+    page = await site.get(f"task/{task_id}/stdout?offset=5&length=1")
+    assert page == {"output": " ", "state": "COMPLETED", "next_offset": "6"}
+    page = await site.get(f"task/{task_id}/stdout?offset=0&length=4")  # in the middle of the é
+    assert page == {"output": "caf", "state": "COMPLETED", "next_offset": "3"}
     run = await site.get(f"task/{result['run_id']}/result")
     assert (run["task_id"], run["state"]) == (result["run_id"], "COMPLETED")
 

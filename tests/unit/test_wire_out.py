@@ -11,6 +11,7 @@ import pytest
 from swarming import bots, model, wire_out
 from swarming.scheduler import TaskView
 from swarming.states import State
+from swarming.wire_out import whole_characters
 
 TASK_ID, RUN_ID = "5cee488008810", "5cee488008811"
 OUT = wire_out.Outbox("http://localhost:1", "0.1.0")
@@ -187,3 +188,21 @@ def test_a_bot() -> None:
 def test_a_page_without_more_has_no_cursor() -> None:
     assert wire_out.page([], None, 1e9) == {"now": "2001-09-09T01:46:40"}
     assert wire_out.page([{"a": 1}], "c", 1e9)["cursor"] == "c"
+
+
+@pytest.mark.parametrize("text", ["abc", "café", "a€", "a𝄞", "€"])
+def test_no_character_is_cut_in_two(text: str) -> None:
+    whole = text.encode()
+    assert whole_characters(whole) == whole
+    for length in range(1, len(whole) + 1):
+        kept = whole_characters(whole[:length])
+        assert whole.startswith(kept)
+        assert kept, "a reader must get on"
+        if length > 1 and text[0].isascii():
+            assert text.startswith(kept.decode())
+
+
+@pytest.mark.parametrize("output", [b"", b"\xff", b"ab\xff", b"\x80\x80\x80\x80\x80"])
+def test_bytes_that_are_no_text_come_through(output: bytes) -> None:
+    assert output.startswith(whole_characters(output))
+    assert whole_characters(b"ab\x80") == b"ab\x80"
