@@ -69,10 +69,10 @@ class Inputs:
             raise InternalFailure(problem)
 
     def close(self) -> None:
-        """Let the cache go, trimmed if this run made it grow."""
+        """Let the cache go, trimmed if this run made it grow or its limits do not hold."""
         try:
             self._fetched.pin.release()
-            if self._fetched.cold:
+            if self._fetched.cold or self._cache.is_over():
                 self._cache.trim()
         finally:
             self._cache.close()

@@ -149,7 +149,7 @@ class LocalCache:
         staged: list[Staged] = []
         try:
             with translated(self.root):
-                self._shelf.make_room(sum(blob.size for blob, _ in contents))
+                self._shelf.make_room(Usage(len(contents), sum(blob.size for blob, _ in contents)))
                 for blob, content in contents:
                     if blob.size:
                         staged.append(stage(self.temporary(), self._key(blob.digest), content))
@@ -170,7 +170,7 @@ class LocalCache:
     def writer(self, blob: Blob) -> BlobWriter:
         """Return a writer for one large blob; nothing is left of it unless it is committed."""
         with translated(self.root):
-            self._shelf.make_room(blob.size)
+            self._shelf.make_room(Usage(1, blob.size))
             file = FileWriter(self.temporary(), self._key(blob.digest), self._algorithm, blob)
         return BlobWriter(self.root, file, self._shelf.place)
 
@@ -197,10 +197,12 @@ class LocalCache:
         The blobs were found by `absent` and are pinned. Raises BlobsMissing when one is gone all the same.
         """
         executables = list(dict.fromkeys(blob for blob, executable in wanted if executable))
-        lacking = [self._key(blob.digest, executable=True) for blob in self.absent(executables, executable=True)]
+        lacking = self.absent(executables, executable=True)
         with translated(self.root):
             for start in range(0, len(lacking), BATCH):
-                self._make_executable(lacking[start : start + BATCH])
+                batch = lacking[start : start + BATCH]
+                self._shelf.make_room(Usage(len(batch), sum(blob.size for blob in batch)))
+                self._make_executable([self._key(blob.digest, executable=True) for blob in batch])
         return [self._files.path(self._key(blob.digest, executable=executable)) for blob, executable in wanted]
 
     def pin(self, digests: Iterable[bytes] = ()) -> Pin:
@@ -240,6 +242,20 @@ class LocalCache:
             if died:
                 self._shelf.sweep()
             return self._shelf.evict()
+
+    def is_over(self) -> bool:
+        """Whether a limit of the policy does not hold: whether it is time to `trim`."""
+        with translated(self.root):
+            return self._shelf.is_over()
+
+    def oldest_s(self) -> float | None:
+        """Return when the least recently used file was used; None when there is none."""
+        return self._index.oldest_s()
+
+    def evict_oldest(self, not_after_s: float, shortage_bytes: int) -> list[int]:
+        """Evict files last used until `not_after_s`, oldest first, until `shortage_bytes` are freed; returns sizes."""
+        with translated(self.root):
+            return self._shelf.evict_oldest(not_after_s, shortage_bytes)
 
     def temporary(self) -> str:
         """Return a path for a new file on the cache's file system; removed at the latest when the cache is closed."""

@@ -96,6 +96,11 @@ class Rows:
     def usage(self) -> Usage:
         return Usage(*self._database.execute("SELECT items, size_bytes FROM total").fetchone())
 
+    def oldest_s(self) -> int | None:
+        """Return when the least recently used item was used, None without items."""
+        used_s: int | None = self._database.execute("SELECT MIN(used_s) FROM item").fetchone()[0]
+        return used_s
+
     def insert(self, rows: Iterable[Row]) -> None:
         self._database.executemany(_INSERT, rows)
 
@@ -126,6 +131,10 @@ class Index:
 
     def usage(self) -> Usage:
         return self._run(lambda database: Rows(database).usage())
+
+    def oldest_s(self) -> int | None:
+        """Return when the least recently used item was used, None without items."""
+        return self._run(lambda database: Rows(database).oldest_s())
 
     def write(self, job: Callable[[Rows], T]) -> T:
         """Run `job` in a transaction that excludes all other writers, in every process, and return its result.

@@ -8,8 +8,9 @@ away later, and a row without a file is always somebody's tampering.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -18,12 +19,13 @@ from isolate.cas import cache_session, lru
 from isolate.cas.cache_files import CacheFiles, Staged, translated
 from isolate.cas.cache_index import Identity, Index, Row, Rows
 from isolate.cas.digest import Algorithm
-from isolate.cas.lru import CachePolicy, Item
+from isolate.cas.lru import CachePolicy, Item, Usage
 from isolate.clock import Clock
 from isolate.errors import IsolateError, NoSpace
 from isolate.monitor import Monitor
 
 BATCH = 500  # files per transaction: about 10 ms during which others wait
+NOTHING = Usage(0, 0)
 
 
 class Shelf:
@@ -33,6 +35,7 @@ class Shelf:
         self._root, self._policy, self._clock, self._monitor = root, policy, clock, monitor
         self.files = CacheFiles(root)
         self.index = Index(root, self.files.scan, boot_id, monitor)
+        self._all_in_use = False  # nothing was left to evict when size or number was over its limit
 
     def place(self, staged: Sequence[Staged]) -> None:
         """Name and list the files that were staged; those that are listed and unchanged stay as they are."""
@@ -99,22 +102,72 @@ class Shelf:
         now_s = int(self._clock.now())
         self.index.write(lambda rows: rows.touch(keys, now_s, self.index.boot))
 
-    def evict(self, needed_bytes: int = 0) -> list[int]:
-        """Remove files until every limit holds and `needed_bytes` fit, or only pinned ones are left; returns sizes."""
+    def is_over(self) -> bool:
+        """Whether any limit does not hold; looks only."""
+        return (
+            self._policy.is_exceeded_by(self.index.usage())
+            or self._policy.shortage_bytes(self._free_bytes()) > 0
+            or self._policy.is_too_old(self.index.oldest_s(), self._clock.now())
+        )
+
+    def evict(self, needed: Usage = NOTHING) -> list[int]:
+        """Remove files until every limit holds with `needed` more, or only pinned ones are left; returns sizes."""
+
+        def choose(rows: Rows) -> Iterator[Item]:
+            present = rows.usage()
+            after = Usage(present.items + needed.items, present.size_bytes + needed.size_bytes)
+            shortage_bytes = self._policy.shortage_bytes(self._free_bytes(), needed.size_bytes)
+            return self._victims(rows, after, self._policy, shortage_bytes)
+
+        return self._evict(choose)
+
+    def evict_oldest(self, not_after_s: float, shortage_bytes: int) -> list[int]:
+        """Remove files last used until `not_after_s`, oldest first, until `shortage_bytes` are freed; returns sizes."""
+        freed = 0
+
+        def choose(rows: Rows) -> Iterator[Item]:
+            return self._victims(rows, rows.usage(), CachePolicy(), shortage_bytes - freed, not_after_s)
+
         evicted: list[int] = []
-        while batch := self.index.write(lambda rows: self._unlist_some(rows, needed_bytes)):
+        while batch := self._evict(choose, once=True):
+            evicted += batch
+            freed += sum(batch)
+        return evicted
+
+    def _evict(self, choose: Callable[[Rows], Iterator[Item]], *, once: bool = False) -> list[int]:
+        def unlist(rows: Rows) -> list[Item]:
+            items = list(islice(choose(rows), BATCH))
+            rows.delete([item.key for item in items])
+            return items
+
+        evicted: list[int] = []
+        while batch := self.index.write(unlist):
             self._remove_unlisted([item.key for item in batch])
             evicted += [item.size for item in batch]
+            if once:
+                break
         if evicted:
             self._monitor.count("evicted_files", len(evicted))
             self._monitor.count("evicted_bytes", sum(evicted))
         return evicted
 
-    def make_room(self, needed_bytes: int) -> None:
-        """Evict what must go before `needed_bytes` can be written; raises NoSpace."""
+    def make_room(self, needed: Usage) -> None:
+        """Evict what must go before `needed` more can be written; raises NoSpace.
+
+        Only the disk is a reason to refuse: a tree may be larger than the cache is to be, as long as it is in use.
+        """
+        needed_bytes = needed.size_bytes
+        present = self.index.usage()
+        after = Usage(present.items + needed.items, present.size_bytes + needed_bytes)
+        if self._policy.is_exceeded_by(after) and not self._all_in_use:
+            self.evict(needed)
+            present = self.index.usage()
+            after = Usage(present.items + needed.items, present.size_bytes + needed_bytes)
+            # Looking through all that is pinned again for each batch of a large tree would take minutes.
+            self._all_in_use = self._policy.is_exceeded_by(after)
         if self._policy.shortage_bytes(self._free_bytes(), needed_bytes) <= 0:
             return
-        self.evict(needed_bytes)
+        self.evict(needed)
         free_bytes = self._free_bytes()
         if self._policy.shortage_bytes(free_bytes, needed_bytes) > 0:
             raise NoSpace(
@@ -138,19 +191,19 @@ class Shelf:
 
         self.index.write(job)
 
-    def _unlist_some(self, rows: Rows, needed_bytes: int) -> list[Item]:
+    def _victims(
+        self, rows: Rows, usage: Usage, policy: CachePolicy, shortage_bytes: int, not_after_s: float = math.inf
+    ) -> Iterator[Item]:
         pinned = cache_session.pinned(self._root)
-        chosen = lru.victims(
+        return lru.victims(
             rows.oldest_first(),
-            rows.usage(),
-            self._policy,
+            usage,
+            policy,
             now_s=self._clock.now(),
-            shortage_bytes=self._policy.shortage_bytes(self._free_bytes(), needed_bytes),
+            shortage_bytes=shortage_bytes,
             is_pinned=lambda key: key[:-1] in pinned,
+            not_after_s=not_after_s,
         )
-        items = list(islice(chosen, BATCH))
-        rows.delete([item.key for item in items])
-        return items
 
     def _free_bytes(self) -> int:
         with translated(self._root):

@@ -6,6 +6,7 @@ invariant: a pinned item is never chosen, and nothing is chosen once every limit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,6 +24,15 @@ class CachePolicy:
     def shortage_bytes(self, free_bytes: int, needed_bytes: int = 0) -> int:
         """Return how much must be freed before `needed_bytes` more can be written; 0 or less when nothing."""
         return self.min_free_bytes + needed_bytes - free_bytes
+
+    def is_exceeded_by(self, usage: Usage) -> bool:
+        """Whether there are more items or bytes than may be."""
+        too_many = self.max_items and usage.items > self.max_items
+        return bool(too_many or (self.max_bytes and usage.size_bytes > self.max_bytes))
+
+    def is_too_old(self, used_s: float | None, now_s: float) -> bool:
+        """Whether what was last used at `used_s` is past the limit, not just at it."""
+        return bool(used_s is not None and self.max_age_s and now_s - used_s > self.max_age_s)
 
 
 class Usage(NamedTuple):
@@ -48,17 +58,17 @@ def victims(
     now_s: float,
     shortage_bytes: int,
     is_pinned: Callable[[bytes], bool],
+    not_after_s: float = math.inf,
 ) -> Iterator[Item]:
     """Yield what to evict, lazily: it reads no further than the first item that may stay.
 
-    An item is too old only past `max_age_s`, not at it. When pins prevent a limit from holding, all others go.
+    An item is too old only past `max_age_s`, not at it. When pins prevent a limit from holding, all others go. What was
+    used after `not_after_s` stays, whatever the limits.
     """
     items, size_bytes = usage
     for item in oldest_first:
-        too_old = policy.max_age_s and now_s - item.used_s > policy.max_age_s
-        too_many = policy.max_items and items > policy.max_items
-        too_big = policy.max_bytes and size_bytes > policy.max_bytes
-        if not (too_old or too_many or too_big or shortage_bytes > 0):
+        is_enough = not (policy.is_too_old(item.used_s, now_s) or policy.is_exceeded_by(Usage(items, size_bytes)))
+        if (is_enough and shortage_bytes <= 0) or item.used_s > not_after_s:
             return
         if is_pinned(item.key):
             continue

@@ -13,7 +13,7 @@ from isolate.monitor import TallyMonitor
 from tests.damage.cache_user import MAX_ITEMS, opened, use
 
 KILLS = 12
-USERS = 3
+USERS = 8  # several times the cores of a small machine
 
 
 def start(stack: ExitStack, root: Path, seed: int) -> subprocess.Popen[bytes]:

@@ -175,14 +175,71 @@ def test_a_size_that_differs_is_absent_and_harmless(opener: Opener) -> None:
 
 
 def test_least_recently_used_goes_first(opener: Opener, clock: ManualClock) -> None:
-    cache = opener(max_items=2)
+    roomy, cache = opener(), opener(max_items=2)
     for blob in (A, B, C):
-        fill(cache, blob)
+        fill(roomy, blob)
         clock.advance(TOUCH_S)
     cache.absent([A])
+    assert cache.is_over()
     assert cache.trim() == [B.size]
+    assert not cache.is_over()
     assert cache.absent([A, B, C]) == [B]
     assert files_in(cache) == {A.digest.hex(), C.digest.hex()}
+
+
+@pytest.mark.parametrize("policy", [{"max_items": 2}, {"max_bytes": 2 * 9}])
+def test_limits_hold_while_writing(opener: Opener, clock: ManualClock, policy: dict[str, int]) -> None:
+    cache = opener(**policy)
+    fill(cache, A, B)
+    clock.advance(1)
+    cache.add_stream(C, [CONTENTS[2]])
+    clock.advance(1)
+    fill(cache, D)
+    assert files_in(cache) == {C.digest.hex(), D.digest.hex()}
+    assert not cache.is_over()
+
+
+def test_a_tree_in_use_may_be_larger_than_the_limits_until_it_is_not(opener: Opener) -> None:
+    cache = opener(max_items=2)
+    with cache.pin([blob.digest for blob in BLOBS]):
+        for blob in BLOBS:
+            fill(cache, blob)
+        assert cache.absent(BLOBS) == []
+    assert cache.is_over()
+    assert len(cache.trim()) == 8
+
+
+def test_making_the_executable_variant_counts_as_writing(opener: Opener) -> None:
+    cache = opener(max_items=2)
+    fill(cache, A, B)
+    with cache.pin([B.digest]):
+        cache.path(B, executable=True)
+    assert files_in(cache) == {B.digest.hex(), B.digest.hex() + ".x"}
+
+
+def test_what_is_old_or_takes_the_last_space_is_noticed(opener: Opener, clock: ManualClock) -> None:
+    aged, tight = opener(max_age_s=100), opener(min_free_bytes=1 << 62)
+    assert tight.is_over()
+    fill(aged, A)
+    clock.advance(100)
+    assert not aged.is_over()
+    clock.advance(1)
+    assert aged.is_over()
+
+
+def test_the_oldest_give_way_to_others_caches(opener: Opener, clock: ManualClock) -> None:
+    cache = opener()
+    assert cache.oldest_s() is None
+    start_s = clock.now()
+    for blob in (A, B, C, D):
+        fill(cache, blob)
+        clock.advance(1)
+    assert cache.oldest_s() == start_s
+    with cache.pin([A.digest]):
+        assert cache.evict_oldest(start_s + 2, 1) == [B.size]
+        assert cache.evict_oldest(start_s + 2, 1000) == [C.size]
+        assert cache.evict_oldest(start_s + 2, 1000) == []
+    assert files_in(cache) == {A.digest.hex(), D.digest.hex()}
 
 
 def test_using_again_within_a_minute_writes_nothing(opener: Opener, clock: ManualClock) -> None:
@@ -210,7 +267,8 @@ def test_variants_are_evicted_one_by_one(opener: Opener, clock: ManualClock) -> 
     cache = opener(max_items=1)
     fill(cache, A)
     clock.advance(1)
-    cache.path(A, executable=True)
+    with cache.pin([A.digest]):
+        cache.path(A, executable=True)
     cache.trim()
     assert files_in(cache) == {A.digest.hex() + ".x"}
     with pytest.raises(BlobsMissing):
