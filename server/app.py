@@ -28,6 +28,8 @@ from isolate.monitor import TallyMonitor
 from server.auth import LoopbackGuard, url_host
 from server.auth_v1 import auth_routes
 from server.bot_api import BotApi, WaitingPolls
+from server.bot_config import BotConfigFile
+from server.bot_config_v1 import BotConfigApi
 from server.cas_api import cas_routes
 from server.config import ServerConfig
 from server.inputs import TreeChecker
@@ -57,6 +59,7 @@ class Services:
 
     blobs: LocalBlobStores
     scheduler: Scheduler
+    bot_config: BotConfigFile
     clock: Clock
 
 
@@ -147,7 +150,7 @@ async def open_services(data: DataDirectory, clock: Clock, stack: contextlib.Asy
     )
     await scheduler.start()
     stack.push_async_callback(scheduler.close)
-    return Services(blobs, scheduler, clock)
+    return Services(blobs, scheduler, BotConfigFile(data.path, clock), clock)
 
 
 def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Application:
@@ -164,7 +167,8 @@ def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Appl
     app.add_routes(cas_routes(services.blobs))
     app.add_routes(auth_routes())
     app.add_routes(ClientApi(scheduler, clock, __version__).routes())
-    app.add_routes(BotApi(scheduler, clock, __version__, polls).routes())
+    app.add_routes(BotApi(scheduler, clock, __version__, polls, services.bot_config.current).routes())
+    app.add_routes(BotConfigApi(services.bot_config, polls.renew).routes())
     app.add_routes(Pages(scheduler, clock, __version__).routes())
     return app
 

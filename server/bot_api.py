@@ -15,6 +15,7 @@ from aiohttp import web
 
 from isolate.clock import Clock
 from isolate.errors import InvalidInput, IsolateError, LeaseLost
+from server.bot_config import FILE, Script
 from server.middleware import IDENTITY, own_servers, reply, server_url
 from server.problem import error_headers, status_of
 from swarming import wire, wire_bot
@@ -42,6 +43,11 @@ class WaitingPolls:
     def release(self) -> None:
         """End all of them, and every later one at once."""
         self._closed = True
+        for task in self._requests:
+            self._end(task)
+
+    def renew(self) -> None:
+        """Let all of them ask again: something they should hear has changed."""
         for task in self._requests:
             self._end(task)
 
@@ -75,10 +81,18 @@ class WaitingPolls:
 
 
 class BotApi:
-    """Handlers over one scheduler."""
+    """Handlers over one scheduler; `script` returns the hooks that bots are to have."""
 
-    def __init__(self, scheduler: Scheduler, clock: Clock, version: str, polls: WaitingPolls) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        clock: Clock,
+        version: str,
+        polls: WaitingPolls,
+        script: Callable[[], Script] = Script,
+    ) -> None:
         self._scheduler, self._clock, self._version, self._polls = scheduler, clock, version, polls
+        self._script = script
 
     def routes(self) -> list[web.RouteDef]:
         """Return every route of this API."""
@@ -100,19 +114,21 @@ class BotApi:
     async def handshake(self, request: web.Request) -> web.Response:
         hello = await self._hello(request)
         await self._scheduler.handshake(hello)
-        return reply(
-            {
-                # A bot of 2020 replaces itself by what it can download as this version: so it is always its own.
-                "bot_version": hello.version,
-                "server_version": self._version,
-                "bot_group_cfg_version": wire_bot.GROUP_VERSION,
-                "bot_group_cfg": {"dimensions": {}},
-            }
-        )
+        script = self._script()
+        body: dict[str, Any] = {
+            # A bot of 2020 replaces itself by what it can download as this version: so it is always its own.
+            "bot_version": hello.version,
+            "server_version": self._version,
+            "bot_group_cfg_version": script.version,
+            "bot_group_cfg": {"dimensions": {}},
+        }
+        if script.content is not None:
+            body |= {"bot_config": script.content, "bot_config_rev": script.version, "bot_config_name": FILE}
+        return reply(body)
 
     async def poll(self, request: web.Request) -> web.Response:
         hello = await self._hello(request)
-        if wire_bot.is_restart_due(hello):
+        if wire_bot.is_restart_due(hello, self._script().version):
             return reply({"cmd": "bot_restart", "message": "Restarting to pick up new bots.cfg config"})
         wait_s = _wait_s(request)
         if wait_s:

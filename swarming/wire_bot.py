@@ -19,7 +19,7 @@ from isolate.errors import InvalidInput
 from swarming import bots, model, wire, wire_in, wire_rules
 from swarming.wire_new import files_ref
 
-GROUP_VERSION = "default"  # of the configuration of bot groups, of which there is one
+GROUP_VERSION = "default"  # of the configuration of a group for which nobody wrote one
 HELLO_KEYS = {"dimensions", "state", "version"}
 STATE_KEYS = {"running_time", "sleep_streak"}
 EVENTS = ("bot_error", "bot_log", "bot_rebooting", "bot_shutdown")
@@ -128,10 +128,10 @@ def _wrong_keys(found: Collection[str], expected: Collection[str]) -> str:
     return f"Unexpected keys {'; '.join(texts)}; did you make a typo?" if texts else ""
 
 
-def is_restart_due(said: bots.BotHello) -> bool:
-    """Whether the bot works with a configuration of its group that is not ours."""
+def is_restart_due(said: bots.BotHello, current: str = GROUP_VERSION) -> bool:
+    """Whether the bot works with a configuration of its group that is not the current one."""
     version = said.state.get("bot_group_cfg_version")
-    return version is not None and version != GROUP_VERSION
+    return version is not None and version != current
 
 
 def event(said: Mapping[str, Any]) -> tuple[str, str]:

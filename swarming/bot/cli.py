@@ -16,8 +16,11 @@ import click
 from isolate.terminal import EXIT_FAILED, EXIT_HELP, CommandGroup, run_command, version_option
 
 if TYPE_CHECKING:
+    from isolate.clock import Clock
     from swarming.bot.config import BotConfig
     from swarming.bot.main import Ending
+    from swarming.bot.script import Script
+    from swarming.bot.settings import Settings
     from swarming.bot.workdir import WorkDirectory
 
 LOG_BYTES, LOG_FILES = 10 << 20, 5
@@ -62,6 +65,15 @@ def cli() -> None:
     metavar="COMMAND",
     default="",
     help="What to run when the server asks for a reboot; without it this machine is never rebooted.",
+)
+@click.option(
+    "--hook-timeout",
+    "hook_limit_s",
+    metavar="SECONDS",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="How long a hook of the server's bot_config.py may take; a bot whose hooks hang is quarantined.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
 def run(*, verbose: bool, **flags: Any) -> int:
@@ -112,8 +124,9 @@ async def _serve(config: BotConfig, directory: WorkDirectory) -> Ending:
     from swarming.bot.hands import MachineHands
     from swarming.bot.machine import read_machine
     from swarming.bot.main import Bot
+    from swarming.bot.portrait import Portrait
     from swarming.bot.protocol import BotApi
-    from swarming.bot.task import Workplace
+    from swarming.bot.workplace import Workplace
 
     log, clock, identity = logging.getLogger(__name__), SystemClock(), config.identity
     log.info("Bot %s works in %s for %s", identity.bot_id, directory.root, config.server)
@@ -121,20 +134,54 @@ async def _serve(config: BotConfig, directory: WorkDirectory) -> Ending:
     directory.clean()
     if ended:
         log.warning("Ended %d processes that a crashed bot left here", ended)
-    me = Attributes(identity, read_machine(), config.env, clock)
+    script = _script(config, directory, clock)
+    found = Attributes(identity, read_machine(), config.env, clock)
+    me = Portrait(found, script, lambda: _complaints(directory, script.settings, clock))
     async with HttpClient(config.server, user_agent=f"swarming_bot/{__version__}", connections=2, clock=clock) as http:
-        api = BotApi(http, identity.bot_id, str(uuid.uuid4()))
-        place = Workplace(directory, config.server, identity.bot_id, config.env, identity.cost_usd_hour)
+        api = BotApi(http, identity.bot_id, str(uuid.uuid4()), script.headers)
+        place = Workplace(directory, config.server, identity.bot_id, config.env, identity.cost_usd_hour, script)
         hands = MachineHands(api, place, config.reboot_command, clock)
-        bot = Bot(api, me, hands, clock)
+        bot = Bot(api, me, hands, script, clock)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, bot.interrupt)
         try:
-            ending = await bot.run()
+            await script.start()
+            async with asyncio.TaskGroup() as group:
+                renewing = group.create_task(script.keep_authenticated())
+                ending = await bot.run()
+                renewing.cancel()
         finally:
             await hands.close()
+            await script.close()
     log.info("Ended: %s", ending.value)
     return ending
+
+
+def _script(config: BotConfig, directory: WorkDirectory, clock: Clock) -> Script:
+    """Return the administrator's part in this bot."""
+    from swarming.bot.hooks import HookProcess, Hooks
+    from swarming.bot.script import Place, Script
+
+    hooks = Hooks(
+        lambda: HookProcess.start(directory.root, config.env, directory.logs / "bot_config.log"),
+        clock,
+        config.hook_limit_s,
+    )
+    place = Place(
+        bot_id=config.identity.bot_id,
+        base_dir=directory.root,
+        config_dir=directory.config,
+        server=config.server,
+        archive="",
+        external_setup=config.external_setup,
+    )
+    return Script(hooks, place, clock)
+
+
+def _complaints(directory: WorkDirectory, settings: Settings, clock: Clock) -> list[str]:
+    from swarming.bot import health
+
+    return health.complaints(health.read(directory.root, directory.vital, clock.now()), settings)
 
 
 def _start_log(folder: Path, *, verbose: bool) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from isolate.errors import InvalidInput
 from isolate.http import normalize_url
 from swarming.bot.attributes import Identity, check_value, parse_dimensions
+from swarming.bot.hooks import HOOK_LIMIT_S
 from swarming.bot.machine import short_hostname
 
 # Of the environment of the bot, not for its tasks: what concerns another task, or the bot itself.
@@ -27,8 +28,10 @@ class BotConfig:
     server: str
     directory: Path
     identity: Identity
-    env: Mapping[str, str]  # for runners and tasks
+    env: Mapping[str, str]  # for hooks, runners and tasks
     reboot_command: tuple[str, ...]
+    hook_limit_s: float
+    external_setup: bool  # `setup_bot` of the hooks is somebody else's business
 
 
 def load(
@@ -39,6 +42,7 @@ def load(
     dimensions: Sequence[tuple[str, str]] = (),
     cost_usd_hour: float = 0.0,
     reboot_command: str = "",
+    hook_limit_s: float = HOOK_LIMIT_S,
     environment: Mapping[str, str] | None = None,
 ) -> BotConfig:
     """Return the configuration that flags and `environment` describe, flags first; raises InvalidInput."""
@@ -48,7 +52,15 @@ def load(
         raise InvalidInput("No server: say --server URL or set SWARMING_SERVER")
     identity = load_identity(bot_id, dimensions, cost_usd_hour, directory, known)
     env = {name: value for name, value in known.items() if name not in NOT_FOR_TASKS}
-    return BotConfig(normalize_url(url), identity.base_dir, identity, env, tuple(shlex.split(reboot_command)))
+    return BotConfig(
+        server=normalize_url(url),
+        directory=identity.base_dir,
+        identity=identity,
+        env={**env, "SWARMING_HEADLESS": "1", "SWARMING_BOT_ID": identity.bot_id},
+        reboot_command=tuple(shlex.split(reboot_command)),
+        hook_limit_s=hook_limit_s,
+        external_setup=known.get("SWARMING_EXTERNAL_BOT_SETUP") == "1",
+    )
 
 
 def load_identity(

@@ -10,7 +10,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -18,8 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from swarming.bot.channel import Channel
-
-MODULE = "swarming.bot.runner"
+from swarming.bot.launch import Launch
 
 
 class Runner(Protocol):
@@ -57,7 +55,7 @@ class RunnerProcess:
         self._output: int | None = output
 
     @classmethod
-    async def start(cls, cwd: Path, env: Mapping[str, str], log: Path) -> RunnerProcess:
+    async def start(cls, launch: Launch, cwd: Path, log: Path) -> RunnerProcess:
         """Start a runner; it imports what it needs and then waits."""
         ours, its = socket.socketpair()
         output, printed = os.pipe()
@@ -65,17 +63,14 @@ class RunnerProcess:
         try:
             with its, os.fdopen(printed, "wb"), log.open("ab") as stream:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-P",  # a file of a task must not shadow a module
-                    "-m",
-                    MODULE,
+                    *launch.command,
                     *arguments,
                     pass_fds=[its.fileno(), printed],
                     stdin=DEVNULL,
                     stdout=stream,
                     stderr=STDOUT,
                     cwd=cwd,
-                    env=dict(env),
+                    env=dict(launch.env),
                     start_new_session=True,  # Ctrl-C in the terminal of the bot is not for the task
                 )
         except OSError:
@@ -114,10 +109,10 @@ class RunnerProcess:
 
 
 class Standby:
-    """Keeps one runner ready."""
+    """Keeps one runner ready, of the usual kind."""
 
-    def __init__(self, start: Callable[[], Awaitable[Runner]]) -> None:
-        self._start = start
+    def __init__(self, start: Callable[[Launch], Awaitable[Runner]], usual: Launch) -> None:
+        self._start, self._usual = start, usual
         self._ready: Runner | None = None
 
     async def prepare(self) -> None:
@@ -125,10 +120,13 @@ class Standby:
         if self._ready is not None and not self._ready.is_alive:
             await self.close()
         if self._ready is None:
-            self._ready = await self._start()
+            self._ready = await self._start(self._usual)
 
-    async def take(self) -> Runner:
-        """Hand out the runner that stands by; its owner closes it."""
+    async def take(self, launch: Launch) -> Runner:
+        """Hand out the runner that stands by, or dismiss it for one that was started as asked; its owner closes it."""
+        if launch != self._usual:
+            await self.close()
+            return await self._start(launch)
         await self.prepare()
         runner, self._ready = self._ready, None
         assert runner is not None

@@ -13,8 +13,10 @@ from pathlib import Path
 from isolate.clock import Clock
 from swarming.bot.courier import TaskApi
 from swarming.bot.crew import RunnerProcess, Standby
+from swarming.bot.launch import Launch
 from swarming.bot.protocol import Manifest
-from swarming.bot.task import TaskRun, Workplace
+from swarming.bot.task import TaskRun
+from swarming.bot.workplace import Workplace
 
 RUNNER_LOG = "runner.log"
 MAX_RUNNER_LOG_BYTES = 10 << 20
@@ -28,7 +30,7 @@ class MachineHands:
     def __init__(self, api: TaskApi, place: Workplace, reboot_command: Sequence[str], clock: Clock) -> None:
         self._api, self._place, self._clock = api, place, clock
         self._reboot_command = reboot_command
-        self._standby = Standby(self._start_runner)
+        self._standby = Standby(self._start_runner, place.usual)
 
     async def prepare(self) -> None:
         await self._standby.prepare()
@@ -51,10 +53,10 @@ class MachineHands:
         """Leave no process behind."""
         await self._standby.close()
 
-    async def _start_runner(self) -> RunnerProcess:
+    async def _start_runner(self, launch: Launch) -> RunnerProcess:
         path = self._place.directory.logs / RUNNER_LOG
         _keep_short(path)
-        return await RunnerProcess.start(self._place.directory.root, self._place.base_env, path)
+        return await RunnerProcess.start(launch, self._place.directory.root, path)
 
 
 def _keep_short(path: Path) -> None:

@@ -16,6 +16,7 @@ from isolate.clock import Clock
 from isolate.errors import IsolateError, LeaseLost, Unavailable
 from swarming.bot import protocol
 from swarming.bot.courier import pause_s
+from swarming.bot.hooks import Wishes
 from swarming.bot.protocol import Command, Greeting, Hello, Manifest, Updated
 from swarming.bot.verdict import Why
 from swarming.bot.waiting import pause, unless
@@ -50,13 +51,30 @@ class Api(Protocol):
 
 
 class Description(Protocol):
-    """What the bot says of itself: `attributes.Attributes`."""
+    """What the bot says of itself: `portrait.Portrait`."""
 
-    version: str
+    async def hello(self, greeting: Greeting | None, sleep_streak: int) -> Hello: ...
 
-    def dimensions(self, server_version: str, imposed: Mapping[str, list[str]]) -> dict[str, list[str]]: ...
+    async def last(self, greeting: Greeting | None) -> Hello: ...
 
-    def state(self, sleep_streak: int) -> dict[str, object]: ...
+    def quarantine(self, reason: str) -> None: ...
+
+
+class Script(Protocol):
+    """The hooks of the administrator: `script.Script`. None of them raises."""
+
+    @property
+    def wishes(self) -> Wishes: ...
+
+    async def greeted(self, source: str | None, server_version: str) -> None: ...
+
+    async def before_poll(self) -> None: ...
+
+    async def after_poll(self, command: str) -> None: ...
+
+    async def idle(self, since_last_action_s: float) -> None: ...
+
+    async def shut_down(self) -> None: ...
 
 
 class Work(Protocol):
@@ -86,12 +104,13 @@ class Hands(Protocol):
 class Bot:
     """One bot. `run` returns why it ended; `interrupt` is what a signal does."""
 
-    def __init__(self, api: Api, me: Description, hands: Hands, clock: Clock) -> None:
-        self._api, self._me, self._hands, self._clock = api, me, hands, clock
+    def __init__(self, api: Api, me: Description, hands: Hands, script: Script, clock: Clock) -> None:
+        self._api, self._me, self._hands, self._script, self._clock = api, me, hands, script, clock
         self._greeting: Greeting | None = None
         self._ending = asyncio.Event()
         self._work: Work | None = None
         self._sleep_streak = 0
+        self._busy_s = clock.monotonic()  # when there was something to do for the last time
         self._failures = 0  # calls in a row that got no answer
         self._complaint = ""  # what was last reported to be wrong, so that it is said once
 
@@ -115,6 +134,7 @@ class Bot:
                 await self._event("bot_error", f"Unexpected error: {type(error).__name__}: {error}")
                 await pause(self._clock, MISHAP_S, self._ending)
         ending = ending or Ending.STOPPED
+        await self._script.shut_down()
         if self._greeting is not None and ending is not Ending.REPLACED:
             await self._event("bot_shutdown", ending.value)
         return ending
@@ -125,8 +145,8 @@ class Bot:
         try:
             if self._greeting is None:
                 await unless(self._ending, self._handshake())
-                return None
-            command = await unless(self._ending, self._api.poll(self._hello()))
+                return await self._grant()
+            command = await unless(self._ending, self._poll(self._greeting))
         except LeaseLost as error:
             log.error("%s: %s", Ending.REPLACED.value, error)  # noqa: TRY400 - foreseen, no traceback
             return Ending.REPLACED
@@ -135,15 +155,37 @@ class Bot:
             return None
         self._failures, self._complaint = 0, ""
         try:
-            return None if command is None else await self._obey(command)
+            ending = None if command is None else await self._obey(command)
+            return ending or await self._grant()
         except IsolateError as error:
             await self._failed(error)
             return None
 
     async def _handshake(self) -> None:
-        self._greeting = await self._api.handshake(self._hello())
+        hello = await self._me.hello(None, self._sleep_streak)
+        greeting = await self._api.handshake(hello)
         self._failures, self._complaint = 0, ""
-        log.info("Connected as %s, server version %s", *self._hello().dimensions["id"], self._greeting.server_version)
+        log.info("Connected as %s, server version %s", *hello.dimensions["id"], greeting.server_version)
+        self._greeting = greeting
+        await self._script.greeted(greeting.script, greeting.server_version)
+
+    async def _poll(self, greeting: Greeting) -> Command:
+        await self._script.before_poll()
+        command = await self._api.poll(await self._me.hello(greeting, self._sleep_streak))
+        await self._script.after_poll(command.NAME)
+        return command
+
+    async def _grant(self) -> Ending | None:
+        """Do what the hooks asked for while they ran."""
+        wishes = self._script.wishes.take()
+        for kind, message in wishes.events:
+            await self._event(kind, message)
+        if wishes.reboot is not None:
+            await self._reboot(wishes.reboot)
+        if wishes.restart is not None:
+            log.info("Restarting: %s", wishes.restart)
+            return Ending.RESTART
+        return None
 
     async def _failed(self, error: IsolateError) -> None:
         """Wait before the next try; a server that was away is greeted again, it may be another one."""
@@ -162,6 +204,7 @@ class Bot:
                 self._sleep_streak += 1
                 if quarantined and self._sleep_streak == 1:
                     log.warning("The server keeps this bot in quarantine")
+                await self._script.idle(self._clock.monotonic() - self._busy_s)
                 await pause(self._clock, duration_s, self._ending)
             case protocol.Run(manifest):
                 await self._run(manifest)
@@ -184,7 +227,7 @@ class Bot:
         try:
             outcome = await self._work.run()
         finally:
-            self._work = None
+            self._work, self._busy_s = None, self._clock.monotonic()
         log.info("Task %s ended: %s", manifest.task_id, outcome)
 
     async def _refuse(self, task_id: str, reason: str) -> None:
@@ -197,22 +240,17 @@ class Bot:
         log.error("The server asks for a reboot of this machine: %s", message)
         await self._event("bot_rebooting", message)
         if not await self._hands.reboot():
-            await self._event("bot_error", f"This bot may not reboot its machine; it was asked to: {message}")
+            fault = f"This bot may not reboot its machine; it was asked to: {message}"
+            self._me.quarantine(fault)
+            await self._event("bot_error", fault)
         await pause(self._clock, MISHAP_S, self._ending)
 
     async def _event(self, kind: str, message: str) -> None:
         """Tell the server if it listens; nothing depends on it."""
         try:
             async with asyncio.timeout(LAST_WORD_S):
-                await self._api.event(self._hello(), kind, message)
+                await self._api.event(await self._me.last(self._greeting), kind, message)
         except (IsolateError, TimeoutError) as error:
             log.warning("Could not report %s: %s", kind, error)
         except Exception:
             log.exception("Could not report %s", kind)
-
-    def _hello(self) -> Hello:
-        known = self._greeting or Greeting("", {}, None)
-        state = self._me.state(self._sleep_streak)
-        if known.group_version is not None:
-            state["bot_group_cfg_version"] = known.group_version
-        return Hello(self._me.dimensions(known.server_version, known.dimensions), state, self._me.version)

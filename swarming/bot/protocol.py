@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from isolate.errors import InvalidInput, Refused
 
@@ -70,6 +70,7 @@ class Greeting:
     server_version: str
     dimensions: Mapping[str, list[str]]  # imposed by the server
     group_version: str | None  # to be repeated in the state, so that the server sees when it is stale
+    script: str | None = None  # the hooks of the administrator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +91,14 @@ class Manifest:
     hard_timeout_s: float
     io_timeout_s: float
     grace_period_s: float
+    dimensions: Mapping[str, list[str]]  # that were asked for
 
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
     """Nothing to do: ask again after a while."""
 
+    NAME: ClassVar = "sleep"
     duration_s: float
     quarantined: bool
 
@@ -104,6 +107,7 @@ class Sleep:
 class Run:
     """An offer of a task; it is ours once the first update was answered."""
 
+    NAME: ClassVar = "run"
     manifest: Manifest
 
 
@@ -111,6 +115,7 @@ class Run:
 class Unfit:
     """An offer of a task that this bot cannot run."""
 
+    NAME: ClassVar = "run"
     task_id: str
     reason: str
 
@@ -119,6 +124,7 @@ class Unfit:
 class Terminate:
     """Acknowledge this task and end."""
 
+    NAME: ClassVar = "terminate"
     task_id: str
 
 
@@ -126,6 +132,7 @@ class Terminate:
 class Restart:
     """Start this program anew."""
 
+    NAME: ClassVar = "bot_restart"
     message: str
 
 
@@ -133,6 +140,7 @@ class Restart:
 class Reboot:
     """Restart the machine."""
 
+    NAME: ClassVar = "host_reboot"
     message: str
 
 
@@ -148,10 +156,11 @@ class Updated:
 
 
 class BotApi:
-    """The five calls, for one bot and one session of it."""
+    """The five calls, for one bot and one session of it; `credentials` are headers that may change with time."""
 
-    def __init__(self, http: Http, bot_id: str, session: str) -> None:
+    def __init__(self, http: Http, bot_id: str, session: str, credentials: Mapping[str, str] | None = None) -> None:
         self._http, self._bot_id = http, bot_id
+        self._credentials: Mapping[str, str] = {} if credentials is None else credentials
         self._headers = {SESSION_HEADER: session, "X-Luci-Swarming-Bot-ID": bot_id}
 
     async def handshake(self, hello: Hello) -> Greeting:
@@ -163,6 +172,7 @@ class BotApi:
             server_version=str(reply.get("server_version", "")),
             dimensions={str(key): [str(v) for v in values] for key, values in imposed.items()},
             group_version=reply.get("bot_group_cfg_version"),
+            script=reply.get("bot_config") or None,
         )
 
     async def poll(self, hello: Hello) -> Command:
@@ -192,7 +202,7 @@ class BotApi:
     async def _call(
         self, name: str, body: object, timeout_s: float = CALL_TIMEOUT_S, extra: Mapping[str, str] | None = None
     ) -> Any:
-        headers = self._headers | dict(extra or {})
+        headers = {**self._credentials, **self._headers, **(extra or {})}
         return await self._http.json("POST", BASE + name, body=body, headers=headers, timeout_s=timeout_s, attempts=1)
 
 
@@ -242,6 +252,7 @@ def parse_manifest(data: Mapping[str, Any]) -> Manifest:
         hard_timeout_s=float(data["hard_timeout"] or 0),
         io_timeout_s=float(data["io_timeout"] or 0),
         grace_period_s=float(data["grace_period"] or 0),
+        dimensions=dict(data["dimensions"] or {}),
     )
 
 

@@ -8,43 +8,29 @@ all it started are gone, and the server has the result unless it does not want i
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 
-from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
 from isolate.clock import Clock
-from isolate.errors import IsolateError, LeaseLost
+from isolate.errors import IsolateError, LeaseLost, first_cause
 from run_isolated.spec import RunSpec
 from swarming.bot.courier import Courier, TaskApi
 from swarming.bot.crew import Runner, Standby
 from swarming.bot.job import Finished, job_message
+from swarming.bot.launch import Launch
 from swarming.bot.output import CHUNK_BYTES, Spool
 from swarming.bot.protocol import Manifest
-from swarming.bot.verdict import Act, Complete, Dropped, Failed, Times, Why, conclude, due, final_fields
+from swarming.bot.verdict import Act, Complete, Dropped, Failed, Times, Why, conclude, due, final_fields, summary
 from swarming.bot.waiting import pause
-from swarming.bot.workdir import WorkDirectory
+from swarming.bot.workplace import Workplace
 
 HEARTBEAT_S = 10.0  # six of them fit into the silence a server allows
 NEXT_RUNNER_S = 0.25  # into a task, the next runner is started; it needs as long, and trivial tasks end before
 STRAY_WRITER_S = 2.0  # how long a process that outlived its task may hold the output up
-NO_GRACE_S = 0.1  # of a task that asks for none; to run_isolated 0 would mean "for ever"
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Workplace:
-    """What every task on this bot gets."""
-
-    directory: WorkDirectory
-    server: str
-    bot_id: str
-    base_env: Mapping[str, str]
-    cost_usd_hour: float
 
 
 class TaskRun:
@@ -80,10 +66,12 @@ class TaskRun:
             if accepted.must_stop:
                 await self._courier.update({"canceled": True, "exit_code": -1})
                 return "canceled before it started"
+            verdict = await self._verdict()
             try:
-                return await self._tell(await self._verdict())
+                return await self._tell(verdict)
             finally:
                 await asyncio.to_thread(self._place.directory.clean)
+                await self._place.script.after_task(**summary(verdict), dimensions=self._manifest.dimensions)
         except LeaseLost as error:
             return f"dropped: {error}"
         except IsolateError as error:
@@ -94,21 +82,35 @@ class TaskRun:
         try:
             runner_end = await self._execute()
             return conclude(self._finished, runner_end, self._why)
-        except IsolateError as error:
-            return Failed(str(error))
         except Exception as error:
+            cause = first_cause(error)
+            if isinstance(cause, IsolateError):
+                return Failed(str(cause))
             log.exception("Task %s could not be run", self._manifest.task_id)
-            return Failed(f"Execution failed: internal error ({type(error).__name__}: {error})")
+            return Failed(f"Execution failed: internal error ({type(cause).__name__}: {cause})")
 
     async def _execute(self) -> str:
+        """Let the hooks see the task and a runner run it, heartbeats all along; return how the runner ended."""
+        spec = await asyncio.to_thread(self._place.prepare, self._manifest)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._report())
+            try:
+                launch = await self._place.script.before_task(self._place.directory.bot_file, self._place.usual)
+                if self._why is not None:
+                    return "no start"
+                if launch != self._place.usual:
+                    spec = replace(spec, base_env={**launch.env, **self._place.task_env(self._manifest)})
+                return await self._employ(launch, spec)
+            finally:
+                self._end()
+
+    async def _employ(self, launch: Launch, spec: RunSpec) -> str:
         """Give the task to the runner that stands by, and return how that one ended."""
-        spec = await asyncio.to_thread(self._prepare)
-        runner = await self._standby.take()
+        runner = await self._standby.take(launch)
         try:
             self._spool.fill_from(runner.take_output(), self._printed)
             await _send(runner, job_message(spec))
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._report())
                 group.create_task(self._watch(runner))
                 group.create_task(self._prepare_next())
                 await self._listen(runner)
@@ -128,6 +130,10 @@ class TaskRun:
             if "finished" in message:
                 self._finished = Finished.from_message(message["finished"])
                 break
+        self._end()
+
+    def _end(self) -> None:
+        """Let everything that accompanies the task end."""
         self._over = True
         self._news.set()
         self._change.set()
@@ -213,37 +219,7 @@ class TaskRun:
 
     @property
     def _cost_usd(self) -> float:
-        return self._place.cost_usd_hour * (self._clock.monotonic() - self._started_s) / 3600
-
-    def _prepare(self) -> RunSpec:
-        """Leave nothing of the task before, write what this one may read, and say what is to be run."""
-        directory, manifest = self._place.directory, self._manifest
-        directory.clean()
-        env = {
-            "SWARMING_HEADLESS": "1",
-            "SWARMING_BOT_ID": self._place.bot_id,
-            "SWARMING_TASK_ID": manifest.task_id,
-            "SWARMING_SERVER": self._place.server,
-        }
-        if manifest.secret_bytes:
-            _write_private(directory.context, {"swarming": {"secret_bytes": manifest.secret_bytes}})
-            env["LUCI_CONTEXT"] = str(directory.context)
-        return RunSpec(
-            root_dir=directory.work,
-            cache_dir=directory.isolated_cache,
-            base_env={**self._place.base_env, **env},
-            server=manifest.isolate_server or self._place.server,
-            isolated=manifest.isolated,
-            namespace=Namespace.parse(manifest.namespace or DEFAULT_NAMESPACE),
-            command=manifest.command,
-            raw_command=manifest.is_raw,
-            relative_cwd=manifest.relative_cwd,
-            env=manifest.env,
-            env_prefixes=manifest.env_prefixes,
-            outputs=manifest.outputs,
-            hard_timeout_s=manifest.hard_timeout_s,
-            grace_period_s=manifest.grace_period_s or NO_GRACE_S,
-        )
+        return self._place.hourly_usd() * (self._clock.monotonic() - self._started_s) / 3600
 
 
 async def _send(runner: Runner, message: Mapping[str, object]) -> None:
@@ -251,8 +227,3 @@ async def _send(runner: Runner, message: Mapping[str, object]) -> None:
         await runner.send(message)
     except ConnectionError:
         return  # it has ended, as whoever listens to it learns
-
-
-def _write_private(path: Path, content: Mapping[str, object]) -> None:
-    path.touch(mode=0o600)
-    path.write_text(json.dumps(content), encoding="ascii")

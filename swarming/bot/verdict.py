@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from swarming.bot.job import Finished
 from swarming.bot.protocol import Manifest
@@ -127,3 +128,18 @@ def final_fields(complete: Complete, total_s: float, cost_usd: float) -> dict[st
     if finished.outputs_ref:
         fields["outputs_ref"] = finished.outputs_ref
     return fields
+
+
+def summary(verdict: Dropped | Failed | Complete) -> dict[str, Any]:
+    """Return what the hooks hear of the end of a task, in the words of 2020."""
+    told: dict[str, object] = {"exit_code": None, "hard_timeout": False, "io_timeout": False, "version": 3}
+    match verdict:
+        case Complete(finished, io_timeout):
+            told |= {"exit_code": finished.exit_code, "hard_timeout": finished.had_hard_timeout}
+            told |= {"io_timeout": io_timeout, "must_signal_internal_failure": None}
+        case Failed(message):
+            told["must_signal_internal_failure"] = message
+        case Dropped():
+            told["must_signal_internal_failure"] = "The task belongs to somebody else by now"
+    is_internal = told["must_signal_internal_failure"] is not None
+    return {"failure": bool(told["exit_code"]), "internal_failure": is_internal, "summary": told}

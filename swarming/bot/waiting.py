@@ -32,3 +32,18 @@ async def unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None
         ringing.cancel()
         working.cancel()
         await asyncio.wait((working, ringing))
+
+
+async def within(clock: Clock, limit_s: float, work: Coroutine[Any, Any, T]) -> T:
+    """Return or raise what `work` does; raises TimeoutError after `limit_s`, `work` being cancelled then."""
+    working = asyncio.ensure_future(work)
+    ticking = asyncio.ensure_future(clock.sleep(limit_s))
+    try:
+        await asyncio.wait((working, ticking), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise TimeoutError
+        return working.result()
+    finally:
+        ticking.cancel()
+        working.cancel()
+        await asyncio.wait((working, ticking))

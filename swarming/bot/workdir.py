@@ -23,14 +23,21 @@ log = logging.getLogger(__name__)
 
 
 class WorkDirectory:
-    """`c/` named caches, `isolated_cache/`, `w/` the task at hand, `logs/`, `swarming.lck`."""
+    """`c/` named caches, `isolated_cache/`, `w/` the task at hand, `logs/`, `config/`, `swarming.lck`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.work, self.logs = root / "w", root / "logs"
         self.isolated_cache, self.named_caches = root / "isolated_cache", root / "c"
+        self.config = root / "config"
         self.spool = self.work / "stdout"
         self.context = self.work / "luci_context.json"
+        self.bot_file = self.work / "bot_file.json"
+
+    @property
+    def vital(self) -> tuple[Path, Path]:
+        """The folders without which no task can run."""
+        return self.work, self.isolated_cache
 
     @classmethod
     @contextmanager
@@ -40,7 +47,7 @@ class WorkDirectory:
             raise InvalidInput(f"{root} cannot be the directory of a bot: give it one of its own with --dir")
         directory = cls(root.resolve())
         try:
-            for folder in (directory.work, directory.logs, directory.isolated_cache, directory.named_caches):
+            for folder in (*directory.vital, directory.logs, directory.named_caches, directory.config):
                 folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(directory.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:

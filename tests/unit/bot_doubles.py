@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
+from swarming.bot.hooks import Wishes
+from swarming.bot.launch import Launch
 from swarming.bot.protocol import Command, Greeting, Hello, Manifest, Sleep, Updated
+from swarming.bot.settings import Settings
 
 GOING_ON = Updated(must_stop=False, update_every_s=None)
 LIMIT_S = 20.0
@@ -39,6 +43,7 @@ def manifest(**changes: Any) -> Manifest:
         "hard_timeout_s": 0.0,
         "io_timeout_s": 0.0,
         "grace_period_s": 30.0,
+        "dimensions": {"pool": ["default"]},
     }
     return Manifest(**{**values, **changes})
 
@@ -86,6 +91,47 @@ def _answer(script: list[T | BaseException], otherwise: T) -> T:
     if isinstance(answer, BaseException):
         raise answer
     return answer
+
+
+class ScriptedScript:
+    """Hooks that note when they are called; `launch` is what `on_before_task` wants."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.wishes = Wishes()
+        self.settings = Settings()
+        self.cost_usd_hour: float | None = None
+        self.launch: Launch | None = None
+        self.on_call: Callable[[str], None] = lambda name: None
+        self.holding: asyncio.Event | None = None  # what `on_before_task` waits for
+
+    def _note(self, name: str, *arguments: Any) -> None:
+        self.calls.append((name, *arguments))
+        self.on_call(name)
+
+    async def greeted(self, source: str | None, server_version: str) -> None:
+        self._note("greeted", source, server_version)
+
+    async def before_poll(self) -> None:
+        self._note("before_poll")
+
+    async def after_poll(self, command: str) -> None:
+        self._note("after_poll", command)
+
+    async def idle(self, since_last_action_s: float) -> None:
+        self._note("idle", since_last_action_s)
+
+    async def shut_down(self) -> None:
+        self._note("shut_down")
+
+    async def before_task(self, bot_file: Path, launch: Launch) -> Launch:
+        self._note("before_task", bot_file, launch)
+        if self.holding is not None:
+            await self.holding.wait()
+        return self.launch or launch
+
+    async def after_task(self, **told: Any) -> None:
+        self._note("after_task", told)
 
 
 class ScriptedRunner:

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 import pytest
 
 from isolate.errors import LeaseLost, Refused, Unavailable
 from swarming.bot import protocol
 from swarming.bot.main import Bot, Ending
-from swarming.bot.protocol import Greeting, Manifest
+from swarming.bot.protocol import Greeting, Hello, Manifest
 from swarming.bot.verdict import Why
 from tests.clock import ManualClock
-from tests.unit.bot_doubles import ScriptedApi, manifest, until
+from tests.unit.bot_doubles import ScriptedApi, ScriptedScript, manifest, until
 
 AWAY = Unavailable("Cannot reach the server")
 RUN = protocol.Run(manifest())
 
 
 class Me:
-    """Attributes of no machine."""
+    """A portrait of no machine."""
 
-    version = "v"
+    def __init__(self) -> None:
+        self.faults: list[str] = []
 
-    def dimensions(self, server_version: str, imposed: Mapping[str, list[str]]) -> dict[str, list[str]]:
-        return {"id": ["bot-1"], "server_version": [server_version], **imposed}
+    async def hello(self, greeting: Greeting | None, sleep_streak: int) -> Hello:
+        known = greeting or Greeting("", {}, None)
+        state = {"sleep_streak": sleep_streak, "bot_group_cfg_version": known.group_version}
+        return Hello({"id": ["bot-1"], "server_version": [known.server_version], **known.dimensions}, state, "v")
 
-    def state(self, sleep_streak: int) -> dict[str, object]:
-        return {"sleep_streak": sleep_streak}
+    async def last(self, greeting: Greeting | None) -> Hello:
+        return await self.hello(greeting, 0)
+
+    def quarantine(self, reason: str) -> None:
+        self.faults.append(reason)
 
 
 class ScriptedWork:
@@ -89,7 +94,8 @@ class Scene:
 
     def __init__(self, *commands: protocol.Command | BaseException) -> None:
         self.api, self.hands, self.clock = ScriptedApi(*commands), ScriptedHands(), ManualClock()
-        self.bot = Bot(self.api, Me(), self.hands, self.clock)
+        self.me, self.script = Me(), ScriptedScript()
+        self.bot = Bot(self.api, self.me, self.hands, self.script, self.clock)
         self.api.on_empty = self.bot.interrupt  # a script that is over ends the bot
 
     async def live(self, advance_s: float = 1.0) -> Ending:
@@ -184,7 +190,7 @@ async def test_a_signal_ends_a_sleeping_bot_at_once() -> None:
 
 async def test_a_signal_ends_a_waiting_poll_at_once() -> None:
     api = WaitingApi()
-    bot = Bot(api, Me(), ScriptedHands(), ManualClock())
+    bot = Bot(api, Me(), ScriptedHands(), ScriptedScript(), ManualClock())
     running = asyncio.create_task(bot.run())
     await api.polling.wait()
     bot.interrupt()

@@ -14,6 +14,7 @@ import pytest
 from run_isolated.spec import RunSpec
 from swarming.bot.crew import RunnerProcess
 from swarming.bot.job import Finished, job_message, job_of
+from swarming.bot.launch import RUNNER_COMMAND, Launch
 
 LIMIT_S = 60.0
 
@@ -43,7 +44,7 @@ class Bot:
 
 @pytest.fixture
 async def bot(tmp_path: Path) -> AsyncIterator[Bot]:
-    process = await RunnerProcess.start(tmp_path, dict(os.environ), tmp_path / "log")
+    process = await RunnerProcess.start(Launch(RUNNER_COMMAND, dict(os.environ)), tmp_path, tmp_path / "log")
     made = Bot(process)
     yield made
     process.kill()
@@ -101,7 +102,7 @@ async def test_a_command_that_cannot_be_started_says_why(bot: Bot, tmp_path: Pat
 
 
 async def test_a_runner_without_a_bot_ends(tmp_path: Path) -> None:
-    process = await RunnerProcess.start(tmp_path, dict(os.environ), tmp_path / "log")
+    process = await RunnerProcess.start(Launch(RUNNER_COMMAND, dict(os.environ)), tmp_path, tmp_path / "log")
     async with asyncio.timeout(LIMIT_S):
         assert await process.receive() == {"ready": True}
         assert await process.close() == "status 0"

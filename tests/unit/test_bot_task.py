@@ -13,13 +13,15 @@ import pytest
 
 from isolate.errors import LeaseLost, Refused
 from swarming.bot.crew import Standby
+from swarming.bot.launch import Launch
 from swarming.bot.output import CHUNK_BYTES
 from swarming.bot.protocol import Updated
-from swarming.bot.task import HEARTBEAT_S, NEXT_RUNNER_S, TaskRun, Workplace
+from swarming.bot.task import HEARTBEAT_S, NEXT_RUNNER_S, TaskRun
 from swarming.bot.verdict import Why
 from swarming.bot.workdir import WorkDirectory
+from swarming.bot.workplace import Workplace
 from tests.clock import ManualClock
-from tests.unit.bot_doubles import GOING_ON, ScriptedApi, ScriptedRunner, manifest, until
+from tests.unit.bot_doubles import GOING_ON, ScriptedApi, ScriptedRunner, ScriptedScript, manifest, until
 
 STOP = Updated(must_stop=True, update_every_s=None)
 
@@ -30,12 +32,16 @@ class Scene:
     def __init__(self, directory: WorkDirectory, **changes: Any) -> None:
         self.api, self.clock, self.runner = ScriptedApi(), ManualClock(), ScriptedRunner()
         self.directory, self.started = directory, 0
-        place = Workplace(directory, "http://localhost", "bot-1", {"PATH": "/bin"}, cost_usd_hour=3.6)
-        self.task = TaskRun(manifest(**changes), self.api, Standby(self._start), place, self.clock)
+        self.launches: list[Launch] = []
+        self.script = ScriptedScript()
+        place = Workplace(directory, "http://localhost", "bot-1", {"PATH": "/bin"}, 3.6, self.script)
+        standby = Standby(self._start, place.usual)
+        self.task = TaskRun(manifest(**changes), self.api, standby, place, self.clock)
         self._running: asyncio.Task[str] | None = None
 
-    async def _start(self) -> ScriptedRunner:
+    async def _start(self, launch: Launch) -> ScriptedRunner:
         self.started += 1
+        self.launches.append(launch)
         return self.runner if self.started == 1 else ScriptedRunner()
 
     async def begin(self) -> None:

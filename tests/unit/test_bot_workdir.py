@@ -26,6 +26,7 @@ def test_the_layout_is_made(tmp_path: Path) -> None:
     with WorkDirectory.taken(tmp_path / "bot"):
         assert {entry.name for entry in (tmp_path / "bot").iterdir()} == {
             "c",
+            "config",
             "isolated_cache",
             "logs",
             "w",

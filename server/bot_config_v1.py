@@ -1,0 +1,71 @@
+"""The calls about the hooks of bots: who may read and replace `bot_config.py`.
+
+Knows the shape of 2020's FileContent. A bot learns of other hooks with its next poll, so those that wait are asked to
+poll again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import web
+
+from isolate.errors import InvalidInput, Refused
+from server.bot_config import BotConfigFile, Script
+from server.middleware import IDENTITY, reply
+from swarming import wire
+
+BASES = ("/_ah/api/swarming/v1", "/api/swarming/v1")
+
+
+class FileContentRequest(msgspec.Struct):
+    """The body of `put_bot_config`."""
+
+    content: str | None = None
+
+
+class BotConfigApi:
+    """Handlers over one file; `on_change` is called when bots get other hooks."""
+
+    def __init__(self, file: BotConfigFile, on_change: Callable[[], object]) -> None:
+        self._file, self._on_change = file, on_change
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return every route."""
+        return [
+            route
+            for base in BASES
+            for route in (
+                web.get(f"{base}/server/get_bot_config", self.get),
+                web.post(f"{base}/server/put_bot_config", self.put),
+            )
+        ]
+
+    async def get(self, request: web.Request) -> web.Response:
+        _only_for_admins(request)
+        return reply(_spelt(self._file.current()))
+
+    async def put(self, request: web.Request) -> web.Response:
+        _only_for_admins(request)
+        content = wire.decode(await request.read(), FileContentRequest).content
+        if content is None:
+            raise InvalidInput("content is required; an empty one takes the hooks away")
+        before = self._file.current().version
+        now = await asyncio.to_thread(self._file.replace, content, request[IDENTITY].name)
+        if now.version != before:
+            self._on_change()
+        return reply(_spelt(now))
+
+
+def _only_for_admins(request: web.Request) -> None:
+    if not request[IDENTITY].is_admin:
+        raise Refused("Only an administrator may see or change the hooks of bots")
+
+
+def _spelt(script: Script) -> dict[str, object]:
+    when = None if script.changed_at is None else wire.ts(script.changed_at)
+    return wire.compact(
+        {"content": script.content or "", "version": script.version, "who": script.who or None, "when": when}
+    )
