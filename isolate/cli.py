@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,12 +18,19 @@ import click
 
 from isolate import __version__, errors, flags
 from isolate.config import load_settings
-from isolate.terminal import EXIT_HELP, CommandGroup, Console, run_command, verbose_option, version_option
+from isolate.terminal import (
+    EXIT_HELP,
+    CommandGroup,
+    Console,
+    TerminalMonitor,
+    run_command,
+    verbose_option,
+    version_option,
+)
 
 if TYPE_CHECKING:
     from isolate.archive import Archived, ArchiveOptions, Remote
     from isolate.selection import Selection
-    from isolate.terminal import TerminalMonitor
 
 Result = TypeVar("Result")
 
@@ -68,18 +75,21 @@ def archive_command(
 
     The hash of a directory is that of its manifest: `run_isolated -s HASH` runs in it. The hash of a file is that of
     its content: `isolate download -f HASH DEST` brings it back. Nothing is sent that the server has already.
+
+    Of a PATH everything is stored; a directory that a .isolate selects goes without its *.pyc, *.swp, .git and .svn.
     """
+    config, paths = given.pop("config"), given.pop("paths")
     if isolate_file is None and isolated is None:
         if not files:
             raise click.UsageError("Nothing to archive: name directories or files, or a .isolate with -i")
-        _store(console, {name: name for name in files}, "  ", **given)
+        _store(console, {name: name for name in files}, "  ", leave_out_junk=False, **given)
         return
     if isolate_file is None or isolated is None or files:
         raise click.UsageError("-i FILE.isolate and -s FILE.isolated go together, and with no PATH")
     if isolated.suffix != ".isolated":
         raise click.UsageError("--isolated value must end with '.isolated'")
-    selection = _select(isolate_file, given.pop("config"), given.pop("paths"))
-    archived = _store(console, {isolated.stem: selection}, "  ", **given)
+    selection = _select(isolate_file, config, paths)
+    archived = _store(console, {isolated.stem: selection}, "  ", leave_out_junk=True, **given)
     _write(isolated, archived[isolated.stem].manifest)
 
 
@@ -88,15 +98,25 @@ def archive_command(
 @flags.scanning
 @verbose_option
 @version_option
-def check_command(isolate_file: Path | None, config: dict[str, str], paths: dict[str, str], **given: Any) -> None:
+def check_command(
+    isolate_file: Path | None,
+    config: dict[str, str],
+    paths: dict[str, str],
+    denied: Sequence[str],
+    *,
+    skip_broken: bool,
+) -> None:
     """Look whether everything a .isolate selects is there; prints nothing when it is."""
+    from isolate.denylist import denylist
     from isolate.scan import ScanRules
 
     if isolate_file is None:
         raise click.UsageError("--isolate is required")
     selection = _select(isolate_file, config, paths)
+    monitor = TerminalMonitor("isolate")
     try:
-        for _ in selection.entries(ScanRules(is_denied=_denylist(**given))):
+        broken = monitor.problem if skip_broken else None
+        for _ in selection.entries(ScanRules(is_denied=denylist(denied), broken=broken)):
             pass
     except errors.InvalidInput as error:
         raise errors.IsolateError(f"Failed to find an input file: {error}") from error
@@ -131,7 +151,7 @@ def archive_paths_command(console: Console, /, files: tuple[str, ...], **given: 
         files = tuple(line for line in map(os.fsdecode, sys.stdin.buffer.read().splitlines()) if line)
     elif not files:
         raise click.UsageError("Nothing to upload")
-    _store(console, {name: name for name in files}, " ", **given)
+    _store(console, {name: name for name in files}, " ", leave_out_junk=True, **given)
 
 
 @isolateserver.command("download", epilog=EXIT_HELP)
@@ -153,12 +173,6 @@ def _select(isolate_file: Path, config: dict[str, str], paths: dict[str, str]) -
     return select(isolate_file, config, paths, Path.cwd())
 
 
-def _denylist(denied: Sequence[str], *, no_denylist: bool, **_other: Any) -> Callable[[str], bool]:
-    from isolate.denylist import denylist
-
-    return denylist(denied, defaults=not no_denylist)
-
-
 def _run(coroutine: Coroutine[Any, Any, Result]) -> Result:
     import asyncio
 
@@ -178,22 +192,24 @@ def _store(
     *,
     server: str | None,
     namespace: str,
+    denied: Sequence[str],
+    leave_out_junk: bool,
     skip_broken: bool,
     no_stat_cache: bool,
     dump_json: Path | None,
-    **given: Any,
 ) -> dict[str, Archived]:
     """Archive `things` by name, printing a line for each when it is stored."""
     from isolate import config
     from isolate.archive import ArchiveOptions, Remote
     from isolate.cas.digest import Namespace
+    from isolate.denylist import denylist
 
     target = Remote(_required(server), Namespace.parse(namespace), USER_AGENT)
     for name, thing in things.items():
         if isinstance(thing, str) and not (os.path.isdir(thing) or os.path.isfile(thing)):
             raise errors.InvalidInput(f"{name} is neither a file nor a directory")
     options = ArchiveOptions(
-        is_denied=_denylist(**given),
+        is_denied=denylist(denied, defaults=leave_out_junk),
         skip_broken=skip_broken,
         stat_cache=None if no_stat_cache else config.load().stat_cache,
     )

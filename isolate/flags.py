@@ -60,8 +60,7 @@ selecting = all_of(
 )  # fmt: skip
 scanning = all_of(
     click.option("--blacklist", "denied", multiple=True, metavar="REGEX",
-                 help="Leave out children of directories that match, besides *.pyc, *.swp, .git, .svn. Repeatable."),
-    click.option("--no-denylist", is_flag=True, help="Leave out nothing but what --blacklist says."),
+                 help="Leave out children of directories that match. Repeatable."),
     click.option("--ignore_broken_items", "--ignore-broken-items", "skip_broken", is_flag=True,
                  envvar="ISOLATE_IGNORE_BROKEN_ITEMS", help="Report what cannot be archived and go on."),
 )  # fmt: skip

@@ -92,6 +92,22 @@ def test_a_second_archive_says_that_it_sent_nothing(shell: Shell, tmp_path: Path
     assert (first.status, first.out) == (second.status, second.out)
 
 
+def test_of_a_directory_everything_is_stored_unless_its_user_says_otherwise(shell: Shell, tmp_path: Path) -> None:
+    tree: Tree = {".git": {"HEAD": b"ref"}, "m.pyc": b"code", "n.swp": b"", "kept": b"1"}
+    write_tree(tmp_path / "tree", tree)
+    for options, expected in (
+        ((), tree),
+        (("--blacklist", r".+\.(pyc|swp)$", "--blacklist", r"\.git$"), {"kept": b"1"}),
+    ):
+        digest = shell.isolate("archive", "tree", *options).out.split()[0]
+        target = f"back{len(options)}"
+        assert shell.isolate("download", "-s", digest, "-t", target).status == 0
+        assert read_tree(tmp_path / target) == expected
+    digest = shell.isolateserver("archive", "tree").out.split()[0]
+    assert shell.isolate("download", "-s", digest, "-t", "as-in-2020").status == 0
+    assert read_tree(tmp_path / "as-in-2020") == {"kept": b"1"}
+
+
 def test_several_paths_have_a_line_each_and_a_file_is_its_content(shell: Shell, tmp_path: Path) -> None:
     write_tree(tmp_path, {"tree": TREE, "f": b"content"})
     ended = shell.isolate("archive", "tree", "f", "./tree", "f", "--dump-json", "out.json")
