@@ -90,7 +90,7 @@ def test_2020_refuses_links_to_nothing(tmp_path: Path) -> None:
         found(tmp_path, keep_dangling=False)
 
 
-def test_pipes_and_sockets_are_refused_by_name_or_reported(tmp_path: Path) -> None:
+def test_pipes_and_sockets_are_refused_by_name_or_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InvalidInput, match="pipe' is a named pipe"):
         found(tmp_path)
