@@ -17,8 +17,11 @@ from typing import NamedTuple
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+_FS_IMMUTABLE, _FS_APPEND = 0x10, 0x20
 _ZOMBIE = b"Z"
 _PROC = "/proc"
+O_PATH = getattr(os, "O_PATH", os.O_RDONLY)  # a handle that needs no rights to what it names
 
 
 class Process(NamedTuple):
@@ -55,6 +58,28 @@ def _prctl(option: int, value: int) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
+
+
+def mount_of(descriptor: int) -> tuple[int, int]:
+    """Return what differs between two mounts, also of one file system, where that can be known."""
+    mount = 0
+    for line in _read(f"{_PROC}/self/fdinfo/{descriptor}").splitlines():
+        if line.startswith(b"mnt_id:"):
+            mount = int(line.removeprefix(b"mnt_id:"))
+    return os.fstat(descriptor).st_dev, mount
+
+
+def make_mutable(descriptor: int) -> None:
+    """Take away the flags that forbid changes even to root, if there are any and we may."""
+    if not sys.platform.startswith("linux"):
+        return
+    import fcntl
+
+    with suppress(OSError):  # a file system without such flags
+        flags = int.from_bytes(fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, bytes(8))[:4], sys.byteorder)
+        if flags & (_FS_IMMUTABLE | _FS_APPEND):
+            left = flags & ~(_FS_IMMUTABLE | _FS_APPEND)
+            fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, left.to_bytes(8, sys.byteorder))
 
 
 def processes() -> list[Process]:

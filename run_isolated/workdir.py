@@ -13,11 +13,10 @@ directory of a live run; what a SIGKILLed run left is deleted by the next one.
 from __future__ import annotations
 
 import fcntl
-import itertools
 import os
 import re
 import secrets
-import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,11 +24,14 @@ from pathlib import Path
 
 from isolate.errors import InternalFailure
 from isolate.monitor import Monitor
+from run_isolated.deletion import OWNER, delete_tree
+
+__all__ = ["WorkDir", "abandoned", "delete_tree", "sweep"]
 
 _NAME = re.compile(r"ir-[0-9a-f]{12}")
 _KEPT_PREFIX = "kept-"
-_OWNER = "owner"
 _PRIVATE = 0o700
+_PAUSES_S = (0.1, 1.0)  # before trying again to delete: a network disk or the kernel may need a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +77,27 @@ class WorkDir:
         """Delete it unless it is to be kept; raises InternalFailure."""
         try:
             if not self.is_kept:
-                delete_tree(self.path)
+                _delete_in_the_end(self.path)
         finally:
             os.close(self.owner)
 
 
+def _delete_in_the_end(path: Path) -> None:
+    """Delete a work directory, in more than one try; raises InternalFailure."""
+    for pause_s in _PAUSES_S:
+        try:
+            return delete_tree(path)
+        except InternalFailure:
+            time.sleep(pause_s)
+    return delete_tree(path)
+
+
 def _lock(path: Path) -> int:
     """Make the owner's file, locked before it has its name, and return its descriptor."""
-    unnamed = path / f"{_OWNER}-"
+    unnamed = path / f"{OWNER}-"
     descriptor = os.open(unnamed, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.rename(unnamed, path / _OWNER)
+    os.rename(unnamed, path / OWNER)
     return descriptor
 
 
@@ -116,7 +128,7 @@ def abandoned(root: Path) -> Iterator[Path]:
 def _take_over(path: Path) -> int | None:
     """Return the owner's descriptor, now ours; None when the directory has an owner, or none that we know of."""
     try:
-        descriptor = os.open(path / _OWNER, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(path / OWNER, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:  # being made, being deleted, or not ours: a name alone does not make it so
         return None
     try:
@@ -125,74 +137,3 @@ def _take_over(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
-
-
-def delete_tree(path: Path) -> None:
-    """Delete the directory `path` and all below it, whatever the modes and however deep; raises InternalFailure.
-
-    Follows no link. A directory in a directory is moved up beside it before it is emptied: no depth can exhaust the
-    stack, the descriptors or the length of a path. The owner's file goes last, so that a deletion that was interrupted
-    is taken up by the next run.
-    """
-    try:
-        top = _open_directory(path, None)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise InternalFailure(f"Cannot delete {str(path)!r}: {error.strerror}") from error
-    try:
-        _empty(top)
-    except OSError as error:
-        name = "" if error.filename is None else f" {os.fsdecode(error.filename)!r}:"
-        raise InternalFailure(f"Cannot delete {str(path)!r}:{name} {error.strerror}") from error
-    finally:
-        os.close(top)
-    with suppress(FileNotFoundError):
-        os.rmdir(path)
-
-
-def _empty(top: int) -> None:
-    """Delete everything in the directory `top`."""
-    numbers = itertools.count()
-    ours = secrets.token_hex(8)  # so that no name that a command chose is in the way
-    while folders := _delete_files(top, spare=_OWNER):
-        for name in folders:
-            folder = _open_directory(name, top)
-            try:
-                for inner in _delete_files(folder):
-                    _make_accessible(inner, folder)
-                    os.rename(inner, f"{ours}-{next(numbers)}", src_dir_fd=folder, dst_dir_fd=top)
-            finally:
-                os.close(folder)
-            os.rmdir(name, dir_fd=top)
-    with suppress(FileNotFoundError):
-        os.unlink(_OWNER, dir_fd=top)
-
-
-def _delete_files(folder: int, spare: str = "") -> list[str]:
-    """Delete what is no directory, and empty directories, in `folder`; return the names of the other directories."""
-    left = []
-    with os.scandir(folder) as entries:
-        present = list(entries)
-    for entry in present:
-        if entry.is_dir(follow_symlinks=False):
-            try:
-                os.rmdir(entry.name, dir_fd=folder)
-            except OSError:
-                left.append(entry.name)
-        elif entry.name != spare:
-            os.unlink(entry.name, dir_fd=folder)
-    return left
-
-
-def _open_directory(path: str | Path, parent: int | None) -> int:
-    _make_accessible(path, parent)
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-
-
-def _make_accessible(path: str | Path, parent: int | None) -> None:
-    """Give the owner of a directory its rights back; one of another owner is left as it is."""
-    status = os.stat(path, dir_fd=parent, follow_symlinks=False)
-    if stat.S_ISDIR(status.st_mode) and status.st_mode & _PRIVATE != _PRIVATE:
-        with suppress(PermissionError):
-            os.chmod(path, _PRIVATE, dir_fd=parent)
