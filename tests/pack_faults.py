@@ -69,6 +69,10 @@ class FaultyFiles(PackFiles):
         self._count("unlink")
         super().unlink(path)
 
+    def save(self, path: Path, content: bytes) -> None:
+        self._count("save")
+        super().save(path, content)
+
     def free_bytes(self, path: Path) -> int:
         self._count("free_bytes")
         return super().free_bytes(path)

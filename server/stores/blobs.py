@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
@@ -20,19 +20,21 @@ from isolate.cas.block import Absent, Block, ChunkList, check_recipe
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import MAX_BATCH, Written
 from isolate.clock import Clock
-from isolate.errors import IsolateError, NoSpace, TooLarge
+from isolate.errors import IsolateError, NoSpace, TooLarge, Unavailable
 from isolate.monitor import Monitor
 from server.stores.budget import ByteBudget
 from server.stores.committer import GroupCommitter
+from server.stores.compaction import finish_dead
 from server.stores.composing import Compositions
 from server.stores.limits import BlobLimits
 from server.stores.pack_files import PackFiles
-from server.stores.packs import ROTATE_BYTES, LocalPacks
+from server.stores.packs import ROTATE_BYTES, LocalPacks, Pack
 from server.stores.plain import PlainSource
 from server.stores.presence import Presence
 from server.stores.reading import RecordSource, Wanted, plan
 from server.stores.recipes import verified_recipe
 from server.stores.sqlite_index import BlobIndex, Kind, Lookup, NewRecord
+from server.stores.sqlite_upkeep import UpkeepIndex
 from server.stores.uploading import Tally, Turn, Upload, passed, verified
 
 LOOKUP_DIGESTS = 20_000  # per index query: keeps the loop's share of the work below 10 ms
@@ -40,6 +42,7 @@ GROUP_BYTES = 32 << 20  # one fsync for this much; about 12 ms on a plain SSD
 ENTRY_BYTES = 250  # what one entry of a block costs in memory while it is in flight
 
 T = TypeVar("T")
+MakeRoom = Callable[[int], Awaitable[None]]
 NewBlobs = Sequence[tuple[bytes, int, int]]  # digest, entry number, plain size
 
 
@@ -54,7 +57,10 @@ class LocalBlobStores:
         self.ingest = ByteBudget(limits.ingest_bytes, "uploads")
         self.egress = ByteBudget(limits.egress_bytes, "downloads")
         self.threads = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="blobs")
-        self._used_bytes = 0
+        self.upkeep = UpkeepIndex(index.database)
+        self.make_room: MakeRoom | None = None  # asked when an upload does not fit
+        self.used_bytes = 0  # of all packs together
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._stores: WeakValueDictionary[str, LocalBlobStore] = WeakValueDictionary()
 
     @classmethod
@@ -75,7 +81,8 @@ class LocalBlobStores:
         try:
             for pack, committed_bytes in await index.open_packs():
                 await packs.resume(pack, committed_bytes)
-            stores._used_bytes = await index.used_bytes()
+            await finish_dead(stores.upkeep, packs)
+            stores.used_bytes = await index.used_bytes()
         except BaseException:
             await stores.close()
             raise
@@ -104,23 +111,47 @@ class LocalBlobStores:
     async def append(self, namespace: str, uploads: Sequence[Upload], fresh: Sequence[NewBlobs]) -> list[int]:
         """Make one group durable and visible: pack first, then index; returns the ids of the records."""
         size_bytes = sum(len(upload.record) for upload in uploads)
-        limits = self.limits
-        if limits.max_bytes is not None and self._used_bytes + size_bytes > limits.max_bytes:
-            raise NoSpace(f"The blob store holds {self._used_bytes} bytes, limit {limits.max_bytes}")
-        if await self.packs.free_bytes() < limits.min_free_bytes + size_bytes:
-            raise NoSpace(f"The disk has less than {limits.min_free_bytes} bytes left")
-        locations = await self.packs.append(namespace, [upload.record for upload in uploads])
-        records = [
-            NewRecord(location, upload.kind, blobs, upload.parts)
-            for location, upload, blobs in zip(locations, uploads, fresh, strict=True)
-        ]
-        try:
-            ids = await self.index.add(namespace, records, self.presence.hour())
-        except BaseException:
-            await self.packs.withdraw(locations)
-            raise
-        self._used_bytes += size_bytes
+        shortage = await self._shortage(size_bytes)
+        if shortage is not None and self.make_room is not None:
+            await self.make_room(size_bytes)
+            shortage = await self._shortage(size_bytes)
+        if shortage is not None:
+            raise NoSpace(shortage)
+        async with self._turn(namespace):
+            locations = await self.packs.append(namespace, [upload.record for upload in uploads])
+            records = [
+                NewRecord(location, upload.kind, blobs, upload.parts)
+                for location, upload, blobs in zip(locations, uploads, fresh, strict=True)
+            ]
+            try:
+                ids = await self.index.add(namespace, records, self.presence.hour())
+            except BaseException:
+                await self.packs.withdraw(locations)
+                raise
+        self.used_bytes += size_bytes
         return ids
+
+    async def seal(self, pack: Pack) -> None:
+        """Append no more to `pack`; on return everything that was appended to it is indexed."""
+        async with self._turn(pack.namespace):
+            await self.packs.retire(pack)
+
+    def account(self, more_bytes: int) -> None:
+        """Note that packs have become this much larger, or smaller, in another way than by uploads."""
+        self.used_bytes += more_bytes
+
+    async def _shortage(self, size_bytes: int) -> str | None:
+        """Return why `size_bytes` more cannot be stored."""
+        limits = self.limits
+        if limits.max_bytes is not None and self.used_bytes + size_bytes > limits.max_bytes:
+            return f"The blob store holds {self.used_bytes} bytes, limit {limits.max_bytes}"
+        if await self.packs.free_bytes() < limits.min_free_bytes + size_bytes:
+            return f"The disk has less than {limits.min_free_bytes} bytes left"
+        return None
+
+    def _turn(self, namespace: str) -> asyncio.Lock:
+        """Return the lock that whoever appends to a namespace holds until what it appended is indexed."""
+        return self._turns.setdefault(namespace, asyncio.Lock())
 
 
 class LocalBlobStore:
@@ -248,6 +279,9 @@ class LocalBlobStore:
         stores, algorithm = self._stores, self._namespace.algorithm
         record = await verified_recipe(blob, chunks, lookup, self._source, algorithm, stores.ingest)
         parts = frozenset(place.block for place in lookup.places.values())
+        # Verifying may have taken longer than anything is promised.
+        if not await self._stores.index.touch(parts, self._stores.presence.hour()):
+            raise Unavailable("A chunk went while the blob was verified", retry_after_s=1.0)
         await self._committer.add(Upload(record, Kind.RECIPE, (blob,), parts))
 
 

@@ -29,4 +29,8 @@ class BlobLimits:
 
     def kept_in_s(self, namespace: Namespace) -> float:
         """Return how long unused blobs of `namespace` are kept."""
-        return self.temporary_kept_s if namespace.name.startswith("temporary") else self.kept_s
+        return self.kept_in_name_s(namespace.name)
+
+    def kept_in_name_s(self, name: str) -> float:
+        """The same for a name as the index has it: old bytes lie beside their namespace, under a name of their own."""
+        return self.temporary_kept_s if name.startswith("temporary") else self.kept_s

@@ -10,6 +10,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from isolate.cas.files import write_atomic
+
 
 class PackFiles:
     """What a file system can do for packs; every method may raise OSError."""
@@ -63,6 +65,13 @@ class PackFiles:
         """Remove a file for good; one that is gone already is fine."""
         path.unlink(missing_ok=True)
         self.sync_directory(path.parent)
+
+    def save(self, path: Path, content: bytes) -> None:
+        """Write a small file that survives a crash; what it held before is replaced."""
+        if not path.parent.is_dir():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            self.sync_directory(path.parent.parent)
+        write_atomic(path, content, durable=True)
 
     def free_bytes(self, path: Path) -> int:
         """Return how much an ordinary user may still write on the file system of `path`, which may not exist yet."""

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 from uuid import UUID
@@ -22,6 +23,7 @@ from isolate.clock import Clock
 from isolate.errors import NoSpace, Unavailable
 from isolate.monitor import Monitor
 from server.stores.pack_files import PackFiles
+from server.stores.pack_scan import Head, PackReader
 
 ROTATE_BYTES = 256 << 20  # compaction copies one pack at a time, and losing one loses no more than this
 TRUST_S = 10.0  # how long the existence and length of a pack are believed after they were seen
@@ -86,6 +88,14 @@ class PackStorage(Protocol):
 
     async def retire(self, pack: Pack) -> None:
         """Append no more to `pack`; no append to its namespace may be running."""
+        ...
+
+    async def rescue(self, pack: Pack, places: Sequence[tuple[int, int]]) -> bool:
+        """Save the bytes at each (offset, length) elsewhere before a pack goes; False when they cannot be read."""
+        ...
+
+    async def heads(self, pack: Pack) -> list[Head]:
+        """Return the records of a pack by their headers, up to the first place where there is none."""
         ...
 
     async def delete(self, pack: Pack) -> None:
@@ -179,6 +189,25 @@ class LocalPacks:
 
     async def retire(self, pack: Pack) -> None:
         await self._retire(pack, None)
+
+    async def rescue(self, pack: Pack, places: Sequence[tuple[int, int]]) -> bool:
+        records = await self.read([Location(pack, offset, length) for offset, length in places])
+        for (offset, _), record in zip(places, records, strict=True):
+            if record is None:
+                return False
+            saved = self._root.parent / "quarantine" / f"{pack.name}-{offset}.bad"
+            await self._tried(partial(self._files.save, saved, record))
+        return True
+
+    async def heads(self, pack: Pack) -> list[Head]:
+        def scan() -> list[Head]:
+            try:
+                with PackReader(self._path(pack)) as reader:
+                    return list(reader.heads())
+            except FileNotFoundError:
+                return []
+
+        return await self._tried(scan)
 
     async def delete(self, pack: Pack) -> None:
         self._seen.pop(pack, None)

@@ -1,0 +1,133 @@
+"""Compaction: gives back the space of dead records by moving the living ones out of a pack, byte for byte.
+
+Knows no limit and no schedule: it is told which pack. The order keeps all readable at every moment: copies durable
+in another pack, then the index moves there, block by block; when nothing in the old pack is alive, the index marks it
+dead, then its file goes, then its row. Each step can be the last one before a crash: `finish_dead` completes it at the
+start. The invariants: a record is copied only if its check is right, a bad one is set aside and its bytes are
+saved before the pack goes; ids of blocks stay, so that blobs and recipes never notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+
+from isolate.monitor import Monitor
+from server.stores.pack_scan import fault_of
+from server.stores.packs import Location, Pack, PackStorage
+from server.stores.presence import Presence
+from server.stores.sqlite_index import BlockRow, Kind
+from server.stores.sqlite_upkeep import PackRow, PackState, PlacedBlock, UpkeepIndex
+
+BATCH_BYTES = 8 << 20  # copied per sync; what a compaction holds in memory
+LANE = "kept"  # copies do not share packs with uploads: what was kept once is likely to be kept on
+
+Pause = Callable[[], Awaitable[None]]
+
+
+class Compactor:
+    """Empties packs; one call at a time."""
+
+    def __init__(
+        self, index: UpkeepIndex, packs: PackStorage, presence: Presence, monitor: Monitor, pause: Pause
+    ) -> None:
+        self._index, self._packs, self._presence = index, packs, presence
+        self._monitor, self._pause = monitor, pause
+        self._stuck: set[Pack] = set()  # packs the disk does not give back; they are tried again after the next start
+
+    async def reclaim(self, row: PackRow) -> tuple[int, int]:
+        """Empty and remove a sealed pack; returns the bytes copied, and the bytes of the pack if it is gone.
+
+        Raises NoSpace, Unavailable; what was done until then counts.
+        """
+        if row.pack in self._stuck:
+            return 0, 0
+        copied_bytes = 0
+        async for batch in self._batches(row):
+            copied = await self._copy(row, batch)
+            if copied is None:
+                self._stuck.add(row.pack)
+                return copied_bytes, 0
+            copied_bytes += copied
+            await self._pause()
+        if not await self._packs.rescue(row.pack, await self._index.bad_places(row.pack)):
+            whole = (await self._packs.lengths([row.pack]))[row.pack]
+            if whole:  # of a pack that is gone nothing can be saved
+                self._monitor.problem(f"Pack {row.pack.name} is kept: its bad records cannot be saved")
+                self._stuck.add(row.pack)
+                return copied_bytes, 0
+        await self._sweep(row)
+        if row.state is not PackState.DEAD and not await self._index.mark_dead(row.id):
+            return copied_bytes, 0
+        await finish(row, self._index, self._packs)
+        self._monitor.count("compacted_packs")
+        self._monitor.count("copied_bytes", copied_bytes)
+        return copied_bytes, row.committed_bytes
+
+    async def _batches(self, row: PackRow) -> AsyncIterator[list[PlacedBlock]]:
+        after = -1
+        while blocks := await self._index.blocks_of(row.id, after):
+            for batch in _cut(blocks):
+                yield batch
+            after = blocks[-1].offset
+
+    async def _copy(self, row: PackRow, batch: Sequence[PlacedBlock]) -> int | None:
+        """Move `batch` out of its pack; returns the bytes copied, or None when the disk does not give them back."""
+        read = await self._packs.read([Location(row.pack, block.offset, block.length) for block in batch])
+        good: list[tuple[PlacedBlock, bytes]] = []
+        for block, record in zip(batch, read, strict=True):
+            why = "its bytes are gone" if record is None else fault_of(record)
+            if record is not None and why is None:
+                good.append((block, record))
+                continue
+            length = (await self._packs.lengths([row.pack]))[row.pack]
+            if record is None and length >= block.offset + block.length:
+                self._monitor.problem(f"Pack {row.pack.name} cannot be read and is kept")
+                return None
+            await self._presence.condemn(_row(row.pack, block), why or "")
+        if not good:
+            return 0
+        locations = await self._packs.append(row.pack.namespace, [record for _, record in good], LANE)
+        # If this fails the copies are garbage, of which nobody knows; taking them back might take what was moved.
+        await self._index.move(row.id, [block for block, _ in good], locations)
+        return sum(len(record) for _, record in good)
+
+    async def _sweep(self, row: PackRow) -> None:
+        """Drop the rows of blobs whose records die with this pack: it is the last one to know their digests."""
+        digests: list[bytes] = []
+        for head in await self._packs.heads(row.pack):
+            digests += [blob.digest for blob in head.blobs]
+            if len(digests) >= 2_000:
+                await self._index.forget_stale(row.namespace, digests)
+                digests.clear()
+                await self._pause()
+        await self._index.forget_stale(row.namespace, digests)
+
+
+async def finish(row: PackRow, index: UpkeepIndex, packs: PackStorage) -> None:
+    """Take the last two steps of a pack that is marked dead."""
+    await packs.delete(row.pack)
+    await index.drop(row.id)
+
+
+async def finish_dead(index: UpkeepIndex, packs: PackStorage) -> None:
+    """Complete what a crash interrupted."""
+    for row in await index.packs():
+        if row.state is PackState.DEAD:
+            await finish(row, index, packs)
+
+
+def _cut(blocks: Sequence[PlacedBlock]) -> Iterator[list[PlacedBlock]]:
+    batch: list[PlacedBlock] = []
+    size_bytes = 0
+    for block in blocks:
+        if batch and size_bytes + block.length > BATCH_BYTES:
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(block)
+        size_bytes += block.length
+    if batch:
+        yield batch
+
+
+def _row(pack: Pack, block: PlacedBlock) -> BlockRow:
+    return BlockRow(block.id, pack, block.offset, block.length, Kind(block.kind), block.touched_h)

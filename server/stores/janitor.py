@@ -1,0 +1,183 @@
+"""Keeps the blob store within its limits: what nobody asked for goes, and the space of what went is given back.
+
+Knows when and how much; `sqlite_upkeep.py` and `compaction.py` do it. The invariants: nothing is evicted within the
+promised time after it was last asked for, nor for as long after a stop that was not clean or a jump of the clock; the
+oldest goes first; uploads and readers come before all of this, except when an upload waits for the room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from isolate.clock import Clock
+from isolate.errors import IsolateError
+from server.stores.blobs import LocalBlobStores
+from server.stores.compaction import Compactor
+from server.stores.limits import BlobLimits
+from server.stores.sqlite_upkeep import Freed, PackRow, PackState
+
+WORTHWHILE = 0.5  # a pack that is half dead is compacted: no more than one byte is copied for each that is given back
+URGENT = 0.05  # the same when space is short
+SLACK = 0.1  # of the limit: how much is freed beyond what is needed, so that the next upload needs not wait
+WORK_SHARE = 0.25  # of the time, so that writers are not starved
+LONGEST_PAUSE_S = 2.0
+JUMP_S = 300.0  # adjustments of a clock are smaller; a suspended machine looks like a jump as well, and is one
+
+
+@dataclass(frozen=True, slots=True)
+class Tidied:
+    """What one round did, or would do."""
+
+    evicted: Freed
+    packs: int
+    freed_bytes: int
+    copied_bytes: int
+
+
+class Calm:
+    """Whether eviction may be trusted with the times it sees."""
+
+    def __init__(self, clock: Clock, promised_s: float, *, stopped_cleanly: bool) -> None:
+        self._clock, self._promised_s = clock, promised_s
+        self._difference_s = clock.now() - clock.monotonic()
+        self._until_s = clock.monotonic() + (0.0 if stopped_cleanly else promised_s)
+
+    def __bool__(self) -> bool:
+        difference_s = self._clock.now() - self._clock.monotonic()
+        if abs(difference_s - self._difference_s) > JUMP_S:
+            self._until_s = self._clock.monotonic() + self._promised_s
+        self._difference_s = difference_s
+        return self._clock.monotonic() >= self._until_s
+
+
+class Janitor:
+    """Tidies one store; `run` is for a schedule, `make_room` for an upload that does not fit."""
+
+    def __init__(self, stores: LocalBlobStores, clock: Clock, *, stopped_cleanly: bool = True) -> None:
+        self._stores, self._clock = stores, clock
+        self._calm = Calm(clock, stores.limits.promised_s, stopped_cleanly=stopped_cleanly)
+        self._compactor = Compactor(stores.upkeep, stores.packs, stores.presence, stores.monitor, self._pause)
+        self._turn = asyncio.Lock()
+        self._waiting_uploads = 0
+        self._woke_s = clock.monotonic()
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether what an unclean stop or a jump of the clock put in doubt is over."""
+        return bool(self._calm)
+
+    async def run(self, dead_share: float = WORTHWHILE) -> Tidied:
+        """Evict what is too old or too much, compact what is mostly dead."""
+        async with self._turn:
+            self._woke_s = self._clock.monotonic()
+            evicted = await self._evict_unused() if self.is_calm else Freed()
+            shortage = await self._shortage_bytes(0)
+            if shortage and self.is_calm:
+                evicted += await self._evict_oldest(shortage)
+            tidied = await self._compact(shortage, dead_share)
+        self._stores.monitor.count("evicted_blocks", evicted.blocks)
+        return Tidied(evicted, *tidied)
+
+    async def preview(self, dead_share: float = WORTHWHILE) -> Tidied:
+        """Return what `run` would evict for its age, and compact of what is dead already; changes nothing."""
+        evicted = Freed()
+        for age in await self._stores.upkeep.ages() if self.is_calm else []:
+            evicted += await self._stores.upkeep.evictable(age.namespace, self._unused_h(age.name))
+        packs = [row for row in await self._stores.upkeep.packs() if _is_worth(row, dead_share)]
+        freed, copied = (sum(getattr(row, size) for row in packs) for size in ("committed_bytes", "live_bytes"))
+        return Tidied(evicted, len(packs), freed, copied)
+
+    async def make_room(self, size_bytes: int) -> None:
+        """Free at least `size_bytes` if that is allowed; an upload waits for it."""
+        self._waiting_uploads += 1
+        try:
+            async with self._turn:
+                shortage = await self._shortage_bytes(size_bytes)
+                if shortage and self.is_calm:
+                    await self._evict_oldest(shortage)
+                    await self._compact(shortage, WORTHWHILE)
+        except IsolateError as error:
+            self._stores.monitor.problem(error)  # the upload will be told that there is no space
+        finally:
+            self._waiting_uploads -= 1
+
+    async def _evict_unused(self) -> Freed:
+        freed = Freed()
+        for age in await self._stores.upkeep.ages():
+            cutoff_h = self._unused_h(age.name)
+            if age.oldest_h is None or age.oldest_h > cutoff_h:
+                continue
+            while (more := await self._stores.upkeep.evict(age.namespace, cutoff_h)).blocks:
+                freed += more
+                await self._pause()
+        return freed
+
+    async def _evict_oldest(self, shortage_bytes: int) -> Freed:
+        """Evict in the order of age until enough is dead, or all that is left is promised."""
+        upkeep, freed = self._stores.upkeep, Freed()
+        needed_bytes = shortage_bytes - sum(row.dead_bytes for row in await upkeep.packs())
+        while freed.size_bytes < needed_bytes:
+            ages = [age for age in await upkeep.ages() if age.oldest_h is not None]
+            oldest = min(ages, key=lambda age: age.oldest_h or 0, default=None)
+            cutoff_h = _hours_before(self._clock.now(), self._stores.limits.promised_s)
+            if oldest is None or oldest.oldest_h is None or oldest.oldest_h > cutoff_h:
+                break
+            freed += await upkeep.evict(oldest.namespace, oldest.oldest_h)
+            await self._pause()
+        return freed
+
+    async def _compact(self, shortage_bytes: int, dead_share: float) -> tuple[int, int, int]:
+        """Compact the packs that are worth it, and others while there is a shortage; the most dead first."""
+        packs = freed = copied = 0
+        for listed in await self._stores.upkeep.packs():
+            row, is_short = listed, freed - copied < shortage_bytes
+            if not _is_worth(row, min(dead_share, URGENT) if is_short else dead_share):
+                continue
+            if row.state is PackState.OPEN:
+                await self._stores.seal(row.pack)
+                row = next(sealed for sealed in await self._stores.upkeep.packs() if sealed.id == row.id)
+            copied_bytes, freed_bytes = await self._compactor.reclaim(row)
+            self._stores.account(copied_bytes - freed_bytes)
+            packs, freed, copied = packs + (freed_bytes > 0), freed + freed_bytes, copied + copied_bytes
+            await self._pause()
+        return packs, freed, copied
+
+    async def _shortage_bytes(self, size_bytes: int) -> int:
+        """Return how much has to go so that `size_bytes` fit with some slack; 0 when they fit anyway."""
+        limits = self._stores.limits
+        over = [self._stores.limits.min_free_bytes + size_bytes - await self._stores.packs.free_bytes()]
+        slack = [limits.min_free_bytes * SLACK]
+        if limits.max_bytes is not None:
+            over.append(self._stores.used_bytes + size_bytes - limits.max_bytes)
+            slack.append(limits.max_bytes * SLACK)
+        # Half of the slack may be used up before anything happens, else every upload would cause a little round.
+        short = [int(more + most) for more, most in zip(over, slack, strict=True) if more + most / 2 > 0]
+        return max(short, default=0)
+
+    async def _pause(self) -> None:
+        """Leave the disk and the writer thread to others for a while."""
+        now_s = self._clock.monotonic()
+        if not self._waiting_uploads:
+            pause_s = min((now_s - self._woke_s) * (1 / WORK_SHARE - 1), LONGEST_PAUSE_S)
+            if pause_s > 0:
+                await self._clock.sleep(pause_s)
+        self._woke_s = self._clock.monotonic()
+
+    def _unused_h(self, namespace: str) -> int:
+        return _hours_before(self._clock.now(), _kept_s(self._stores.limits, namespace))
+
+
+def _kept_s(limits: BlobLimits, namespace: str) -> float:
+    return max(limits.promised_s, limits.kept_in_name_s(namespace))
+
+
+def _hours_before(now_s: float, age_s: float) -> int:
+    """Return the last hour that is wholly `age_s` ago: blocks note the end of the hour they were asked for in."""
+    return int((now_s - age_s) // 3600)
+
+
+def _is_worth(row: PackRow, dead_share: float) -> bool:
+    if row.state is PackState.DEAD or (row.state is PackState.SEALED and not row.committed_bytes):
+        return True
+    return row.dead_bytes > 0 and row.dead_bytes >= dead_share * row.committed_bytes

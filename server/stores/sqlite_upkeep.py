@@ -1,0 +1,182 @@
+"""The index seen by those who tidy up: ages, victims, what is alive in which pack.
+
+Knows no policy, no file and no time; statements are in `sql/upkeep.sql`. The invariants: a block is deleted only if its
+age is still what it was chosen for; a block is moved or it stays, its blobs never notice; no job is long.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
+from typing import Any, NamedTuple
+
+from server.stores import queries
+from server.stores.packs import Location, Pack
+from server.stores.writer import Database
+
+BLOCKS_PER_JOB = 250  # a deleted block costs a page in three trees; with a cold cache 250 of them take about 10 ms
+ROWS_PER_JOB = 2_000
+SQL = queries.load("upkeep")
+
+
+class PackState(IntEnum):
+    """What may happen to a pack."""
+
+    OPEN = 0
+    SEALED = 1
+    DEAD = 2
+
+
+class Age(NamedTuple):
+    """A namespace and the hour in which its oldest block was last asked for; None when it has no blocks."""
+
+    namespace: int
+    name: str
+    oldest_h: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What an eviction took."""
+
+    blocks: int = 0
+    size_bytes: int = 0
+
+    def __add__(self, other: Freed) -> Freed:
+        return Freed(self.blocks + other.blocks, self.size_bytes + other.size_bytes)
+
+
+class PackRow(NamedTuple):
+    """One pack and what is in it."""
+
+    id: int
+    pack: Pack
+    namespace: int
+    state: PackState
+    committed_bytes: int
+    live_bytes: int
+    dead_bytes: int
+
+
+class PlacedBlock(NamedTuple):
+    """A record of one pack."""
+
+    id: int
+    offset: int
+    length: int
+    kind: int
+    touched_h: int
+
+
+class UpkeepIndex:
+    """Every call may raise Unavailable, NoSpace, IndexCorrupt."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def ages(self) -> list[Age]:
+        return [Age(*row) for row in await self._fetch("ages")]
+
+    async def evictable(self, namespace: int, cutoff_h: int) -> Freed:
+        """Return what was last asked for in `cutoff_h` or before."""
+        ((blocks, size_bytes),) = await self._fetch("evictable", namespace=namespace, cutoff_h=cutoff_h)
+        return Freed(blocks, size_bytes)
+
+    async def evict(self, namespace: int, cutoff_h: int) -> Freed:
+        """Delete the oldest blocks, at most BLOCKS_PER_JOB, last asked for in `cutoff_h` or before."""
+        victims = await self._fetch("victims", namespace=namespace, cutoff_h=cutoff_h, limit=BLOCKS_PER_JOB)
+        if not victims:
+            return Freed()
+        return await self._database.write(partial(_evict, ids=[id_ for (id_,) in victims], cutoff_h=cutoff_h))
+
+    async def packs(self) -> list[PackRow]:
+        """Return all packs, those with the largest dead share first."""
+        return [
+            PackRow(id_, Pack(namespace, name), namespace_id, PackState(state), *sizes)
+            for id_, namespace, name, namespace_id, state, *sizes in await self._fetch("packs")
+        ]
+
+    async def blocks_of(self, pack: int, after: int, limit: int = BLOCKS_PER_JOB) -> list[PlacedBlock]:
+        """Return the blocks of a pack that lie behind offset `after`."""
+        rows = await self._fetch("blocks_of", pack=pack, after=after, limit=limit)
+        return [PlacedBlock(*row) for row in rows]
+
+    async def move(self, pack: int, blocks: Sequence[PlacedBlock], locations: Sequence[Location]) -> None:
+        """Note that copies of `blocks` of `pack` are durable at `locations`, which are all in one other pack."""
+        await self._database.write(partial(_move, from_pack=pack, blocks=blocks, locations=locations))
+
+    async def forget_stale(self, namespace: int, digests: Iterable[bytes]) -> None:
+        """Drop the rows of those of `digests` whose record has gone."""
+        rows = [(namespace, digest) for digest in sorted(set(digests))]
+        for start in range(0, len(rows), ROWS_PER_JOB):
+            part = rows[start : start + ROWS_PER_JOB]
+            await self._database.write(partial(_forget_all, rows=part))
+
+    async def mark_dead(self, pack: int) -> bool:
+        """Say that a sealed pack may go; False when something in it is alive."""
+        return await self._database.write(partial(_changed, query="mark_dead", values={"id": pack})) == 1
+
+    async def drop(self, pack: int) -> None:
+        """Forget a dead pack whose file is gone; what was quarantined in it stays on record."""
+        await self._database.write(partial(_changed, query="drop_pack", values={"id": pack}))
+
+    async def bad_places(self, pack: Pack) -> list[tuple[int, int]]:
+        """Return where in `pack` quarantined records lie."""
+        return [(offset, length) for offset, length in await self._fetch("bad_places", name=pack.name)]
+
+    async def quarantined(self) -> Freed:
+        """Return how many records are in quarantine, and their bytes."""
+        ((records, size_bytes),) = await self._fetch("quarantined")
+        return Freed(records, size_bytes)
+
+    async def count_blocks(self) -> list[tuple[int, int, int, int]]:
+        """Return namespace, kind, number and bytes."""
+        return [(*row,) for row in await self._fetch("count_blocks")]
+
+    async def count_blobs(self) -> list[tuple[int, int, int]]:
+        """Return namespace, number and plain bytes; walks through the whole index."""
+        return [(*row,) for row in await self._fetch("count_blobs")]
+
+    async def _fetch(self, query: str, **values: Any) -> list[Any]:
+        return await self._database.read(lambda connection: connection.execute(SQL[query], values).fetchall())
+
+
+def _changed(connection: sqlite3.Connection, query: str, values: dict[str, Any]) -> int:
+    return connection.execute(SQL[query], values).rowcount
+
+
+def _evict(connection: sqlite3.Connection, ids: Sequence[int], cutoff_h: int) -> Freed:
+    blocks, bytes_by_pack = 0, Counter[int]()
+    for id_ in ids:
+        row = connection.execute(SQL["evict_block"], {"id": id_, "cutoff_h": cutoff_h}).fetchone()
+        if row is not None:
+            connection.execute(SQL["delete_parts"], {"id": id_})
+            blocks += 1
+            bytes_by_pack[row[0]] += row[1]
+    for pack, size_bytes in bytes_by_pack.items():
+        connection.execute(SQL["bury_bytes"], {"id": pack, "bytes": size_bytes})
+    return Freed(blocks, bytes_by_pack.total())
+
+
+def _move(
+    connection: sqlite3.Connection, from_pack: int, blocks: Sequence[PlacedBlock], locations: Sequence[Location]
+) -> None:
+    (to_pack,) = connection.execute(SQL["find_pack"], {"name": locations[0].pack.name}).fetchone()
+    moved_bytes = 0
+    for block, location in zip(blocks, locations, strict=True):
+        values = {"id": block.id, "from_pack": from_pack, "to_pack": to_pack, "offset": location.offset}
+        if _changed(connection, "move_block", values):
+            moved_bytes += block.length
+    copied_bytes = sum(location.length for location in locations)
+    connection.execute(SQL["bury_bytes"], {"id": from_pack, "bytes": moved_bytes})
+    end = max(location.end for location in locations)
+    taken = {"id": to_pack, "end": end, "live": moved_bytes, "dead": copied_bytes - moved_bytes}
+    connection.execute(SQL["take_moved"], taken)
+
+
+def _forget_all(connection: sqlite3.Connection, rows: Sequence[tuple[int, bytes]]) -> None:
+    connection.executemany(SQL["forget_stale"], rows)
