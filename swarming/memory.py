@@ -36,6 +36,7 @@ SORTED_BY: dict[Sort, Callable[[Task], float | None]] = {
     Sort.MODIFIED: lambda task: task.modified_at,
     Sort.COMPLETED: lambda task: task.completed_at,
     Sort.ABANDONED: lambda task: task.abandoned_at,
+    Sort.STARTED: lambda task: task.started_at,
 }
 
 
@@ -53,8 +54,10 @@ class MemoryTaskStore:
 
     async def submit(self, submission: Submission) -> Submitted:
         task, execution = submission.task, submission.execution
-        if (earlier := self._repeated(submission)) is not None:
-            return Submitted(How.REPEATED, earlier, self._executions.get(earlier.execution_id or ""))
+        asked = task.request
+        earlier = await self.repeated(asked.authenticated, asked.request_uuid, submission.repeat_since)
+        if earlier is not None:
+            return earlier
         if task.task_id in self._tasks or task.task_id in self._executions:
             return Submitted(How.COLLISION, task, None)
         for index, wanted in submission.reuse:
@@ -128,6 +131,19 @@ class MemoryTaskStore:
         task = members[0] if members else await self.task(execution_id)
         return replace(self._record(task), execution=execution, children=self._children(execution))
 
+    async def repeated(self, identity: str, request_uuid: str, since: float) -> Submitted | None:
+        found = [
+            task
+            for task in self._tasks.values()
+            if task.request.request_uuid == request_uuid != ""
+            and task.request.authenticated == identity
+            and task.created_at >= since
+        ]
+        if not found:
+            return None
+        earlier = max(found, key=_age)
+        return Submitted(How.REPEATED, earlier, self._executions.get(earlier.execution_id or ""))
+
     async def reusable(self, task_hash: str, since: float) -> Execution | None:
         found = [e for e in self._executions.values() if e.reusable_hash == task_hash and e.created_at >= since]
         return max(found, key=lambda one: (one.created_at, _number(one.execution_id)), default=None)
@@ -160,6 +176,14 @@ class MemoryTaskStore:
         page = _page(found, query.sort.value, cursor, limit)
         return Page(tuple(self._record(task) for task in page.items), page.cursor)
 
+    async def count(self, query: TaskQuery) -> int:
+        key = SORTED_BY[query.sort]
+        return sum(key(task) is not None and _matches(task, query) for task in self._tasks.values())
+
+    async def ahead(self, execution: Execution, limit: int) -> int:
+        line = self._waiting.get(execution.queue, [])
+        return min(limit, sum(entry < _place(execution) for entry in line))
+
     async def runs_of(self, bot_id: str, cursor: str | None, limit: int) -> Page[RunRecord]:
         found = []
         for one in self._executions.values():
@@ -168,6 +192,23 @@ class MemoryTaskStore:
                     task = (await self.record_of_run(one.execution_id)).task
                     found.append(((one.created_at, _number(one.execution_id)), RunRecord(task, one, attempt)))
         return _page(found, "run", cursor, limit)
+
+    async def forget_tasks(self, before: float, limit: int) -> int:
+        old = sorted((t for t in self._tasks.values() if t.created_at < before and t.state not in LIVE), key=_age)
+        for task in old[:limit]:
+            self._members.get(task.execution_id or "", set()).discard(task.task_id)
+            del self._tasks[task.task_id]
+        used = {task.execution_id for task in self._tasks.values()}
+        unused = [e for e in self._executions.values() if e.created_at < before and e.state not in LIVE]
+        unused = sorted((e for e in unused if e.execution_id not in used), key=lambda one: _number(one.execution_id))
+        for execution in unused[:limit]:
+            del self._executions[execution.execution_id]
+        return len(old[:limit]) + len(unused[:limit])
+
+    async def forget_events(self, before: float, limit: int) -> int:
+        old = [event for event in self._events if event.at < before][:limit]
+        self._events = [event for event in self._events if event not in old]
+        return len(old)
 
     async def bots(self) -> list[BotInfo]:
         return [self._bots[bot_id] for bot_id in sorted(self._bots)]
@@ -231,19 +272,6 @@ class MemoryTaskStore:
                 if owners.get(wanted, self._live.get(wanted)) not in {None, execution_id}:
                     raise Stale(f"Task {execution_id} has a live equal")
                 owners[wanted] = execution_id
-
-    def _repeated(self, submission: Submission) -> Task | None:
-        request = submission.task.request
-        if not request.request_uuid:
-            return None
-        found = (
-            task
-            for task in self._tasks.values()
-            if task.request.request_uuid == request.request_uuid
-            and task.request.authenticated == request.authenticated
-            and task.created_at >= submission.repeat_since
-        )
-        return max(found, key=_age, default=None)
 
     def _children(self, execution: Execution | None) -> tuple[str, ...]:
         runs = {attempt.run_id for attempt in execution.attempts} if execution is not None else set()

@@ -196,6 +196,11 @@ class Execution:
         return self.attempts[-1].failure if self.attempts else False
 
     @property
+    def started_at(self) -> float | None:
+        """When the latest try that a bot accepted began."""
+        return next((one.started_at for one in reversed(self.attempts) if one.started_at is not None), None)
+
+    @property
     def needs_session(self) -> bool:
         """Whether only our own bots can run it: its inputs are in a namespace that those of 2020 do not know."""
         inputs = self.properties.inputs
@@ -227,6 +232,7 @@ class Task:
     deadline_at: float  # of the current slice; of the whole request once it was tried
     deduped: bool = False  # answered by the result of an earlier execution
     failure: bool = False
+    started_at: float | None = None  # of the latest try
     completed_at: float | None = None
     abandoned_at: float | None = None
 

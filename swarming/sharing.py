@@ -18,6 +18,7 @@ def follow(task: Task, execution: Execution) -> Task:
         state=execution.state,
         failure=execution.failure,
         modified_at=execution.modified_at,
+        started_at=execution.started_at,
         completed_at=execution.completed_at,
         abandoned_at=execution.abandoned_at,
     )
@@ -31,7 +32,13 @@ def attach(task: Task, execution: Execution) -> tuple[Task, Execution]:
         deadline_at=max(execution.deadline_at, task.deadline_at),
         modified_at=max(execution.modified_at, task.modified_at),
     )
-    member = replace(task, execution_id=execution.execution_id, attached=True, state=execution.state)
+    member = replace(
+        task,
+        execution_id=execution.execution_id,
+        attached=True,
+        state=execution.state,
+        started_at=execution.started_at,
+    )
     return member, joined
 
 
@@ -45,6 +52,7 @@ def answer(task: Task, source: Execution, slice_index: int) -> Task:
         slice_index=slice_index,
         state=source.state,
         failure=source.failure,
+        started_at=source.started_at,
         completed_at=source.completed_at,
         abandoned_at=None,
     )

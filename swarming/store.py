@@ -103,6 +103,7 @@ class Sort(Enum):
     MODIFIED = "modified"
     COMPLETED = "completed"
     ABANDONED = "abandoned"
+    STARTED = "started"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +208,10 @@ class TaskHistory(Protocol):
         """Return the same for an execution, with the oldest task attached to it, else the task of its own id."""
         ...
 
+    async def repeated(self, identity: str, request_uuid: str, since: float) -> Submitted | None:
+        """Return the answer of rule 1 of `submit`, if it applies."""
+        ...
+
     async def reusable(self, task_hash: str, since: float) -> Execution | None:
         """Return the newest execution with that `reusable_hash` created at or after `since`."""
         ...
@@ -235,8 +240,17 @@ class TaskHistory(Protocol):
         """Return up to `limit` (at most MAX_PAGE) tasks, newest first by `query.sort`, then by id.
 
         Tasks without the time sorted by (never completed, say) are left out. Cursors are opaque and stay valid while
-        tasks are added; raises InvalidInput for one that this method did not make for the same sort.
+        tasks are added; raises InvalidInput for one that this method did not make for the same sort. A page may have
+        fewer than `limit` items, or none, and a cursor all the same: so much was looked at without finding more.
         """
+        ...
+
+    async def count(self, query: TaskQuery) -> int:
+        """Return how many tasks `search` would find."""
+        ...
+
+    async def ahead(self, execution: Execution, limit: int) -> int:
+        """Return how many executions of the same queue are claimed before this one that waits; at most `limit`."""
         ...
 
     async def runs_of(self, bot_id: str, cursor: str | None, limit: int) -> Page[RunRecord]:
@@ -270,7 +284,22 @@ class BotStore(Protocol):
         ...
 
 
-class Store(TaskStore, TaskHistory, BotStore, Protocol):
+class Retention(Protocol):
+    """What makes room; each call is one small step, to be repeated until it returns 0."""
+
+    async def forget_tasks(self, before: float, limit: int) -> int:
+        """Delete up to `limit` final tasks created before `before`, then executions that no task refers to any more.
+
+        Returns how many of both were deleted. The oldest go first; a result that answered a younger task stays.
+        """
+        ...
+
+    async def forget_events(self, before: float, limit: int) -> int:
+        """Delete up to `limit` events of bots that happened before `before`; returns how many."""
+        ...
+
+
+class Store(TaskStore, TaskHistory, BotStore, Retention, Protocol):
     """All of it: what the scheduler is given."""
 
 
@@ -290,6 +319,10 @@ class OutputStore(Protocol):
 
     async def size(self, run_id: str) -> int:
         """Return how many bytes there are, holes included."""
+        ...
+
+    async def forget(self, before: float) -> int:
+        """Delete what runs of tasks created well before `before` printed; returns how many runs lost it."""
         ...
 
 

@@ -85,6 +85,13 @@ class Submitter:
     async def submit(self, request: TaskRequest) -> Submitted:
         """Store a task for the request and see that a bot hears of it; raises InvalidTask."""
         ledger = self._ledger
+        now = ledger.clock.now()
+        if request.request_uuid:
+            # Before any look at the inputs: they may be gone by now, and the answer is what it was.
+            repeat_since = now - ledger.policy.repeat_s
+            earlier = await ledger.store.repeated(request.authenticated, request.request_uuid, repeat_since)
+            if earlier is not None:
+                return earlier
         request = await self.checked(request)
         now = ledger.clock.now()
         since = now - ledger.policy.reusable_task_age_s

@@ -19,6 +19,7 @@ _SORTS = {
     "MODIFIED_TS": Sort.MODIFIED,
     "COMPLETED_TS": Sort.COMPLETED,
     "ABANDONED_TS": Sort.ABANDONED,
+    "STARTED_TS": Sort.STARTED,
 }
 # What a state of a query means beyond the state of that name.
 _STATES: dict[str, dict[str, Any]] = {
@@ -36,8 +37,6 @@ def task_query(query: wire.Query) -> TaskQuery:
     sort = wire.choice(wire.first(query, "sort"), wire.SORTS, "sort", "CREATED_TS")
     start, end = wire.epoch_s(query, "start"), wire.epoch_s(query, "end")
     tags = tuple(wire.every(query, "tags"))
-    if sort not in _SORTS:
-        raise InvalidInput(f"Tasks cannot be sorted by {sort}")
     if sort != "CREATED_TS" and (start is not None or end is not None or tags):
         raise InvalidInput("sort cannot be used with start, end or tags, except for CREATED_TS")
     for tag in tags:

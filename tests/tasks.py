@@ -101,3 +101,9 @@ class MemoryOutputs:
 
     async def size(self, run_id: str) -> int:
         return len(self.bytes_of.get(run_id, b""))
+
+    async def forget(self, before: float) -> int:
+        old = [run_id for run_id in self.bytes_of if ids.EPOCH_S + (ids.unpack(run_id)[0] >> 20) / 1000 < before]
+        for run_id in old:
+            del self.bytes_of[run_id]
+        return len(old)

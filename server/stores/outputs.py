@@ -76,6 +76,10 @@ class FileOutputs:
     async def size(self, run_id: str) -> int:
         return await asyncio.to_thread(_size, self._path(run_id))
 
+    async def forget(self, before: float) -> int:
+        last = ids.number(before, 0) >> (4 * (_DIGITS_IN_DIRECTORY - 1))
+        return await asyncio.to_thread(_remove_directories, self._root, last)
+
     async def close(self) -> None:
         """Finish what was asked for; later appends raise Unavailable."""
         if not self._closing:
@@ -195,6 +199,22 @@ def _resolve(append: _Append) -> None:
         append.future.set_exception(append.error)
     else:
         append.future.set_result(None)
+
+
+def _remove_directories(root: Path, last: int) -> int:
+    """Remove the directories numbered below `last`; returns how many files that were."""
+    count = 0
+    for directory in list(root.iterdir()):
+        try:
+            is_old = int(directory.name, 16) < last
+        except ValueError:  # not ours
+            continue
+        if is_old:
+            for path in list(directory.iterdir()):
+                path.unlink(missing_ok=True)
+                count += 1
+            directory.rmdir()
+    return count
 
 
 def _read(path: Path, start: int, length: int) -> bytes:

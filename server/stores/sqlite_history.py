@@ -8,7 +8,7 @@ from collections.abc import Collection
 from math import inf
 from typing import Any
 
-from server.stores.task_rows import SQL, get_execution, get_task, to_execution
+from server.stores.task_rows import SQL, find_repeated, get_execution, get_task, to_execution
 from server.stores.writer import Database
 from swarming import ids
 from swarming.model import Execution, Task
@@ -18,17 +18,20 @@ from swarming.store import (
     Record,
     RunRecord,
     Sort,
+    Submitted,
     TaskQuery,
     decode_cursor,
     encode_cursor,
 )
 
 _LAST = 2**63 - 1  # no id is higher
+SCANNED = 10_000  # rows one page looks at: ~20 ms, whatever the filters leave of them
 _SEARCHES = {
     Sort.CREATED: "search_by_created",
     Sort.MODIFIED: "search_by_modified",
     Sort.COMPLETED: "search_by_completed",
     Sort.ABANDONED: "search_by_abandoned",
+    Sort.STARTED: "search_by_started",
 }
 
 
@@ -49,6 +52,9 @@ class SqliteHistory:
             return Record(_sharer(db, key), execution, _children(db, execution))
 
         return await self._database.read(read)
+
+    async def repeated(self, identity: str, request_uuid: str, since: float) -> Submitted | None:
+        return await self._database.read(lambda db: find_repeated(db, identity, request_uuid, since))
 
     async def reusable(self, task_hash: str, since: float) -> Execution | None:
         return await self._execution("find_reusable", (task_hash, since))
@@ -74,14 +80,32 @@ class SqliteHistory:
         place = decode_cursor(kind, cursor)
         if query.sort is Sort.CREATED:
             place = min(place, (wish["created_to"], _LAST))
-        wish |= {"time": place[0], "number": place[1], "limit": limit + 1}
+        wish |= {"time": place[0], "number": place[1], "limit": limit + 1, "scan": SCANNED - 1}
 
         def read(db: sqlite3.Connection) -> Page[Record]:
+            last: tuple[float, int] | None = db.execute(SQL[name.replace("search", "floor")], wish).fetchone()
+            if last is not None and last >= (wish["floor_time"], wish["floor_number"]):
+                wish["floor_time"], wish["floor_number"] = last
+            else:
+                last = None
             found = db.execute(SQL[name], wish).fetchall()
             records = [_record(db, get_task(db, key)) for _, key in found[:limit]]
-            return Page(tuple(records), encode_cursor(kind, *found[limit - 1]) if len(found) > limit else None)
+            if len(found) > limit:
+                last = found[limit - 1]
+            return Page(tuple(records), None if last is None else encode_cursor(kind, *last))
 
         return await self._database.read(read)
+
+    async def count(self, query: TaskQuery) -> int:
+        name, wish = _search(query)
+        time = wish["created_to"] if query.sort is Sort.CREATED else inf
+        wish |= {"time": time, "number": _LAST, "limit": -1}
+        return await self._database.read(lambda db: sum(1 for _ in db.execute(SQL[name], wish)))
+
+    async def ahead(self, execution: Execution, limit: int) -> int:
+        key = ids.unpack(execution.execution_id)[0]
+        place = (execution.queue, execution.priority, execution.rank, key, limit)
+        return await self._database.read(lambda db: int(db.execute(SQL["ahead"], place).fetchone()[0]))
 
     async def runs_of(self, bot_id: str, cursor: str | None, limit: int) -> Page[RunRecord]:
         limit = max(1, min(limit, MAX_PAGE))
@@ -120,7 +144,11 @@ def _search(query: TaskQuery) -> tuple[str, dict[str, Any]]:
         "tags": json.dumps(list(query.tags)),
         "created_from": -inf if query.created_from is None else query.created_from,
         "created_to": inf if query.created_to is None else query.created_to,
+        "floor_time": -inf,
+        "floor_number": 0,
     }
+    if query.sort is Sort.CREATED:
+        wish["floor_time"] = wish["created_from"]  # one end for the index, not two
     if query.sort is Sort.CREATED and query.name is not None:
         name = "search_by_name"
     elif query.sort is Sort.CREATED and query.tags:

@@ -19,9 +19,11 @@ from isolate.errors import Stale
 from isolate.monitor import Monitor
 from server.stores.sqlite_bots import SqliteBots
 from server.stores.sqlite_history import SqliteHistory
+from server.stores.sqlite_retention import SqliteRetention
 from server.stores.task_rows import (
     SQL,
     execution_row,
+    find_repeated,
     get_execution,
     get_task,
     insert_task,
@@ -34,10 +36,10 @@ from swarming import ids, sharing
 from swarming.model import Execution, Task
 from swarming.store import Change, How, Offer, Submission, Submitted
 
-MIGRATIONS = (SQL["schema_1"],)
+MIGRATIONS = (SQL["schema_1"], SQL["schema_2"])
 
 
-class SqliteTaskStore(SqliteHistory, SqliteBots):
+class SqliteTaskStore(SqliteHistory, SqliteBots, SqliteRetention):
     """Implements `swarming.store.Store`."""
 
     def __init__(self, path: Path, *, clock: Clock | None = None, monitor: Monitor | None = None) -> None:
@@ -74,13 +76,10 @@ class SqliteTaskStore(SqliteHistory, SqliteBots):
 def _submit(db: sqlite3.Connection, submission: Submission) -> Submitted:
     """Answer a submission; the steps are those of the contract."""
     task, execution = submission.task, submission.execution
-    request = task.request
-    if request.request_uuid:
-        found = (request.request_uuid, request.authenticated, submission.repeat_since)
-        if (row := db.execute(SQL["find_repeated"], found).fetchone()) is not None:
-            earlier = get_task(db, row[0])
-            shared = None if earlier.execution_id is None else get_execution(db, ids.unpack(earlier.execution_id)[0])
-            return Submitted(How.REPEATED, earlier, shared)
+    asked = task.request
+    earlier = find_repeated(db, asked.authenticated, asked.request_uuid, submission.repeat_since)
+    if earlier is not None:
+        return earlier
     if db.execute(SQL["is_taken"], (number(task.task_id),)).fetchone()[0]:
         return Submitted(How.COLLISION, task, None)
     for index, wanted in submission.reuse:
@@ -171,5 +170,6 @@ def _following(execution: Execution) -> tuple[Any, ...]:
         execution.modified_at,
         execution.completed_at,
         execution.abandoned_at,
+        execution.started_at,
         number(execution.execution_id),
     )

@@ -17,6 +17,7 @@ from server.stores import queries
 from swarming import ids
 from swarming.model import Execution, Task, TaskRequest
 from swarming.states import LIVE, State
+from swarming.store import How, Submitted
 
 SQL = queries.load("tasks")
 
@@ -70,6 +71,7 @@ def standing_row(task: Task) -> tuple[Any, ...]:
         task.deadline_at,
         task.completed_at,
         task.abandoned_at,
+        task.started_at,
     )
 
 
@@ -89,7 +91,7 @@ def get_task(db: sqlite3.Connection, key: int) -> Task:
         raise NotFound(f"Task {ids.pack(key)} not found")
     return Task(
         task_id=ids.pack(key),
-        request=_request.decode(row[11]),
+        request=_request.decode(row[12]),
         execution_id=None if row[0] is None else ids.pack(row[0]),
         attached=bool(row[1]),
         state=State(row[2]),
@@ -101,6 +103,7 @@ def get_task(db: sqlite3.Connection, key: int) -> Task:
         deadline_at=row[8],
         completed_at=row[9],
         abandoned_at=row[10],
+        started_at=row[11],
     )
 
 
@@ -110,3 +113,13 @@ def get_execution(db: sqlite3.Connection, key: int) -> Execution:
     if row is None:
         raise NotFound(f"Task {ids.pack(key)} not found")
     return to_execution(row)
+
+
+def find_repeated(db: sqlite3.Connection, identity: str, request_uuid: str, since: float) -> Submitted | None:
+    """Return the answer to a submission that was made before."""
+    row = db.execute(SQL["find_repeated"], (request_uuid, identity, since)).fetchone() if request_uuid else None
+    if row is None:
+        return None
+    task = get_task(db, row[0])
+    execution = None if task.execution_id is None else get_execution(db, ids.unpack(task.execution_id)[0])
+    return Submitted(How.REPEATED, task, execution)

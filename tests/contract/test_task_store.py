@@ -598,3 +598,77 @@ async def test_of_two_writers_of_one_execution_one_is_stale(pair: Opened) -> Non
     stored = await pair[0].execution(running.execution_id)
     assert stored in results
     assert isinstance(stored, Execution)
+
+
+# Listings by start, counts, places in line, retention
+
+
+async def test_tasks_are_listed_by_when_they_started(store: Store) -> None:
+    for serial in (1, 2, 3):
+        await store.submit(submission(serial))
+    for bot_id, at in (("first", NOW + 5), ("second", NOW + 9)):
+        offered = await claimed(store, bot_id)
+        await store.replace([Change(offered, decisions.accepted(offered, at))])
+    page = await store.search(TaskQuery(sort=Sort.STARTED), None, 10)
+    assert [record.task.started_at for record in page.items] == [NOW + 9, NOW + 5]
+    first = await store.search(TaskQuery(sort=Sort.STARTED), None, 1)
+    rest = await store.search(TaskQuery(sort=Sort.STARTED), first.cursor, 1)
+    assert [record.task.task_id for record in (*first.items, *rest.items)] == [r.task.task_id for r in page.items]
+
+
+async def test_counts_are_what_a_search_finds(store: Store) -> None:
+    for serial in range(7):
+        await store.submit(submission(serial, request("n", tags=("odd:1",) if serial % 2 else ()), NOW + serial))
+    assert await store.count(TaskQuery()) == 7
+    assert await store.count(TaskQuery(tags=("odd:1",))) == 3
+    assert await store.count(TaskQuery(created_from=NOW + 2, created_to=NOW + 4)) == 3
+    assert await store.count(TaskQuery(states=frozenset({State.RUNNING}))) == 0
+    assert await store.count(TaskQuery(sort=Sort.STARTED)) == 0
+
+
+async def test_a_place_in_line_counts_those_that_go_first(store: Store) -> None:
+    made = [await store.submit(submission(serial, request(priority=100 - serial // 2))) for serial in range(6)]
+    places = [await store.ahead(one.execution, 100) for one in made if one.execution is not None]
+    assert places == [4, 5, 2, 3, 0, 1]
+    assert made[1].execution is not None
+    assert await store.ahead(made[1].execution, 3) == 3
+    await claimed(store)
+    assert await store.ahead(made[1].execution, 100) == 4
+
+
+async def test_old_tasks_go_with_what_only_they_refer_to(store: Store) -> None:
+    await store.submit(submission(1, request("old", ONCE, tags=("a:b",))))
+    done = await ended(store, await started(store))
+    younger = await store.submit(submission(2, request("younger", ONCE), NOW + 50))
+    assert younger.how is How.REUSED
+    waiting = await store.submit(submission(3, request("waits"), NOW))
+    assert await store.forget_tasks(NOW + 10, 100) == 1
+    with pytest.raises(NotFound):
+        await store.task(done.execution_id)
+    assert await store.count(TaskQuery(tags=("a:b",))) == 0
+    assert (await store.record(younger.task.task_id)).execution == done  # it answered a younger task
+    assert (await store.task(waiting.task.task_id)).state is State.PENDING
+    assert await store.forget_tasks(NOW + 10, 100) == 0
+    assert await store.forget_tasks(NOW + 60, 100) == 2
+    assert (await store.runs_of("bot", None, 10)).items == ()
+    with pytest.raises(NotFound):
+        await store.execution(done.execution_id)
+
+
+async def test_forgetting_goes_in_steps_the_oldest_first(store: Store) -> None:
+    for serial in range(5):
+        wanted = submission(serial, request(f"{serial}"), NOW + serial)
+        final = replace(wanted.task, state=State.NO_RESOURCE, attached=False, execution_id=None, completed_at=NOW)
+        await store.submit(replace(wanted, task=final, execution=None))
+    assert await store.forget_tasks(NOW + 4, 3) == 3
+    left = (await store.search(TaskQuery(), None, 10)).items
+    assert [record.task.request.name for record in left] == ["4", "3"]
+    assert [await store.forget_tasks(NOW + 4, 3) for _ in range(2)] == [1, 0]
+
+
+async def test_old_events_go_the_oldest_first(store: Store) -> None:
+    await store.save_bots([], [BotEvent(bot_id="b", event_type="bot_log", at=NOW + n) for n in range(5)])
+    assert await store.forget_events(NOW + 4, 3) == 3
+    assert [event.at for event in (await store.events("b", None, None, None, 10)).items] == [NOW + 4, NOW + 3]
+    assert await store.forget_events(NOW + 4, 3) == 1
+    assert await store.forget_events(NOW + 4, 3) == 0

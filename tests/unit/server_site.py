@@ -16,6 +16,7 @@ from server.bot_api import BotApi, WaitingPolls
 from server.middleware import OWN_SERVERS, Gate
 from server.pages.views import Pages
 from server.swarming_v1 import ClientApi
+from swarming import ids
 from swarming.doorbell import LocalDoorbell
 from swarming.memory import MemoryTaskStore
 from swarming.model import FilesRef
@@ -42,6 +43,12 @@ class MemoryOutputs:
 
     async def size(self, run_id: str) -> int:
         return len(self.printed.get(run_id, b""))
+
+    async def forget(self, before: float) -> int:
+        old = [run_id for run_id in self.printed if ids.EPOCH_S + (ids.unpack(run_id)[0] >> 20) / 1000 < before]
+        for run_id in old:
+            del self.printed[run_id]
+        return len(old)
 
 
 class Trees:

@@ -13,6 +13,7 @@ import pytest
 from isolate.errors import InvalidInput, NoSpace, Unavailable
 from server.stores import outputs as module
 from server.stores.outputs import FileOutputs
+from swarming import ids
 from swarming.store import MAX_OUTPUT_BYTES
 from tests.tasks import MemoryOutputs
 
@@ -120,3 +121,17 @@ async def test_a_closed_store_takes_nothing(outputs: FileOutputs) -> None:
     await outputs.close()
     with pytest.raises(Unavailable):
         await outputs.append(RUN, 0, b"x")
+
+
+async def test_old_output_goes_directory_by_directory(tmp_path: Path) -> None:
+    outputs = FileOutputs(tmp_path / "outputs")
+    try:
+        old, young = (ids.pack(ids.number(at, 7), 1) for at in (1_700_000_000.0, 1_700_010_000.0))
+        for run_id in (old, young):
+            await outputs.append(run_id, 0, b"text")
+        assert await outputs.forget(1_700_000_000.0) == 0
+        assert await outputs.forget(1_700_005_000.0) == 1
+        assert await outputs.read(old, 0, 10) == b""
+        assert await outputs.read(young, 0, 10) == b"text"
+    finally:
+        await outputs.close()

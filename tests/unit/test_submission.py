@@ -264,3 +264,16 @@ async def test_last_in_first_out_is_an_option() -> None:
             taken.append(run.execution.task_name)
             await home.report(run, SUCCESS)
         assert taken == order
+
+
+async def test_a_repeated_submission_is_answered_before_its_inputs_are_looked_at() -> None:
+    made = await house()
+    asked = {"request_uuid": "u"}
+    inputs = one_slice(properties(inputs=FilesRef("a" * 64)))
+    first = await made.submit("a task", inputs, **asked)
+    made.trees.gone["a" * 64] = "src/main.py"
+    made.trees.asked.clear()
+    assert (await made.submit("a task", inputs, **asked)).task == first.task
+    assert made.trees.asked == []
+    with pytest.raises(InvalidTask):
+        await made.submit("a task", inputs, request_uuid="other")

@@ -10,7 +10,8 @@ import pytest
 from server.stores.task_rows import SQL
 
 CLAIM = {"queues": "[]", "now": 0.0, "has_session": True, "must_end_by": None, "bot_id": "b"}
-PLACE = {"time": 0.0, "number": 0, "limit": 1, "created_from": 0.0, "created_to": 1.0}
+PLACE = {"time": 0.0, "number": 0, "limit": 1, "created_from": 0.0, "created_to": 1.0, "scan": 9}
+PLACE |= {"floor_time": 0.0, "floor_number": 0}
 FILTER = {"states": None, "failure": None, "deduped": None, "name": None, "tags": "[]", "tag": "t", "state": 32}
 SEARCH = PLACE | FILTER
 
@@ -19,6 +20,7 @@ SEARCH = PLACE | FILTER
 def database() -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(":memory:")
     connection.executescript(SQL["schema_1"])
+    connection.executescript(SQL["schema_2"])
     yield connection
     connection.close()
 
@@ -49,12 +51,24 @@ def test_a_claim_looks_at_the_head_of_each_queue_only(database: sqlite3.Connecti
         ("find_live", ("h",), "executions_live (live_hash=?)"),
         ("attached", (1,), "tasks_members (execution_id=?)"),
         ("overdue", (0.0, 1), "tasks_overdue (deadline_at<?)"),
-        ("follow_execution", (1, 1, 1.0, None, None, 1), "tasks_members (execution_id=?)"),
+        ("follow_execution", (1, 1, 1.0, None, None, None, 1), "tasks_members (execution_id=?)"),
         ("children", ("[]",), "tasks_children (parent=?)"),
         ("search_by_created", SEARCH, "tasks_by_time (created_at>? AND created_at<?)"),
+        ("search_by_modified", SEARCH, "tasks_by_change (modified_at>? AND modified_at<?)"),
+        ("search_by_completed", SEARCH, "tasks_by_end (completed_at>? AND completed_at<?)"),
+        ("search_by_abandoned", SEARCH, "tasks_by_surrender (abandoned_at>? AND abandoned_at<?)"),
+        ("search_by_started", SEARCH, "tasks_by_start (started_at>? AND started_at<?)"),
+        ("floor_by_created", SEARCH, "tasks_by_time (created_at<?)"),
+        ("floor_by_tag", SEARCH, "PRIMARY KEY (tag=? AND (created_at,task_id)<(?,?))"),
+        ("floor_by_completed", SEARCH, "COVERING INDEX tasks_by_end"),
+        ("ahead", ("q", 1, 1, 1, 10), "executions_by_queue (queue=? AND (priority,rank)<(?,?))"),
+        ("old_tasks", (0.0, 1), "tasks_by_time (created_at<?)"),
+        ("old_executions", (1, 1), "SEARCH executions USING INTEGER PRIMARY KEY (rowid<?)"),
+        ("old_executions", (1, 1), "tasks_answered (execution_id=?)"),
+        ("delete_old_events", (0.0, 1), "events_by_time (at<?)"),
         ("search_by_state", SEARCH, "tasks_by_state (state=? AND created_at>? AND created_at<?)"),
         ("search_by_name", SEARCH, "tasks_by_name (name=? AND created_at>? AND created_at<?)"),
-        ("search_by_tag", SEARCH, "PRIMARY KEY (tag=? AND created_at>? AND (created_at,task_id)<(?,?))"),
+        ("search_by_tag", SEARCH, "PRIMARY KEY (tag=? AND (created_at,task_id)>(?,?) AND (created_at,task_id)<(?,?))"),
         ("events", {"bot_id": "b", "start": 0.0, "end": 1.0, "time": 0.0, "number": 0, "limit": 1}, "events_by_bot"),
         ("runs_of", ("b", 0.0, 1, 1), "PRIMARY KEY (bot_id=?"),
     ],

@@ -81,6 +81,17 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_bot ON events (bot_id, at);
 
+-- schema_2 --
+-- When tasks began, an index for every order they are listed in, and one for what refers to an execution without a
+-- share in it, so that old ones can be deleted.
+ALTER TABLE tasks ADD COLUMN started_at REAL;
+CREATE INDEX tasks_by_change ON tasks (modified_at);
+CREATE INDEX tasks_by_end ON tasks (completed_at) WHERE completed_at IS NOT NULL;
+CREATE INDEX tasks_by_surrender ON tasks (abandoned_at) WHERE abandoned_at IS NOT NULL;
+CREATE INDEX tasks_by_start ON tasks (started_at) WHERE started_at IS NOT NULL;
+CREATE INDEX tasks_answered ON tasks (execution_id) WHERE attached = 0 AND execution_id IS NOT NULL;
+CREATE INDEX events_by_time ON events (at);
+
 -- find_repeated --
 -- The task made by an earlier submission with this identity and request_uuid.
 SELECT id FROM tasks INDEXED BY tasks_repeated
@@ -149,8 +160,8 @@ DELETE FROM runs WHERE bot_id = ? AND created_at = ? AND execution_id = ?;
 -- insert_task --
 -- A new task, without its request.
 INSERT INTO tasks (execution_id, attached, state, failure, deduped, slice_index, created_at, modified_at, deadline_at,
-    completed_at, abandoned_at, name, parent, identity, request_uuid, id)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+    completed_at, abandoned_at, started_at, name, parent, identity, request_uuid, id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- insert_request --
 -- What the client asked for; never changed.
@@ -163,18 +174,19 @@ INSERT INTO tags (tag, created_at, task_id) VALUES (?, ?, ?);
 -- update_task --
 -- A new value of a task.
 UPDATE tasks SET execution_id = ?, attached = ?, state = ?, failure = ?, deduped = ?, slice_index = ?, created_at = ?,
-    modified_at = ?, deadline_at = ?, completed_at = ?, abandoned_at = ?
+    modified_at = ?, deadline_at = ?, completed_at = ?, abandoned_at = ?, started_at = ?
 WHERE id = ?;
 
 -- follow_execution --
 -- Every attached task has the state and times of its execution (the rule is sharing.follow).
-UPDATE tasks SET state = ?, failure = ?, modified_at = ?, completed_at = ?, abandoned_at = ?
+UPDATE tasks SET state = ?, failure = ?, modified_at = ?, completed_at = ?, abandoned_at = ?, started_at = ?
 WHERE execution_id = ? AND attached = 1;
 
 -- get_task --
 -- One task with its request.
 SELECT tasks.execution_id, tasks.attached, tasks.state, tasks.failure, tasks.deduped, tasks.slice_index,
-    tasks.created_at, tasks.modified_at, tasks.deadline_at, tasks.completed_at, tasks.abandoned_at, requests.body
+    tasks.created_at, tasks.modified_at, tasks.deadline_at, tasks.completed_at, tasks.abandoned_at, tasks.started_at,
+    requests.body
 FROM tasks JOIN requests ON requests.id = tasks.id WHERE tasks.id = ?;
 
 -- attached --
@@ -241,6 +253,7 @@ ORDER BY at DESC, number DESC LIMIT :limit;
 -- Tasks by when they were made; the end of the time asked for is in the place to start from.
 SELECT tasks.created_at, tasks.id FROM tasks INDEXED BY tasks_by_time
 WHERE (tasks.created_at, tasks.id) < (:time, :number)
+    AND (tasks.created_at, tasks.id) >= (:floor_time, :floor_number)
     AND tasks.created_at >= :created_from
     AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
     AND (:failure IS NULL OR tasks.failure = :failure)
@@ -258,6 +271,7 @@ ORDER BY tasks.created_at DESC, tasks.id DESC LIMIT :limit;
 -- Tasks of one state, by when they were made.
 SELECT tasks.created_at, tasks.id FROM tasks INDEXED BY tasks_by_state
 WHERE tasks.state = :state AND (tasks.created_at, tasks.id) < (:time, :number)
+    AND (tasks.created_at, tasks.id) >= (:floor_time, :floor_number)
     AND tasks.created_at >= :created_from
     AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
     AND (:failure IS NULL OR tasks.failure = :failure)
@@ -275,6 +289,7 @@ ORDER BY tasks.created_at DESC, tasks.id DESC LIMIT :limit;
 -- Tasks of one name, by when they were made.
 SELECT tasks.created_at, tasks.id FROM tasks INDEXED BY tasks_by_name
 WHERE tasks.name = :name AND (tasks.created_at, tasks.id) < (:time, :number)
+    AND (tasks.created_at, tasks.id) >= (:floor_time, :floor_number)
     AND tasks.created_at >= :created_from
     AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
     AND (:failure IS NULL OR tasks.failure = :failure)
@@ -292,6 +307,7 @@ ORDER BY tasks.created_at DESC, tasks.id DESC LIMIT :limit;
 -- Tasks with one tag, by when they were made.
 SELECT first.created_at, tasks.id FROM tags AS first CROSS JOIN tasks ON tasks.id = first.task_id
 WHERE first.tag = :tag AND (first.created_at, first.task_id) < (:time, :number)
+    AND (first.created_at, first.task_id) >= (:floor_time, :floor_number)
     AND first.created_at >= :created_from
     AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
     AND (:failure IS NULL OR tasks.failure = :failure)
@@ -306,9 +322,10 @@ WHERE first.tag = :tag AND (first.created_at, first.task_id) < (:time, :number)
 ORDER BY first.created_at DESC, first.task_id DESC LIMIT :limit;
 
 -- search_by_modified --
--- Tasks by when they changed last; looks at every task, so nothing calls it in a loop.
-SELECT tasks.modified_at, tasks.id FROM tasks
+-- Tasks by when they changed last.
+SELECT tasks.modified_at, tasks.id FROM tasks INDEXED BY tasks_by_change
 WHERE (tasks.modified_at, tasks.id) < (:time, :number)
+    AND (tasks.modified_at, tasks.id) >= (:floor_time, :floor_number)
     AND tasks.created_at >= :created_from AND tasks.created_at <= :created_to
     AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
     AND (:failure IS NULL OR tasks.failure = :failure)
@@ -323,9 +340,10 @@ WHERE (tasks.modified_at, tasks.id) < (:time, :number)
 ORDER BY tasks.modified_at DESC, tasks.id DESC LIMIT :limit;
 
 -- search_by_completed --
--- Tasks by when they ended; looks at every task, so nothing calls it in a loop.
-SELECT tasks.completed_at, tasks.id FROM tasks
-WHERE (tasks.completed_at, tasks.id) < (:time, :number)
+-- Tasks by when they ended.
+SELECT tasks.completed_at, tasks.id FROM tasks INDEXED BY tasks_by_end
+WHERE tasks.completed_at IS NOT NULL AND (tasks.completed_at, tasks.id) < (:time, :number)
+    AND (tasks.completed_at, tasks.id) >= (:floor_time, :floor_number)
     AND tasks.created_at >= :created_from AND tasks.created_at <= :created_to
     AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
     AND (:failure IS NULL OR tasks.failure = :failure)
@@ -340,9 +358,10 @@ WHERE (tasks.completed_at, tasks.id) < (:time, :number)
 ORDER BY tasks.completed_at DESC, tasks.id DESC LIMIT :limit;
 
 -- search_by_abandoned --
--- Tasks by when they were given up; looks at every task, so nothing calls it in a loop.
-SELECT tasks.abandoned_at, tasks.id FROM tasks
-WHERE (tasks.abandoned_at, tasks.id) < (:time, :number)
+-- Tasks by when they were given up.
+SELECT tasks.abandoned_at, tasks.id FROM tasks INDEXED BY tasks_by_surrender
+WHERE tasks.abandoned_at IS NOT NULL AND (tasks.abandoned_at, tasks.id) < (:time, :number)
+    AND (tasks.abandoned_at, tasks.id) >= (:floor_time, :floor_number)
     AND tasks.created_at >= :created_from AND tasks.created_at <= :created_to
     AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
     AND (:failure IS NULL OR tasks.failure = :failure)
@@ -355,3 +374,115 @@ WHERE (tasks.abandoned_at, tasks.id) < (:time, :number)
         )
     )
 ORDER BY tasks.abandoned_at DESC, tasks.id DESC LIMIT :limit;
+
+-- search_by_started --
+-- Tasks by when their latest try began.
+SELECT tasks.started_at, tasks.id FROM tasks INDEXED BY tasks_by_start
+WHERE tasks.started_at IS NOT NULL AND (tasks.started_at, tasks.id) < (:time, :number)
+    AND (tasks.started_at, tasks.id) >= (:floor_time, :floor_number)
+    AND tasks.created_at >= :created_from AND tasks.created_at <= :created_to
+    AND (:states IS NULL OR tasks.state IN (SELECT value FROM json_each(:states)))
+    AND (:failure IS NULL OR tasks.failure = :failure)
+    AND (:deduped IS NULL OR tasks.deduped = :deduped)
+    AND (:name IS NULL OR tasks.name = :name)
+    AND NOT EXISTS (
+        SELECT 1 FROM json_each(:tags) AS wanted WHERE NOT EXISTS (
+            SELECT 1 FROM tags
+            WHERE tags.tag = wanted.value AND tags.created_at = tasks.created_at AND tags.task_id = tasks.id
+        )
+    )
+ORDER BY tasks.started_at DESC, tasks.id DESC LIMIT :limit;
+
+-- floor_by_created --
+-- The place at which a search stops looking: `scan` rows further on in the order of its index.
+SELECT created_at, id FROM tasks INDEXED BY tasks_by_time
+WHERE (created_at, id) < (:time, :number)
+ORDER BY created_at DESC, id DESC LIMIT 1 OFFSET :scan;
+
+-- floor_by_state --
+-- The place at which a search stops looking: `scan` rows further on in the order of its index.
+SELECT created_at, id FROM tasks INDEXED BY tasks_by_state
+WHERE state = :state AND (created_at, id) < (:time, :number)
+ORDER BY created_at DESC, id DESC LIMIT 1 OFFSET :scan;
+
+-- floor_by_name --
+-- The place at which a search stops looking: `scan` rows further on in the order of its index.
+SELECT created_at, id FROM tasks INDEXED BY tasks_by_name
+WHERE name = :name AND (created_at, id) < (:time, :number)
+ORDER BY created_at DESC, id DESC LIMIT 1 OFFSET :scan;
+
+-- floor_by_tag --
+-- The place at which a search stops looking: `scan` rows further on in the order of its index.
+SELECT created_at, task_id FROM tags
+WHERE tag = :tag AND (created_at, task_id) < (:time, :number)
+ORDER BY created_at DESC, task_id DESC LIMIT 1 OFFSET :scan;
+
+-- floor_by_modified --
+-- The place at which a search stops looking: `scan` rows further on in the order of its index.
+SELECT modified_at, id FROM tasks INDEXED BY tasks_by_change
+WHERE (modified_at, id) < (:time, :number)
+ORDER BY modified_at DESC, id DESC LIMIT 1 OFFSET :scan;
+
+-- floor_by_completed --
+-- The place at which a search stops looking: `scan` rows further on in the order of its index.
+SELECT completed_at, id FROM tasks INDEXED BY tasks_by_end
+WHERE completed_at IS NOT NULL AND (completed_at, id) < (:time, :number)
+ORDER BY completed_at DESC, id DESC LIMIT 1 OFFSET :scan;
+
+-- floor_by_abandoned --
+-- The place at which a search stops looking: `scan` rows further on in the order of its index.
+SELECT abandoned_at, id FROM tasks INDEXED BY tasks_by_surrender
+WHERE abandoned_at IS NOT NULL AND (abandoned_at, id) < (:time, :number)
+ORDER BY abandoned_at DESC, id DESC LIMIT 1 OFFSET :scan;
+
+-- floor_by_started --
+-- The place at which a search stops looking: `scan` rows further on in the order of its index.
+SELECT started_at, id FROM tasks INDEXED BY tasks_by_start
+WHERE started_at IS NOT NULL AND (started_at, id) < (:time, :number)
+ORDER BY started_at DESC, id DESC LIMIT 1 OFFSET :scan;
+
+-- ahead --
+-- How many wait in front of one in its queue, counted no further than somebody wants to read.
+SELECT COUNT(*) FROM (
+    SELECT 1 FROM executions INDEXED BY executions_by_queue
+    WHERE queue = ?1 AND is_claimable = 1 AND (priority, rank, id) < (?2, ?3, ?4) LIMIT ?5
+);
+
+-- old_tasks --
+-- Tasks that are over and were made before a time.
+SELECT tasks.id, tasks.created_at, requests.body
+FROM tasks INDEXED BY tasks_by_time JOIN requests ON requests.id = tasks.id
+WHERE tasks.created_at < ? AND tasks.state NOT IN (16, 32) ORDER BY tasks.created_at, tasks.id LIMIT ?;
+
+-- delete_tag --
+-- One tag of a task.
+DELETE FROM tags WHERE tag = ? AND created_at = ? AND task_id = ?;
+
+-- delete_request --
+-- What a client asked for.
+DELETE FROM requests WHERE id = ?;
+
+-- delete_task --
+-- A task.
+DELETE FROM tasks WHERE id = ?;
+
+-- old_executions --
+-- Executions from before an id that nobody needs: over, and no task refers to them.
+SELECT id, body FROM executions
+WHERE id < ?1 AND is_claimable = 0 AND is_taken = 0
+    AND NOT EXISTS (
+        SELECT 1 FROM tasks INDEXED BY tasks_members WHERE tasks.execution_id = executions.id AND attached = 1
+    )
+    AND NOT EXISTS (
+        SELECT 1 FROM tasks INDEXED BY tasks_answered
+        WHERE tasks.execution_id = executions.id AND tasks.execution_id IS NOT NULL AND attached = 0
+    )
+ORDER BY id LIMIT ?2;
+
+-- delete_execution --
+-- An execution.
+DELETE FROM executions WHERE id = ?;
+
+-- delete_old_events --
+-- Events of bots from before a time.
+DELETE FROM events WHERE number IN (SELECT number FROM events INDEXED BY events_by_time WHERE at < ? ORDER BY at LIMIT ?);
