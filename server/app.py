@@ -33,20 +33,25 @@ from server.bot_config_v1 import BotConfigApi
 from server.cas_api import cas_routes
 from server.config import ServerConfig
 from server.inputs import TreeChecker
+from server.isolate_v1 import IsolateApi
 from server.jobs import Job, run_jobs
 from server.middleware import OWN_SERVERS, Gate, reply
 from server.pages.views import Pages
-from server.stores.blobs import LocalBlobStores
 from server.stores.datadir import DataDirectory
+from server.stores.janitor import Janitor
+from server.stores.limits import BlobLimits
 from server.stores.open import open_blob_stores
 from server.stores.outputs import FileOutputs
+from server.stores.shared import SharedBlobStores
 from server.stores.sqlite_tasks import SqliteTaskStore
 from server.swarming_v1 import ClientApi
+from server.tickets import TicketOffice
 from swarming.doorbell import LocalDoorbell
 from swarming.scheduler import Scheduler
 
 MAX_BODY_BYTES = 16 << 20  # of JSON; streams of blobs have their own limits
 KEEP_ALIVE_S = 75.0  # longer than the longest pause of a bot between two calls
+TIDY_S = 60.0  # between rounds of eviction; an upload that finds no space does not wait for it
 CUT_S = 2.0  # for sending the last replies
 BACKLOG = 1024  # connections that arrive in one moment
 
@@ -57,7 +62,8 @@ log = logging.getLogger("server")
 class Services:
     """What the routes stand on."""
 
-    blobs: LocalBlobStores
+    blobs: SharedBlobStores
+    tickets: TicketOffice
     scheduler: Scheduler
     bot_config: BotConfigFile
     clock: Clock
@@ -98,7 +104,7 @@ async def serve(config: ServerConfig, announce: Callable[[str], object]) -> None
         port = listener.getsockname()[1]
         data = DataDirectory.open(config.data_dir)
         stack.callback(data.close)
-        services = await open_services(data, clock, stack)
+        services = await open_services(data, clock, stack, config.limits)
         gate = Gate(LoopbackGuard(config.address, {port}), clock, secrets.token_hex(4))
         polls = WaitingPolls()
         runner = web.AppRunner(
@@ -111,7 +117,14 @@ async def serve(config: ServerConfig, announce: Callable[[str], object]) -> None
         stack.push_async_callback(runner.cleanup)
         await listen(runner, listener, config)
         announce(f"Serving http://{url_host(config.address)}:{port}/ from {config.data_dir}")
-        jobs = [Job("tick", 1.0, services.scheduler.tick), Job("drop gone", 1.0, polls.drop_gone)]
+        janitor = Janitor(services.blobs, clock, stopped_cleanly=data.stopped_cleanly)
+        services.blobs.make_room = janitor.make_room
+
+        async def tidy() -> None:
+            await janitor.run()
+            data.settled = janitor.is_calm
+
+        jobs = [Job("tick", 1.0, services.scheduler.tick), Job("drop gone", 1.0, polls.drop_gone), Job("tidy", TIDY_S, tidy)]
         async with asyncio.TaskGroup() as group:
             working = group.create_task(run_jobs(jobs, clock), name="jobs")
             await stop.wait()
@@ -132,10 +145,14 @@ async def drain(runner: web.AppRunner, gate: Gate, polls: WaitingPolls, drain_s:
     await runner.cleanup()
 
 
-async def open_services(data: DataDirectory, clock: Clock, stack: contextlib.AsyncExitStack) -> Services:
+async def open_services(
+    data: DataDirectory, clock: Clock, stack: contextlib.AsyncExitStack, limits: BlobLimits | None = None
+) -> Services:
     """Open every store in the data directory and the scheduler on them; `stack` closes them, the last one first."""
     monitor = LogMonitor()
-    blobs = await open_blob_stores(data.path, clock, monitor)
+    local = await open_blob_stores(data.path, clock, monitor)
+    stack.push_async_callback(local.close)
+    blobs = SharedBlobStores(local)
     stack.push_async_callback(blobs.close)
     tasks = SqliteTaskStore(data.path / "tasks.sqlite", clock=clock, monitor=monitor)
     stack.push_async_callback(tasks.close)
@@ -150,7 +167,7 @@ async def open_services(data: DataDirectory, clock: Clock, stack: contextlib.Asy
     )
     await scheduler.start()
     stack.push_async_callback(scheduler.close)
-    return Services(blobs, scheduler, BotConfigFile(data.path, clock), clock)
+    return Services(blobs, TicketOffice.open(data.path, clock), scheduler, BotConfigFile(data.path, clock), clock)
 
 
 def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Application:
@@ -165,6 +182,7 @@ def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Appl
 
     app.add_routes([web.get("/healthz", health)])
     app.add_routes(cas_routes(services.blobs))
+    app.add_routes(IsolateApi(services.blobs, services.tickets, __version__).routes())
     app.add_routes(auth_routes())
     app.add_routes(ClientApi(scheduler, clock, __version__).routes())
     app.add_routes(BotApi(scheduler, clock, __version__, polls, services.bot_config.current).routes())

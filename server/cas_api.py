@@ -27,6 +27,7 @@ from server.middleware import reply
 from server.problem import error_body
 from server.stores.blobs import LocalBlobStore, LocalBlobStores
 from server.stores.budget import ByteBudget
+from server.stores.shared import SharedBlobStore, SharedBlobStores
 
 ZSTD_LEVEL = 1  # of blobs encoded while a browser waits
 LOOKUP_WEIGHT = 6  # a digest of 32 bytes that is looked up takes about 200
@@ -42,7 +43,7 @@ class CasLimits:
     compose_wait_s: float = 5.0  # then 202, and the client asks again
 
 
-def cas_routes(stores: LocalBlobStores, limits: CasLimits | None = None) -> list[web.RouteDef]:
+def cas_routes(stores: LocalBlobStores | SharedBlobStores, limits: CasLimits | None = None) -> list[web.RouteDef]:
     """Return the routes of the API on `stores`."""
     api = CasApi(stores, limits or CasLimits())
 
@@ -62,7 +63,7 @@ def cas_routes(stores: LocalBlobStores, limits: CasLimits | None = None) -> list
 class CasApi:
     """One handler for each call."""
 
-    def __init__(self, stores: LocalBlobStores, limits: CasLimits) -> None:
+    def __init__(self, stores: LocalBlobStores | SharedBlobStores, limits: CasLimits) -> None:
         self._stores, self._limits = stores, limits
         self._intake = Intake(ByteBudget(limits.receive_bytes, "requests"), limits.idle_s)
 
@@ -141,7 +142,7 @@ class CasApi:
         await response.write_eof()
         return response
 
-    def _store(self, request: web.Request) -> LocalBlobStore:
+    def _store(self, request: web.Request) -> LocalBlobStore | SharedBlobStore:
         return self._stores.namespace(_namespace(request))
 
     def _digests(

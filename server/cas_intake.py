@@ -48,6 +48,22 @@ class Intake:
                     raise TooLarge(f"Body of more than {max_bytes} bytes")
             yield await asyncio.to_thread(parse, bytes(body))
 
+    async def segments(self, request: web.Request, segment_bytes: int) -> AsyncIterator[bytes]:
+        """Yield the body in pieces of `segment_bytes`, the last one shorter; one that is empty for an empty body.
+
+        The caller holds the lease.
+        """
+        buffer, yielded = bytearray(), False
+        while piece := await self._piece(request):
+            buffer += piece
+            while len(buffer) > segment_bytes:  # not `>=`: whether a full one is the last is not known yet
+                segment = bytes(memoryview(buffer)[:segment_bytes])
+                del buffer[:segment_bytes]
+                yielded = True
+                yield segment
+        if buffer or not yielded:
+            yield bytes(buffer)
+
     async def blocks(self, request: web.Request, algorithm: Algorithm) -> AsyncIterator[Block]:
         """Yield the blocks of a body that ends with an end mark; raises InvalidRecord at the first wrong record."""
         buffer = bytearray()

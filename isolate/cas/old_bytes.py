@@ -24,7 +24,15 @@ from isolate.cas.digest import Algorithm, Blob, Codec, Namespace
 from isolate.cas.layout import CHECK_BYTES, MAX_SEGMENT_BYTES, NO_CHECK, OLD, layout_of, sealed
 from isolate.errors import BlobCorrupt, InvalidRecord
 
-__all__ = ["MAX_SEGMENT_BYTES", "Encoding", "Segment", "Unwrapping", "most_encoded_bytes"]
+__all__ = [
+    "MAX_SEGMENT_BYTES",
+    "Encoding",
+    "Segment",
+    "Unwrapping",
+    "head_bytes",
+    "most_encoded_bytes",
+    "segment_count",
+]
 
 ZLIB_LEVEL = 6  # of blobs that are encoded while an old client waits; 2020's own default
 _ZLIB, _BULK = 1, 2
@@ -36,6 +44,16 @@ def most_encoded_bytes(size: int) -> int:
     Stored zlib blocks of a few hundred bytes each, worse than any compressor makes them, still fit.
     """
     return size + (size >> 5) + (64 << 10)
+
+
+def head_bytes(digest_bytes: int) -> int:
+    """Return how much longer than its bytes a segment is."""
+    return 6 + digest_bytes + 24 + CHECK_BYTES
+
+
+def segment_count(encoded_bytes: int) -> int:
+    """Return how many segments a blob of `encoded_bytes` has."""
+    return max(1, -(-encoded_bytes // MAX_SEGMENT_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +71,7 @@ class Segment:
     @property
     def count(self) -> int:
         """Number of segments of the whole blob."""
-        return max(1, -(-self.encoded_bytes // MAX_SEGMENT_BYTES))
+        return segment_count(self.encoded_bytes)
 
     def encode(self) -> bytes:
         """Return the record."""

@@ -1,0 +1,109 @@
+"""Bulk bytes of the isolate API of 2020: the URLs behind `gs_upload_url` and `url`.
+
+Knows tickets, streams and nothing of JSON calls. What a client sends is verified while it arrives; it is told the MD5
+of what was received whatever the verdict, because that is what it compares, and learns of wrong content when it
+finalizes. The invariants: nothing is visible before it is verified and durable; one segment of each transfer is in
+memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+from aiohttp import web
+
+from isolate.cas.digest import Hasher, md5_hasher
+from isolate.cas.old_bytes import MAX_SEGMENT_BYTES, most_encoded_bytes
+from isolate.errors import BlobsMissing, InvalidRecord, Refused, TooLarge, UploadCorrupt
+from server.cas_intake import Intake
+from server.middleware import server_url
+from server.stores.budget import ByteBudget
+from server.stores.shared import SharedBlobStores
+from server.tickets import Purpose, Ticket, TicketOffice
+
+PATH = "/bulk"
+RECEIVE_BYTES = 64 << 20  # of bodies on their way in
+STALL_S = 60.0  # a receiver that takes nothing for longer is cut off
+SMALL_BYTES = 64 << 10  # hashed at once: a hop into a thread takes as long
+SAFE = {"Content-Security-Policy": "default-src 'none'; sandbox", "X-Content-Type-Options": "nosniff"}
+
+
+class Bulk:
+    """Handlers of the bulk URLs."""
+
+    def __init__(self, stores: SharedBlobStores, office: TicketOffice) -> None:
+        self._stores, self._office = stores, office
+        self._intake = Intake(ByteBudget(RECEIVE_BYTES, "bulk uploads"))
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes."""
+        return [web.put(f"{PATH}/{{ticket}}", self.put), web.get(f"{PATH}/{{ticket}}", self.get)]
+
+    def url(self, request: web.Request, ticket: Ticket, purpose: Purpose) -> str:
+        """Return where the bytes of `ticket` are sent to or fetched from; a path only: old clients rewrite queries."""
+        return f"{server_url(request)}{PATH}/{self._office.issue(ticket, purpose)}"
+
+    async def put(self, request: web.Request) -> web.Response:
+        ticket = self._office.redeem(request.match_info["ticket"], Purpose.PUT)
+        length = request.content_length
+        if length is None:
+            raise Refused("Content-Length is required", 411)
+        if length > (limit := most_encoded_bytes(ticket.blob.size)):
+            raise TooLarge(f"Body of {length} bytes for a blob of {ticket.blob.size}, limit {limit}")
+        hasher = md5_hasher()
+        async with (
+            self._intake.budget.lease(3 * min(length, MAX_SEGMENT_BYTES)),  # as received, as a segment, as a record
+            aclosing(self._received(request, hasher)) as pieces,
+        ):
+            await self._take(ticket, pieces, length)
+        checksum = base64.b64encode(hasher.digest()).decode()
+        return web.Response(headers={"x-goog-hash": f"md5={checksum}", "x-goog-stored-content-length": str(length)})
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        ticket = self._office.redeem(request.match_info["ticket"], Purpose.GET)
+        digest, store = ticket.blob.digest, self._stores.shared(ticket.namespace)
+        found = await store.held(digest)
+        if found is None:
+            raise BlobsMissing([digest])
+        response = web.StreamResponse(headers={"Content-Type": "application/octet-stream", **SAFE})
+        response.content_length = found.encoded_bytes  # None: sent in chunks
+        async with aclosing(store.encoded(found)) as pieces:
+            if request.method == "GET":
+                async for piece in pieces:  # nothing is sent before the first is there: bad bytes can still be a 404
+                    await _send(request, response, piece)
+        if not response.prepared:
+            await response.prepare(request)
+        await response.write_eof()
+        return response
+
+    async def _take(self, ticket: Ticket, pieces: AsyncIterator[bytes], length: int) -> None:
+        """Store a body, or read it to its end when nobody needs it."""
+        old = self._stores.shared(ticket.namespace).old
+        if not await old.find([ticket.blob.digest]):
+            try:
+                await old.store(ticket.blob, pieces, length, bulk=True)
+            except (UploadCorrupt, InvalidRecord) as error:
+                self._stores.reject(error)
+        async for _ in pieces:
+            pass
+
+    async def _received(self, request: web.Request, hasher: Hasher) -> AsyncGenerator[bytes, None]:
+        async for piece in self._intake.segments(request, MAX_SEGMENT_BYTES):
+            if len(piece) > SMALL_BYTES:
+                await asyncio.to_thread(hasher.update, piece)
+            else:
+                hasher.update(piece)
+            yield piece
+
+
+async def _send(request: web.Request, response: web.StreamResponse, data: bytes | memoryview) -> None:
+    try:
+        async with asyncio.timeout(STALL_S):
+            if not response.prepared:
+                await response.prepare(request)
+            await response.write(data)
+    except TimeoutError as error:
+        raise ConnectionResetError("The receiver takes nothing") from error
