@@ -144,16 +144,17 @@ async def test_a_hook_that_hangs_is_ended_with_all_it_started(scene: Scene, tmp_
     os.mkfifo(fifo)
     await scene.load(
         "import subprocess, time\ndef on_bot_idle(bot, s): return 1\ndef get_state(bot):\n"
-        f"    subprocess.Popen(['sh', '-c', 'exec 3>{fifo}; sleep 999'])\n"
-        f"    open({str(fifo)!r}, 'w').write('x')\n    time.sleep(999)"
+        f"    subprocess.Popen(['sh', '-c', 'exec 3>{fifo}; echo x >&3; exec sleep 999'])\n"
+        f"    f = open({str(fifo)!r}, 'w')\n    time.sleep(999)"
     )
     calling = asyncio.create_task(scene.call("get_state"))
-    reader = await asyncio.to_thread(fifo.open, "rb")  # both are there
+    reader = await asyncio.to_thread(fifo.open, "rb")
+    assert await asyncio.to_thread(reader.readline) == b"x\n"
     await until(lambda: bool(scene.clock._sleepers))
     scene.clock.advance(5)
     assert await calling is None
     with reader:
-        assert await asyncio.to_thread(reader.read) == b"x"  # until nobody is left who could write
+        assert await asyncio.to_thread(reader.read) == b""  # nobody is left who could write
     assert scene.hooks.problem == "Hook get_state() hung: it did not return within 5 s"
     assert await scene.call("on_bot_idle", 1) is None  # not so soon
     scene.clock.advance(PAUSES_S[0])
