@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from isolate.cas.block import Absent, Block, ChunkList
@@ -58,8 +58,15 @@ class Fetched:
         return sum(blob.size for blob in self.cold)
 
 
-async def fetch(store: BlobStore, cache: LocalCache, root: str, monitor: Monitor) -> Fetched:
-    """Return the tree whose hash is `root`, all of it in `cache` and pinned.
+async def fetch(
+    store: BlobStore,
+    cache: LocalCache,
+    root: str,
+    monitor: Monitor,
+    *,
+    wanted: Callable[[str], object] | None = None,
+) -> Fetched:
+    """Return the tree whose hash is `root`, all of it in `cache` and pinned; of some paths only those `wanted`.
 
     Raises InvalidDigest, InvalidManifest, BlobsMissing naming the path that needs it, StoredCorrupt when the store
     sends wrong bytes, NoSpace, and what the store raises.
@@ -67,7 +74,7 @@ async def fetch(store: BlobStore, cache: LocalCache, root: str, monitor: Monitor
     digest = store.namespace.algorithm.parse_hex(root.lower())
     pin = await asyncio.to_thread(cache.pin, [digest])
     try:
-        return await _Fetch(store, cache, monitor, pin).run(digest)
+        return await _Fetch(store, cache, monitor, pin).run(digest, wanted)
     except BaseException:
         pin.release()
         raise
@@ -81,8 +88,10 @@ class _Fetch:
         self._cold: list[Blob] = []
         self._hot: list[Blob] = []
 
-    async def run(self, root: bytes) -> Fetched:
+    async def run(self, root: bytes, wanted: Callable[[str], object] | None) -> Fetched:
         manifest = await self._manifest(root)
+        if wanted is not None:
+            manifest = replace(manifest, entries=tuple(entry for entry in manifest.entries if wanted(entry.path)))
         blobs = list(manifest.blobs())
         executables = list(
             dict.fromkeys(entry.blob for entry in manifest.entries if entry.blob and entry.is_executable)

@@ -13,13 +13,16 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from isolate.commands import CommandGroup
 from isolate.errors import InvalidInput, IsolateError, UploadFailed, first_cause
 from isolate.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
 
 __all__ = [
     "EXIT_FAILED",
@@ -31,6 +34,7 @@ __all__ = [
     "Console",
     "TerminalMonitor",
     "describe",
+    "drawing_console",
     "exit_status",
     "printable",
     "run_command",
@@ -219,6 +223,15 @@ def _one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def drawing_console() -> RichConsole | None:
+    """Return where to draw what is no result; None where nobody would see it."""
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console as RichConsole
+
+    return RichConsole(stderr=True)
+
+
 def _show_progress(monitor: TerminalMonitor, over: threading.Event) -> None:
     """Draw one bar for each counter that has an expected total, from `_QUIET_S` on until `over`."""
     if over.wait(_QUIET_S):
@@ -228,7 +241,9 @@ def _show_progress(monitor: TerminalMonitor, over: threading.Event) -> None:
 
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn()
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=RichConsole(stderr=True), transient=True, auto_refresh=False) as progress:
+    screen = RichConsole(stderr=True)
+    on_screen = sys.stdout.isatty()  # rich would take what goes to a pipe for what goes to the screen
+    with Progress(*columns, console=screen, transient=True, auto_refresh=False, redirect_stdout=on_screen) as progress:
         while True:
             ended = over.wait(_REFRESH_S)
             for counter, done in monitor.snapshot().items():

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from isolate.errors import InternalFailure
 from isolate.http import HttpClient
@@ -18,6 +19,7 @@ API = "/_ah/api/swarming/v1"
 PAGE_ITEMS = 250  # §7.6: what the client of 2020 asked for at a time
 STATES_PER_CALL = 100  # 100 ids of 16 digits: a 2.5 kB URL, accepted by every proxy
 STDOUT_PAGE_BYTES = 16_000 * 1024  # §1.6: the most a server of 2020 returns at once
+MAX_CUT_BYTES = 3  # a page may be shorter by as much as a character that does not fit
 UNFINISHED = frozenset({"PENDING", "RUNNING"})
 
 Query = Mapping[str, str | Sequence[str]]
@@ -72,7 +74,7 @@ class ShardResult:
     def pending_s(self) -> float | None:
         """How long it waited for a bot; None while it waits, and for a deduplicated task, which never did."""
         end = self.raw.get("started_ts")
-        if self.state in {"BOT_DIED", "CANCELED", "EXPIRED"}:
+        if self.state in {"BOT_DIED", "CANCELED", "EXPIRED", "NO_RESOURCE"}:
             end = self.raw.get("abandoned_ts", end)
         if end is None or self.deduped_from:
             return None
@@ -85,6 +87,15 @@ class ShardResult:
         if not found or not found.get("isolated"):
             return None
         return OutputsRef(found["isolated"], found["namespace"], found["isolatedserver"])
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A part of what a task printed, where the next one begins, and the state of the task."""
+
+    text: str
+    next_offset: int
+    state: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +131,49 @@ class SwarmingClient:
         query = {"include_performance_stats": "true"} if performance else None
         return ShardResult(await self.get(f"task/{task_id}/result", query))
 
+    async def request(self, task_id: str) -> dict[str, Any]:
+        """Return what was asked for, as the server sends it."""
+        reply: dict[str, Any] = await self.get(f"task/{task_id}/request")
+        return reply
+
     async def stdout(self, task_id: str) -> str:
         """Return everything the task has printed so far; invalid UTF-8 is replaced by the server."""
         pieces: list[str] = []
+        offset = 0
         while True:
-            query = {"offset": str(len(pieces) * STDOUT_PAGE_BYTES), "length": str(STDOUT_PAGE_BYTES)}
-            text = (await self.get(f"task/{task_id}/stdout", query)).get("output", "")
-            pieces.append(text)
-            if len(text) < STDOUT_PAGE_BYTES // 4:  # a full page of UTF-8 has at least a quarter as many characters
+            piece = await self.output(task_id, offset)
+            pieces.append(piece.text)
+            read_bytes, offset = piece.next_offset - offset, piece.next_offset
+            if read_bytes < STDOUT_PAGE_BYTES - MAX_CUT_BYTES:
                 return "".join(pieces)
+
+    async def output(self, task_id: str, offset: int) -> Output:
+        """Return what the task has printed from byte `offset` on, as much of it as the server gives at once."""
+        query = {"offset": str(offset), "length": str(STDOUT_PAGE_BYTES)}
+        reply = await self.get(f"task/{task_id}/stdout", query)
+        text = reply.get("output", "")
+        after = offset + len(text.encode("utf-8", "surrogatepass"))  # right where nothing had to be replaced
+        return Output(text, int(reply.get("next_offset", after)), str(reply["state"]))
+
+    async def terminate(self, bot_id: str) -> str:
+        """Ask a bot to end when it is idle; returns the id of the task that does it."""
+        reply = await self._call("POST", f"bot/{quote(bot_id, safe='')}/terminate", {})
+        return str(reply["task_id"])
+
+    async def delete_bot(self, bot_id: str) -> bool:
+        """Make the server forget a bot; returns whether it did."""
+        reply = await self._call("POST", f"bot/{quote(bot_id, safe='')}/delete", {})
+        return bool(reply.get("deleted"))
+
+    async def post(self, method: str, body: bytes) -> bytes:
+        """POST a text to one method, such as `tasks/new`; returns the reply as it comes."""
+        headers = {"Content-Type": "application/json"}
+        async with self._http.request("POST", f"{API}/{method}", data=body, headers=headers) as reply:
+            return await reply.read()
+
+    async def discovery(self, path: str) -> Any:
+        """GET a description of the API, `path` being a whole one on this server."""
+        return await self._http.json("GET", path)
 
     async def states(self, task_ids: Sequence[str]) -> dict[str, str]:
         """Return the state of each task."""

@@ -2,18 +2,21 @@
 
 Knows no flags and prints nothing. Waiting asks for the states of all unfinished tasks in one request per hundred, with
 a back-off; a task's result, stdout and outputs are then brought a few tasks at a time, so that a thousand shards take
-few connections. The invariant: each task is shown once, when everything asked for is there.
+few connections. The invariants: each task is shown once, when everything asked for is there; what a task printed is
+held no longer than that; a server that is away for a while delays and changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from isolate.clock import Clock
 from isolate.errors import IsolateError
 from swarming.client import UNFINISHED, OutputsRef, ShardResult, SwarmingClient
+from swarming.patience import Patience
 
 FIRST_WAIT_S = 0.05  # a trivial task ends within a tenth of a second
 BACK_OFF = 1.25
@@ -45,29 +48,44 @@ class Wanted:
     outputs: OutputFetcher | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who is told while tasks are awaited: of states by index, of each task that ended, of interruptions."""
+
+    states: Callable[[Mapping[int, str]], None]
+    shard: Callable[[Shard], None]
+    trouble: Callable[[str], None]
+
+
 async def collect(
-    client: SwarmingClient, task_ids: Sequence[str], wanted: Wanted, clock: Clock, show: Callable[[Shard], None]
+    client: SwarmingClient, task_ids: Sequence[str], wanted: Wanted, clock: Clock, watch: Watch
 ) -> list[Shard]:
     """Show each task once, as they end; return those that ended within `timeout_s`, in the order of `task_ids`.
 
-    Raises NotFound when the server does not know a task.
+    What is returned has no stdout any more. Raises NotFound when the server does not know a task.
     """
+    patience = Patience(clock, watch.trouble)
     shards: list[Shard] = []
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def bring(index: int) -> None:
-        async with slots:
-            shard = await _bring(client, index, task_ids[index], wanted)
-        shards.append(shard)
-        show(shard)
+        try:
+            shard = await _bring(client, index, task_ids[index], wanted, patience)
+            watch.shard(shard)
+            shards.append(replace(shard, stdout=None))
+        finally:
+            slots.release()
 
     async with asyncio.TaskGroup() as group:
-        async for index in _ended(client, task_ids, wanted.timeout_s, clock):
+        async for index in _ended(client, task_ids, wanted.timeout_s, clock, patience, watch):
+            await slots.acquire()
             group.create_task(bring(index))
     return sorted(shards, key=lambda shard: shard.index)
 
 
-async def _ended(client: SwarmingClient, task_ids: Sequence[str], timeout_s: float, clock: Clock) -> AsyncIterator[int]:
+async def _ended(
+    client: SwarmingClient, task_ids: Sequence[str], timeout_s: float, clock: Clock, patience: Patience, watch: Watch
+) -> AsyncIterator[int]:
     """Yield the index of each task when it has ended; with NOW_S, of every task at once."""
     if timeout_s == NOW_S:
         for index in range(len(task_ids)):
@@ -76,7 +94,8 @@ async def _ended(client: SwarmingClient, task_ids: Sequence[str], timeout_s: flo
     waiting = dict(enumerate(task_ids))
     started_s, wait_s = clock.monotonic(), FIRST_WAIT_S
     while waiting:
-        states = await client.states(list(waiting.values()))
+        states = await patience(partial(client.states, list(waiting.values())))
+        watch.states({index: states[task_id] for index, task_id in waiting.items()})
         ended = [index for index, task_id in waiting.items() if states[task_id] not in UNFINISHED]
         for index in ended:
             del waiting[index]
@@ -87,13 +106,14 @@ async def _ended(client: SwarmingClient, task_ids: Sequence[str], timeout_s: flo
         await clock.sleep(min(wait_s, timeout_s) if timeout_s else wait_s)
 
 
-async def _bring(client: SwarmingClient, index: int, task_id: str, wanted: Wanted) -> Shard:
-    result = await client.result(task_id, performance=wanted.performance)
-    stdout = await client.stdout(task_id) if wanted.stdout else None
+async def _bring(client: SwarmingClient, index: int, task_id: str, wanted: Wanted, patience: Patience) -> Shard:
+    result = await patience(lambda: client.result(task_id, performance=wanted.performance))
+    stdout = await patience(lambda: client.stdout(task_id)) if wanted.stdout else None
     problem = None
-    if wanted.outputs and result.outputs:
+    fetch, outputs = wanted.outputs, result.outputs
+    if fetch and outputs:
         try:
-            await wanted.outputs(index, result.outputs)
+            await patience(lambda: fetch(index, outputs))
         except IsolateError as error:  # the result itself is good: report it, and fail at the end
             problem = str(error)
     return Shard(index, result, stdout, problem)
@@ -108,4 +128,4 @@ def exit_status(shards: Sequence[Shard], expected: int) -> int:
             status = 1
         elif code:
             status = code
-    return status or (0 if len(shards) == expected else 1)
+    return status if len(shards) == expected else 1

@@ -21,3 +21,8 @@ def user_name() -> str | None:
         return getpass.getuser()
     except (KeyError, OSError):  # no passwd entry: containers
         return None
+
+
+def environment() -> dict[str, str]:
+    """Return all variables, for a command that inherits them."""
+    return dict(os.environ)

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+from isolate.commands import Command
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 AFTER = "swarming.after"
@@ -18,7 +20,7 @@ OUT_FILE = click.Path(dir_okay=False, path_type=Path)
 IN_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 
 
-class DelimitedCommand(click.Command):
+class DelimitedCommand(Command):
     """A command whose arguments after `--` are kept apart, in `ctx.meta[AFTER]`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -32,13 +34,6 @@ def pair_option(*names: str, metavar: str, text: str) -> Callable[[Decorated], D
     return click.option(*names, nargs=2, multiple=True, type=str, metavar=metavar, help=text)
 
 
-def server_option(command: Decorated) -> Decorated:
-    """Add `-S/--swarming`."""
-    return click.option(
-        "-S", "--swarming", envvar="SWARMING_SERVER", metavar="URL", help="The server [env SWARMING_SERVER]."
-    )(command)
-
-
 def options(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
     """Join option decorators into one, in the order they are to be listed in."""
 
@@ -50,6 +45,24 @@ def options(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorate
     return apply
 
 
+def _ignore(_ctx: click.Context, _parameter: click.Parameter, _value: object) -> None:
+    """What 2020's tools were told about logging in and log files; there is nothing to log in to."""
+
+
+def unused(*names: str, **how: Any) -> Callable[[Decorated], Decorated]:
+    """Add an option of 2020 that is accepted and changes nothing."""
+    return click.option(*names, hidden=True, expose_value=False, callback=_ignore, **how)
+
+
+server_option = options(
+    click.option("-S", "--swarming", envvar="SWARMING_SERVER", metavar="URL", help="The server [env SWARMING_SERVER]."),
+    unused("--auth-disabled", is_flag=True),
+    unused("--auth-no-local-webserver", is_flag=True),
+    unused("--auth-tokens-cache"),
+    unused("--auth-host-port"),
+    unused("--no-log", is_flag=True),
+    unused("-l", "--log-file"),
+)  # fmt: skip
 trigger_options = options(
     click.option("-I", "--isolate-server", envvar="ISOLATE_SERVER", metavar="URL",
                  help="Where the inputs are [env ISOLATE_SERVER; default: the swarming server]."),
@@ -80,6 +93,8 @@ trigger_options = options(
     click.option("--pool-task-template", default="AUTO", hidden=True,
                  type=click.Choice(["AUTO", "CANARY_PREFER", "CANARY_NEVER", "SKIP"])),
     click.option("--realm", hidden=True),
+    click.option("--resultdb", is_flag=True, hidden=True),
+    click.option("--cipd-package", "cipd_packages", multiple=True, hidden=True, metavar="PATH:NAME:VERSION"),
     click.option("--wait-for-capacity", is_flag=True, help="Wait even when no bot like this is known."),
     click.option("--lower-priority", is_flag=True, help="Run at a lower process priority."),
     click.option("--containment-type", "containment", default="NONE", hidden=True,

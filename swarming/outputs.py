@@ -14,7 +14,6 @@ import re
 import shutil
 import tempfile
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -27,24 +26,33 @@ from isolate.errors import InvalidInput, NoSpace
 from isolate.fetch import fetch
 from isolate.http import HttpClient
 from isolate.monitor import Monitor
+from isolate.urls import normalize_url
 from run_isolated.mapper import How, Plan, apply, plan
 from swarming.client import OutputsRef
 
 # What the tools of 2020 keep on a user's machine.
 POLICY = CachePolicy(max_bytes=50 << 30, max_items=100_000, min_free_bytes=2 << 30, max_age_s=21 * 24 * 3600)
 
+CONNECTIONS = 4  # to a server that is not the scheduler itself
+
 
 class OutputDownloader:
     """Brings outputs below one directory; an async context that owns the connections and caches it opened."""
 
-    def __init__(self, directory: Path, cache: Path, path_filter: str | None, monitor: Monitor) -> None:
-        """Raises InvalidInput when `path_filter` is no regular expression; it is matched at the start of paths."""
+    def __init__(
+        self, directory: Path, cache: Path, path_filter: str | None, monitor: Monitor, known: HttpClient | None = None
+    ) -> None:
+        """Raises InvalidInput when `path_filter` is no regular expression; it is matched at the start of paths.
+
+        Outputs on the server that `known` talks to come through it, and cost no connections of their own.
+        """
         self._directory, self._cache_root, self._monitor = directory, cache, monitor
         try:
             self._wanted = re.compile(path_filter or "")
         except re.error as error:
             raise InvalidInput(f"--filepath-filter {path_filter!r} is no regular expression: {error}") from error
         self._stack = AsyncExitStack()
+        self._clients = {known.base_url: known} if known else {}
         self._places: dict[tuple[str, str], tuple[HttpStore, LocalCache]] = {}
         self._opening = asyncio.Lock()
 
@@ -57,11 +65,9 @@ class OutputDownloader:
     async def fetch(self, index: int, outputs: OutputsRef) -> None:
         """Bring one tree into `<directory>/<index>`; raises what `isolate.fetch` does, NoSpace, InvalidInput."""
         store, cache = await self._place(outputs)
-        fetched = await fetch(store, cache, outputs.isolated, self._monitor)
+        fetched = await fetch(store, cache, outputs.isolated, self._monitor, wanted=self._wanted.match)
         try:
-            entries = tuple(entry for entry in fetched.manifest.entries if self._wanted.match(entry.path))
-            manifest = replace(fetched.manifest, entries=entries)
-            await asyncio.to_thread(self._write, plan(manifest), cache, self._directory / str(index))
+            await asyncio.to_thread(self._write, plan(fetched.manifest), cache, self._directory / str(index))
         except OSError as error:
             kind = NoSpace if error.errno in {errno.ENOSPC, errno.EDQUOT} else InvalidInput
             raise kind(f"Cannot write outputs to {self._directory}: {error.strerror}") from error
@@ -74,8 +80,7 @@ class OutputDownloader:
             key = (outputs.server, outputs.namespace)
             if key not in self._places:
                 namespace = Namespace.parse(outputs.namespace)
-                http = HttpClient(outputs.server, user_agent=f"swarming/{__version__}", monitor=self._monitor)
-                store = HttpStore(await self._stack.enter_async_context(http), namespace)
+                store = HttpStore(await self._client(outputs.server), namespace)
                 cache = await asyncio.to_thread(
                     LocalCache.open, self._cache_root, namespace, POLICY, SystemClock(), self._monitor
                 )
@@ -83,6 +88,13 @@ class OutputDownloader:
                 self._stack.callback(cache.trim)
                 self._places[key] = store, cache
             return self._places[key]
+
+    async def _client(self, server: str) -> HttpClient:
+        url = normalize_url(server)
+        if url not in self._clients:
+            http = HttpClient(url, user_agent=f"swarming/{__version__}", connections=CONNECTIONS, monitor=self._monitor)
+            self._clients[url] = await self._stack.enter_async_context(http)
+        return self._clients[url]
 
     def _write(self, tree: Plan, cache: LocalCache, folder: Path) -> None:
         """Make the tree beside `folder`, then move it in, file by file."""

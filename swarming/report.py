@@ -5,7 +5,7 @@ Pure: text in, text out; knows no server and no terminal. A text is whole lines;
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from swarming.collect import Shard
@@ -18,11 +18,11 @@ def plain(shard: Shard) -> str:
     if shard.stdout is None:
         return head
     lines = [f"  {line}" for line in shard.stdout.rstrip().splitlines()]
-    return "\n".join([head, *lines, ""])
+    return "\n".join([head, *lines, ""]) if lines else head
 
 
 def decorated(shard: Shard, url: str) -> str:
-    """Return one shard between boxes."""
+    """Return one shard between boxes; an empty line is to separate it from the next."""
     first = f"Shard {shard.index}  {url}/user/task/{shard.result.task_id}"
     last = f"End of shard {shard.index}"
     facts = _facts(shard)
@@ -33,8 +33,8 @@ def decorated(shard: Shard, url: str) -> str:
         return f"| {text.ljust(width)} |"
 
     if shard.stdout is None:
-        return "\n".join([border, row(first), row(facts), border, ""])
-    return "\n".join([border, row(first), border, shard.stdout.rstrip(), border, row(last), row(facts), border, ""])
+        return "\n".join([border, row(first), row(facts), border])
+    return "\n".join([border, row(first), border, shard.stdout.rstrip(), border, row(last), row(facts), border])
 
 
 def _facts(shard: Shard) -> str:
@@ -59,16 +59,13 @@ def total(shards: Sequence[Shard]) -> str:
     return f"Total duration: {seconds:.1f}s" if seconds > 0 else ""
 
 
-def summary(shards: Sequence[Shard], count: int, *, with_output: bool) -> dict[str, Any]:
-    """Return the content of `--task-summary-json`: what the server said of each shard, null where it is missing."""
-    found: list[Mapping[str, Any] | None] = [None] * count
-    for shard in shards:
-        entry = dict(shard.result.raw)
-        if with_output and shard.stdout is not None:
-            entry["output"] = shard.stdout
-        outputs = shard.result.outputs
-        if outputs:
-            view = f"{outputs.server}/browse?namespace={outputs.namespace}&hash={outputs.isolated}"
-            entry["outputs_ref"] = dict(entry["outputs_ref"]) | {"view_url": view}
-        found[shard.index] = entry
-    return {"shards": found}
+def summary_entry(shard: Shard, *, with_output: bool) -> dict[str, Any]:
+    """Return what `--task-summary-json` says of a shard: what the server said, and its output if wanted."""
+    entry = dict(shard.result.raw)
+    if with_output and shard.stdout is not None:
+        entry["output"] = shard.stdout
+    outputs = shard.result.outputs
+    if outputs:
+        view = f"{outputs.server}/browse?namespace={outputs.namespace}&hash={outputs.isolated}"
+        entry["outputs_ref"] = dict(entry["outputs_ref"]) | {"view_url": view}
+    return entry

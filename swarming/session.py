@@ -6,17 +6,19 @@ request names has been uploaded before the request is made.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isolate import __version__
 from isolate.cas.digest import Namespace
 from isolate.cas.remote import HttpStore
 from isolate.clock import SystemClock
+from isolate.errors import InvalidInput
 from isolate.http import HttpClient
 from isolate.monitor import Monitor
 from isolate.urls import normalize_url
@@ -24,9 +26,14 @@ from swarming import actions, trigger
 from swarming.client import SwarmingClient
 from swarming.collect import Wanted
 from swarming.outputs import OutputDownloader
+from swarming.show import Show, collect_and_show
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 USER_AGENT = f"swarming/{__version__}"
 ISOLATED_SUFFIX = ".isolated"
+_NAMES_A_TREE = re.compile(r"[0-9a-fA-F]{40}|[0-9a-fA-F]{64}|[0-9a-fA-F]{128}|.+\.isolated", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,7 @@ class Session:
     """A server that is being talked to."""
 
     url: str
+    http: HttpClient
     client: SwarmingClient
     screen: actions.Screen
     monitor: Monitor
@@ -53,7 +61,7 @@ class Asked:
 async def connect(url: str, screen: actions.Screen, monitor: Monitor) -> AsyncIterator[Session]:
     """Give a session with the server at `url`."""
     async with HttpClient(url, user_agent=USER_AGENT, monitor=monitor) as http:
-        yield Session(url, SwarmingClient(http), screen, monitor)
+        yield Session(url, http, SwarmingClient(http), screen, monitor)
 
 
 async def shard_requests(session: Session, asked: Asked, flags: Mapping[str, Any]) -> list[trigger.ShardRequest]:
@@ -61,8 +69,10 @@ async def shard_requests(session: Session, asked: Asked, flags: Mapping[str, Any
     given = dict(flags)
     isolated, namespace, what = given.pop("isolated"), given.pop("namespace"), asked.what
     server = normalize_url(given.pop("isolate_server") or session.url)
-    if isolated is None and what and not given["raw_command"]:
+    if isolated is None and what and (not given["raw_command"] or _NAMES_A_TREE.fullmatch(what[0])):
         isolated, what = what[0], what[1:]
+    if what and given["raw_command"]:
+        raise InvalidInput("Arguments with --raw-cmd should be passed after -- as command delimiter.")
     if isolated and isolated.endswith(ISOLATED_SUFFIX):
         isolated, namespace = await _upload(Path(isolated), server, namespace, session.monitor)
     elif isolated:
@@ -85,19 +95,30 @@ async def shard_requests(session: Session, asked: Asked, flags: Mapping[str, Any
     return trigger.requests(spec, lambda: str(uuid.uuid4()))
 
 
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What a collection needs of this machine: where to cache outputs, and the terminal to draw on, if any."""
+
+    cache: Path
+    terminal: Console | None
+
+
 async def gather(
-    session: Session, task_ids: Sequence[str], flags: Mapping[str, Any], longest_s: float, cache: Path
+    session: Session, task_ids: Sequence[str], flags: Mapping[str, Any], longest_s: float, here: Here, *, live: bool
 ) -> int:
-    """Collect and show tasks as the flags say; returns the exit status."""
+    """Collect and show tasks as the flags say, `live` if they are run; returns the exit status."""
     directory: Path | None = flags["task_output_dir"]
     summaries = [flags["task_summary_json"]] if flags["task_summary_json"] else []
     if directory:
         summaries.append(directory / "summary.json")
     stdout = flags["task_output_stdout"]
-    how = actions.Show(
+    console = stdout in {"all", "console"}
+    how = Show(
         url=session.url,
-        console=stdout in {"all", "console"},
+        console=console,
         decorate=flags["decorate"],
+        live=live and console and not flags["decorate"] and len(task_ids) == 1,
+        terminal=here.terminal,
         summary_files=tuple(summaries),
         summary_output=stdout in {"all", "json"},
         status_updates=flags["print_status_updates"],
@@ -105,15 +126,17 @@ async def gather(
     async with AsyncExitStack() as stack:
         outputs = None
         if directory:
-            downloader = OutputDownloader(directory, cache, flags["filepath_filter"], session.monitor)
+            downloader = OutputDownloader(
+                directory, here.cache, flags["filepath_filter"], session.monitor, session.http
+            )
             outputs = await stack.enter_async_context(downloader)
         wanted = Wanted(
             timeout_s=longest_s if flags["timeout_s"] is None else flags["timeout_s"],
-            stdout=stdout != "none",
+            stdout=(console and not how.live) or (how.summary_output and bool(summaries)),
             performance=flags["perf"],
             outputs=outputs.fetch if outputs else None,
         )
-        return await actions.collect_and_show(session.client, task_ids, wanted, how, SystemClock(), session.screen)
+        return await collect_and_show(session.client, task_ids, wanted, how, SystemClock(), session.screen)
 
 
 async def _upload(path: Path, server: str, namespace: str | None, monitor: Monitor) -> tuple[str, str]:

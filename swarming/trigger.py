@@ -14,11 +14,23 @@ from typing import Any
 import msgspec
 
 from isolate.errors import InvalidInput
-from swarming.wire_in import CacheEntry, Containment, FilesRef, NewTaskRequest, Pair, PairList, Properties, Slice
+from swarming.wire_in import (
+    CacheEntry,
+    Containment,
+    FilesRef,
+    NewTaskRequest,
+    Pair,
+    PairList,
+    Properties,
+    ResultDb,
+    Slice,
+)
 
 DEFAULT_POOL = "default"
 GRACE_PERIOD_S = 30  # not a flag in 2020 either
 MIN_LAST_SLICE_S = 60
+CIPD_PARTS = ("path", "package_name", "version")
+SHARD_INDEX, TOTAL_SHARDS = "GTEST_SHARD_INDEX", "GTEST_TOTAL_SHARDS"
 Pairs = tuple[tuple[str, str], ...]
 
 
@@ -57,6 +69,8 @@ class TaskSpec:
     service_account: str | None = None
     pool_task_template: str = "AUTO"
     realm: str | None = None
+    resultdb: bool = False
+    cipd_packages: tuple[str, ...] = ()
     hard_timeout_s: int = 3600
     io_timeout_s: int = 1200
     expiration_s: int = 21600
@@ -80,13 +94,38 @@ def requests(spec: TaskSpec, new_uuid: Callable[[], str]) -> list[ShardRequest]:
     _check(spec)
     name = spec.name or default_name(spec)
     if spec.shards == 1:
+        spec, name = _one_of_several(spec, name)
         return [ShardRequest(0, name, _body(spec, name, new_uuid()))]
     found = []
     for index in range(spec.shards):
-        shard_env = (*spec.env, ("GTEST_SHARD_INDEX", str(index)), ("GTEST_TOTAL_SHARDS", str(spec.shards)))
+        shard_env = (*spec.env, (SHARD_INDEX, str(index)), (TOTAL_SHARDS, str(spec.shards)))
         shard_name = f"{name}:{index}:{spec.shards}"
         found.append(ShardRequest(index, shard_name, _body(replace(spec, env=shard_env), shard_name, new_uuid())))
     return found
+
+
+def _one_of_several(spec: TaskSpec, name: str) -> tuple[TaskSpec, str]:
+    """Return a task that was given the variables of a shard by hand, with the name and tags of one.
+
+    2020 forgot the tags of shard 0; that is of no use to anybody.
+    """
+    env = dict(spec.env)
+    index, total = env.get(SHARD_INDEX, ""), env.get(TOTAL_SHARDS, "")
+    if not (index.isdecimal() and total.isdecimal() and int(total) > 1):
+        return spec, name
+    return replace(spec, tags=(*spec.tags, f"shard_index:{index}", f"total_shards:{total}")), f"{name}:{index}:{total}"
+
+
+def unsharded(first: ShardRequest, name: str) -> dict[str, Any]:
+    """Return the body of the first shard as it would be without shards (what `--dump-json` keeps)."""
+    if first.name == name:
+        return first.body
+    slices = []
+    for piece in first.body["task_slices"]:
+        env = [pair for pair in piece["properties"].get("env", ()) if pair["key"] not in {SHARD_INDEX, TOTAL_SHARDS}]
+        others = {key: value for key, value in piece["properties"].items() if key != "env"}
+        slices.append({**piece, "properties": {**others, **({"env": env} if env else {})}})
+    return {**first.body, "name": name, "task_slices": slices}
 
 
 def default_name(spec: TaskSpec) -> str:
@@ -105,11 +144,19 @@ def _check(spec: TaskSpec) -> None:
             raise InvalidInput("--relative-cwd requires --raw-cmd")
         if spec.relative_cwd.startswith("/") or ".." in spec.relative_cwd.split("/"):
             raise InvalidInput("--relative-cwd must not try to escape the working directory")
+    if any(package.count(":") != 2 or "" in package.split(":")[1:] for package in spec.cipd_packages):
+        raise InvalidInput("CIPD packages must take the form: path:package:version")
+    if spec.resultdb and not spec.realm:
+        raise InvalidInput("--resultdb requires --realm")
     if any(":" not in tag for tag in spec.tags):
         raise InvalidInput("--tags must be in the format key:value")
     if spec.shards < 1:
         raise InvalidInput(f"--shards must be at least 1, not {spec.shards}")
-    for optional in spec.optional_dimensions:
+    _check_optional(spec.optional_dimensions)
+
+
+def _check_optional(dimensions: Sequence[OptionalDimension]) -> None:
+    for optional in dimensions:
         if ":" in optional.key:
             raise InvalidInput('dimension key cannot contain ":"')
         if optional.expiration_s <= 0 or optional.expiration_s % 60:
@@ -124,6 +171,7 @@ def _body(spec: TaskSpec, name: str, request_uuid: str) -> dict[str, Any]:
         priority=spec.priority,
         realm=spec.realm,
         request_uuid=request_uuid,
+        resultdb=ResultDb(enable=True) if spec.resultdb else None,
         service_account=spec.service_account,
         tags=list(spec.tags),
         task_slices=_slices(spec),
@@ -166,7 +214,9 @@ def _slice(spec: TaskSpec, dimensions: Pairs, expiration_s: int, *, wait: bool) 
     inputs = None
     if spec.isolated:
         inputs = FilesRef(isolated=spec.isolated, isolatedserver=spec.isolate_server, namespace=spec.namespace)
+    packages = [dict(zip(CIPD_PARTS, one.split(":"), strict=True)) for one in spec.cipd_packages]
     properties = Properties(
+        cipd_input={"packages": packages} if packages else None,
         caches=[CacheEntry(name=name, path=path) for name, path in spec.named_caches] or None,
         command=list(spec.command) if spec.raw_command else None,
         containment=Containment(containment_type=spec.containment, lower_priority=spec.lower_priority),

@@ -28,17 +28,27 @@ LAYERS = {
     "swarming": "scheduling",
     "swarming.actions": "client",
     "swarming.client": "client",
+    "swarming.board": "client",
     "swarming.collect": "client",
+    "swarming.completing": "client",
     "swarming.flags": "client",
+    "swarming.listing": "client",
+    "swarming.live": "client",
+    "swarming.orders": "client",
     "swarming.outputs": "client",
+    "swarming.patience": "client",
     "swarming.report": "client",
+    "swarming.reproduce": "client",
     "swarming.session": "client",
+    "swarming.show": "client",
+    "swarming.summary": "client",
     "swarming.trigger": "client",
+    "swarming.why": "client",
     "swarming.bot": "bot",
     "server": "server",
 }
 TOOLKIT_FALLBACK = "toolkit"  # every other module of `isolate`
-ROOTS = {"isolate.terminal", "server.app"}
+ROOTS = {"isolate.terminal", "server.app", "swarming.commands"}
 ROOT_NAMES = {"cli", "config"}
 
 MAY_IMPORT = {
@@ -65,7 +75,7 @@ OWNERS = {
     "zstandard": {"isolate.cas.codec"},
     "aiofiles": {"isolate.cas.files"},
     "fastcdc": {"isolate.cas.chunker"},
-    "rich": {"isolate.terminal"},
+    "rich": {"isolate.terminal", "swarming.board", "swarming.session", "swarming.show"},  # the last two: types only
     "uvloop": {"server.app", "server.cli"},
 }
 

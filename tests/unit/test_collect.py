@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from isolate.errors import InvalidInput, NotFound
 from swarming import actions, report
 from swarming.client import OutputsRef, ShardResult, SwarmingClient
-from swarming.collect import FOREVER_S, NOW_S, Shard, Wanted, collect, exit_status
+from swarming.collect import FOREVER_S, NOW_S, Shard, Wanted, Watch, collect, exit_status
+from swarming.summary import Summary
 from swarming.trigger import ShardRequest
 from tests.clock import ManualClock
 
@@ -37,7 +39,9 @@ class ScriptedClient(SwarmingClient):
         _, task_id, what = method.split("/")
         if task_id not in self.results:
             raise NotFound(f"Task {task_id} not found")
-        return {"output": f"out of {task_id}\n"} if what == "stdout" else self.results[task_id]
+        if what == "stdout":
+            return {"output": f"out of {task_id}\n", "state": self.results[task_id]["state"]}
+        return self.results[task_id]
 
     def _state(self, task_id: str) -> str:
         left = self.looks.get(task_id, 0)
@@ -52,7 +56,8 @@ def result(task_id: str, **fields: Any) -> dict[str, Any]:
 async def run(client: SwarmingClient, ids: list[str], wanted: Wanted, clock: ManualClock) -> list[Shard]:
     """Collect, letting time pass whenever nothing else can happen."""
     shown: list[Shard] = []
-    task = asyncio.ensure_future(collect(client, ids, wanted, clock, shown.append))
+    watch = Watch(lambda _states: None, shown.append, lambda _text: None)
+    task = asyncio.ensure_future(collect(client, ids, wanted, clock, watch))
     for _ in range(1000):
         if task.done():
             break
@@ -60,7 +65,8 @@ async def run(client: SwarmingClient, ids: list[str], wanted: Wanted, clock: Man
         clock.advance(0.1)
     shards = await task
     assert sorted(shard.index for shard in shown) == [shard.index for shard in shards]
-    return shards
+    assert all(shard.stdout is None for shard in shards), "what was shown is not held any longer"
+    return sorted(shown, key=lambda shard: shard.index)
 
 
 async def test_each_task_is_shown_once_in_the_end_sorted() -> None:
@@ -71,6 +77,7 @@ async def test_each_task_is_shown_once_in_the_end_sorted() -> None:
         ("b10", 3, "out of b10\n"),
     ]
     assert exit_status(shards, 2) == 3
+    assert exit_status(shards, 3) == 1  # one is missing
 
 
 async def test_waiting_costs_one_request_however_many_tasks() -> None:
@@ -125,6 +132,7 @@ def shard(stdout: str | None = "one\ntwo\n", **fields: Any) -> Shard:
 
 def test_plain_text_is_that_of_2020() -> None:
     assert report.plain(shard()) == "b: a10 0\n  one\n  two\n"
+    assert report.plain(shard(" \n")) == "b: a10 0"
     assert report.plain(shard(None, bot_id=None, exit_code=None)) == "N/A: a10 None"
 
 
@@ -157,14 +165,39 @@ def test_the_facts_of_a_shard(fields: dict[str, Any], text: str) -> None:
     assert text in report.decorated(shard(None, **fields), "u")
 
 
-def test_the_summary_keeps_what_the_server_said() -> None:
+def test_the_summary_keeps_what_the_server_said(tmp_path: Path) -> None:
     ref = {"isolated": "ab", "namespace": "n", "isolatedserver": "http://s"}
-    found = report.summary([shard("text", outputs_ref=ref)], 2, with_output=True)
+    paths = tmp_path / "one.json", tmp_path / "made" / "two.json"
+    with Summary(paths, 2, with_output=True) as summary:
+        summary.add(shard("text", outputs_ref=ref))
+        summary.write()
+    written = paths[0].read_text()
+    assert written == paths[1].read_text()
+    found = json.loads(written)
+    assert written == json.dumps(found, indent=2, sort_keys=True) + "\n"
     assert found["shards"][1] is None
     assert found["shards"][0]["output"] == "text"
     assert found["shards"][0]["exit_code"] == "0"
     assert found["shards"][0]["outputs_ref"]["view_url"] == "http://s/browse?namespace=n&hash=ab"
-    assert "output" not in report.summary([shard("text")], 1, with_output=False)["shards"][0]
+    assert "output" not in report.summary_entry(shard("text"), with_output=False)
+
+
+def test_shards_are_in_order_in_the_summary_however_they_end(tmp_path: Path) -> None:
+    with Summary([tmp_path / "s.json"], 3, with_output=True) as summary:
+        for index in (2, 0, 1):
+            summary.add(replace(shard(f"{index}\n" * 3), index=index))
+        summary.write()
+    outputs = [entry["output"] for entry in json.loads((tmp_path / "s.json").read_text())["shards"]]
+    assert outputs == ["0\n" * 3, "1\n" * 3, "2\n" * 3]
+
+
+def test_a_summary_that_cannot_be_written_says_where(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        Summary([tmp_path / "file" / "s.json"], 1, with_output=True) as summary,
+        pytest.raises(InvalidInput, match=r"Cannot write .*s\.json"),
+    ):
+        summary.write()
 
 
 def test_the_task_file_goes_round(tmp_path: Path) -> None:
@@ -183,10 +216,6 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(InvalidInput, match="no file that `trigger --dump-json` wrote"):
         actions.load(tmp_path / "t.json")
-
-
-def test_bots_are_sorted_by_number() -> None:
-    assert sorted(["b10", "b9", "a"], key=actions.natural_key) == ["a", "b9", "b10"]
 
 
 def test_forever_is_the_default() -> None:

@@ -1,0 +1,349 @@
+"""The commands of `swarming` besides trigger, run and collect: parse, call one function, print.
+
+A root. Knows no protocol. The invariant: results go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from isolate.commands import CommandGroup
+from isolate.terminal import EXIT_FAILED, Console, TerminalMonitor, verbose_option
+from swarming import completing
+from swarming.flags import AFTER, OUT_FILE, DelimitedCommand, pair_option, server_option
+
+if TYPE_CHECKING:
+    from isolate.monitor import Monitor
+    from swarming.actions import Screen
+    from swarming.session import Session
+
+Result = TypeVar("Result")
+PIPE = Path("-")
+STATES = ("PENDING", "RUNNING", "PENDING_RUNNING", "COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILURE", "EXPIRED",
+          "TIMED_OUT", "BOT_DIED", "CANCELED", "ALL", "DEDUPED", "KILLED", "NO_RESOURCE")  # fmt: skip
+
+
+def screen_of_terminal() -> Screen:
+    """Return the screen of this process."""
+    from swarming.actions import Screen
+
+    return Screen(click.echo, lambda text: click.echo(text, err=True), lambda text: click.echo(text, nl=False))
+
+
+def with_session(
+    console: Console,
+    server: str | None,
+    act: Callable[[Session], Coroutine[Any, Any, Result]],
+    *,
+    bars: bool = True,
+) -> Result:
+    """Return what `act` does with the server; `bars` show its progress unless it draws on the terminal itself."""
+    from isolate.urls import normalize_url
+    from swarming.session import connect
+
+    if not server:
+        raise click.UsageError("--swarming is required (or set SWARMING_SERVER).")
+    url = normalize_url(server)
+
+    async def talk(monitor: Monitor) -> Result:
+        async with connect(url, screen_of_terminal(), monitor) as session:
+            return await act(session)
+
+    if not bars:
+        return asyncio.run(talk(TerminalMonitor(console.program)))
+    with console.watch() as monitor:
+        return asyncio.run(talk(monitor))
+
+
+@click.command(cls=CommandGroup.command_class)
+@server_option
+@click.option("-k", "--kill-running", is_flag=True, help="Also stop what is running.")
+@verbose_option
+@click.argument("tasks", nargs=-1, required=True, shell_complete=completing.task_ids)
+@click.pass_obj
+def cancel(console: Console, /, swarming: str | None, tasks: tuple[str, ...], *, kill_running: bool) -> int:
+    """Cancel TASKS, by id."""
+
+    async def act(session: Session) -> int:
+        from swarming import orders
+
+        return await orders.cancel(session.client, tasks, session.screen, kill_running=kill_running)
+
+    return with_session(console, swarming, act)
+
+
+@click.command(cls=CommandGroup.command_class)
+@server_option
+@pair_option("-d", "--dimension", "dimensions", metavar="KEY VALUE", text="Only bots that have it.")
+@click.option("--optional-dimension", nargs=3, multiple=True, hidden=True, expose_value=False)
+@click.option("--dead-only", is_flag=True, help="Only dead bots.")
+@click.option("-k", "--keep-dead", is_flag=True, help="Also dead bots.")
+@click.option("--busy", is_flag=True, help="Only bots with a task.")
+@click.option("--idle", is_flag=True, help="Only bots without a task.")
+@click.option("--mp", is_flag=True, hidden=True)
+@click.option("--non-mp", is_flag=True, hidden=True)
+@click.option("-b", "--bare", is_flag=True, help="Only the ids.")
+@click.option("--table/--no-table", default=None, help="As a table [default: on a terminal].")
+@verbose_option
+@click.pass_obj
+def bots(console: Console, /, swarming: str | None, **flags: Any) -> None:
+    """List the bots, by default those that are alive."""
+    for one, other in (("busy", "idle"), ("dead_only", "keep_dead"), ("mp", "non_mp")):
+        if flags[one] and flags[other]:
+            raise click.UsageError(f"Use only one of --{one.replace('_', '-')} or --{other.replace('_', '-')}")
+    table = flags["table"] if flags["table"] is not None else sys.stdout.isatty()
+    wanted = {
+        "is_dead": "TRUE" if flags["dead_only"] else "NONE" if flags["keep_dead"] else "FALSE",
+        "is_busy": "TRUE" if flags["busy"] else "FALSE" if flags["idle"] else "NONE",
+        "is_mp": "TRUE" if flags["mp"] else "FALSE" if flags["non_mp"] else "NONE",
+        "dimensions": [f"{key}:{value}" for key, value in flags["dimensions"]],
+    }
+
+    async def act(session: Session) -> None:
+        from swarming import listing
+
+        found = await listing.bots(session.client, wanted)
+        if table and not flags["bare"]:
+            session.screen.out("\n".join(listing.bots_table(found)))
+        else:
+            listing.show_bots(found, session.screen, bare=flags["bare"])
+
+    with_session(console, swarming, act)
+
+
+@click.command("bot-delete", cls=CommandGroup.command_class)
+@server_option
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@verbose_option
+@click.argument("bots", nargs=-1, required=True, shell_complete=completing.bots)
+@click.pass_obj
+def bot_delete(console: Console, /, swarming: str | None, bots: tuple[str, ...], *, force: bool) -> int:
+    """Make the server forget BOTS, by id; one that still runs comes back."""
+    if not force:
+        click.echo("Delete the following bots?")
+        for bot in bots:
+            click.echo(f"  {bot}")
+        click.echo("Continue? [y/N] ", nl=False)
+        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+            click.echo("Goodbye.")
+            return EXIT_FAILED
+
+    async def act(session: Session) -> int:
+        from swarming import orders
+
+        return await orders.delete_bots(session.client, bots, session.screen)
+
+    return with_session(console, swarming, act)
+
+
+@click.command(cls=CommandGroup.command_class)
+@server_option
+@click.option("--wait", is_flag=True, help="Wait until the bot has ended.")
+@verbose_option
+@click.argument("bot", shell_complete=completing.bots)
+@click.pass_obj
+def terminate(console: Console, /, swarming: str | None, bot: str, *, wait: bool) -> int:
+    """Ask BOT to end once it is idle, and print the id of the task that does it."""
+
+    async def act(session: Session) -> int:
+        from isolate.clock import SystemClock
+        from swarming import orders
+        from swarming.collect import Wanted
+        from swarming.show import Show, collect_and_show
+
+        task_id = await orders.terminate(session.client, bot, session.screen)
+        if task_id is None:
+            return EXIT_FAILED
+        if not wait:
+            return 0
+        how = Show(url=session.url)
+        return await collect_and_show(session.client, [task_id], Wanted(), how, SystemClock(), session.screen)
+
+    return with_session(console, swarming, act, bars=False)
+
+
+@click.command(cls=CommandGroup.command_class)
+@server_option
+@verbose_option
+@click.argument("method")
+@click.pass_obj
+def post(console: Console, /, swarming: str | None, method: str) -> int:
+    """POST the JSON on stdin to METHOD of the REST API, such as `tasks/new`, and print the reply as it is."""
+    body = sys.stdin.buffer.read()
+
+    async def act(session: Session) -> int:
+        from swarming import orders
+
+        return await orders.post(session.client, method, body, session.screen)
+
+    return with_session(console, swarming, act)
+
+
+@click.command(cls=CommandGroup.command_class)
+@server_option
+@click.option("-L", "--limit", default=200, show_default=True, help="Most items to list; 250 are asked for at a time.")
+@click.option("--json", "json_file", type=OUT_FILE, help="Write to a file instead.")
+@click.option("--progress", is_flag=True, help="Print a dot for each page on stderr.")
+@verbose_option
+@click.argument("method", default="bots/list")
+@click.pass_obj
+def query(
+    console: Console, /, swarming: str | None, limit: int, json_file: Path | None, method: str, *, progress: bool
+) -> None:
+    """Print what METHOD of the REST API answers, such as `tasks/list?state=PENDING`; by default the bots."""
+
+    def tick() -> None:
+        if progress:
+            click.echo(".", nl=False, err=True)
+
+    async def act(session: Session) -> None:
+        from swarming import actions, listing
+
+        reply = await listing.query(session.client, method, limit, tick)
+        if progress:
+            session.screen.err("")
+        if json_file:
+            actions.write_json(json_file, reply, compact=True)
+        else:
+            session.screen.out(actions.json_text(reply))
+
+    with_session(console, swarming, act)
+
+
+@click.command("query-list", cls=CommandGroup.command_class)
+@server_option
+@click.option("--json", "json_file", type=OUT_FILE, help="Write the descriptions to a file instead.")
+@verbose_option
+@click.pass_obj
+def query_list(console: Console, /, swarming: str | None, json_file: Path | None) -> None:
+    """List what `query` can be asked for."""
+
+    async def act(session: Session) -> None:
+        from swarming import actions, listing
+
+        found = await listing.query_list(session.client)
+        if json_file:
+            actions.write_json(json_file, found, compact=True)
+            return
+        for line in listing.described(found, f"{session.url}/_ah/api/explorer"):
+            session.screen.out(line)
+
+    with_session(console, swarming, act)
+
+
+@click.group(cls=CommandGroup, default="list")
+def tasks() -> None:
+    """List tasks, or say why one is pending. Without a command: list."""
+
+
+@tasks.command("list")
+@server_option
+@click.option("--state", type=click.Choice(STATES, case_sensitive=False), default="ALL", show_default=True)
+@click.option("--tag", "--tags", "tags", multiple=True, metavar="KEY:VALUE", help="Only tasks that have it.")
+@click.option("-L", "--limit", default=50, show_default=True, type=click.IntRange(min=1), help="The newest so many.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+              help="Write what the server says to this file instead; - is stdout.")  # fmt: skip
+@verbose_option
+@click.pass_obj
+def tasks_list(
+    console: Console, /, swarming: str | None, state: str, tags: tuple[str, ...], limit: int, json_file: Path | None
+) -> None:
+    """List tasks, newest first."""
+
+    async def act(session: Session) -> None:
+        from swarming import actions, listing
+
+        asked = {"state": state.upper(), "tags": list(tags)}
+        found = [item async for item in session.client.items("tasks/list", asked, limit)]
+        if json_file is None:
+            session.screen.out("\n".join(listing.tasks_table(found)))
+        elif json_file == PIPE:
+            session.screen.out(actions.json_text({"items": found}))
+        else:
+            actions.write_json(json_file, {"items": found}, compact=True)
+
+    with_session(console, swarming, act)
+
+
+@tasks.command("why")
+@server_option
+@verbose_option
+@click.argument("ids", metavar="TASK...", nargs=-1, required=True, shell_complete=completing.tasks)
+@click.pass_obj
+def tasks_why(console: Console, /, swarming: str | None, ids: tuple[str, ...]) -> None:
+    """Say why a TASK, by id or by name, is still pending: what it asks for, set against the bots there are."""
+
+    async def act(session: Session) -> None:
+        from swarming import actions, listing, why
+
+        client = session.client
+        found = await actions.find(client, ids)
+        fleet = await listing.bots(client, {})
+        for task_id in found:
+            result, request = (await client.result(task_id)).raw, await client.request(task_id)
+            session.screen.out("\n".join(why.explain(result, request, fleet)))
+
+    with_session(console, swarming, act)
+
+
+@click.command(cls=DelimitedCommand)
+@server_option
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    default="work",
+    show_default=True,
+    metavar="DIR",
+    help="Where inputs are mapped and the command runs; must not exist, and is removed in the end.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default="out",
+    show_default=True,
+    metavar="DIR",
+    help="Where outputs stay.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default="cache",
+    show_default=True,
+    metavar="DIR",
+    help="Where inputs are kept between runs.",
+)
+@click.option("--leak", is_flag=True, help="Keep the directory of --work.")
+@verbose_option
+@click.argument("task", shell_complete=completing.tasks)
+@click.argument("more", nargs=-1, metavar="[-- ARGUMENTS]...")
+@click.pass_context
+def reproduce(
+    ctx: click.Context, /, swarming: str | None, task: str, more: tuple[str, ...], *, leak: bool, **places: Path
+) -> int:
+    """Run TASK, by id or by name, again on this machine; exits as its command does.
+
+    What follows -- is added to its command.
+    """
+    from swarming import config
+
+    async def act(session: Session) -> int:
+        from swarming import actions
+        from swarming.outputs import POLICY
+        from swarming.reproduce import Places
+        from swarming.reproduce import reproduce as run_here
+
+        (task_id, *_) = await actions.find(session.client, [task])
+        where = Places(**places, leak=leak, policy=POLICY)
+        extra = (*more, *ctx.meta[AFTER])
+        return await run_here(session.client, task_id, extra, where, config.environment(), session.monitor)
+
+    return with_session(ctx.obj, swarming, act, bars=False)
+
+
+ALL = (bot_delete, bots, cancel, post, query, query_list, reproduce, tasks, terminate)

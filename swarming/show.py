@@ -1,0 +1,125 @@
+"""Tasks being collected, as a user sees them: each when it ends, or one of them while it runs.
+
+Knows no flags; lines go through a `Screen`. The invariants: stdout is the same with or without a table on the screen;
+a summary is written even when some shards are missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isolate.clock import Clock
+from swarming import report
+from swarming.actions import Screen
+from swarming.board import Board
+from swarming.client import SwarmingClient
+from swarming.collect import Shard, Wanted, Watch, collect, exit_status
+from swarming.live import Indented, follow
+from swarming.patience import Patience
+from swarming.summary import Summary
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STATUS_EVERY_S = 300.0  # what the client of 2020 does
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Show:
+    """How collected shards are shown, and where they are written."""
+
+    url: str
+    console: bool = True
+    decorate: bool = False
+    live: bool = False  # print the output of the one task there is while it runs
+    terminal: Console | None = None  # where a table may be drawn
+    summary_files: tuple[Path, ...] = ()
+    summary_output: bool = True
+    status_updates: bool = False
+
+
+async def collect_and_show(
+    client: SwarmingClient, task_ids: Sequence[str], wanted: Wanted, how: Show, clock: Clock, screen: Screen
+) -> int:
+    """Wait for tasks, print each as it ends, write the summaries; returns the exit status of the whole."""
+    with ExitStack() as stack:
+        board = stack.enter_context(Board(task_ids, clock, None if how.live else how.terminal))
+        summary = stack.enter_context(Summary(how.summary_files, len(task_ids), with_output=how.summary_output))
+        display = _Display(task_ids, how, board, summary, screen)
+        async with asyncio.TaskGroup() as group:
+            status = group.create_task(display.say_who_is_awaited(clock)) if how.status_updates else None
+            if how.live:
+                shards = await display.live(client, wanted, clock)
+            else:
+                watch = Watch(board.states, display.ended, display.say)
+                shards = await collect(client, task_ids, wanted, clock, watch)
+            if status:
+                status.cancel()
+        summary.write()
+    if how.decorate and (total := report.total(shards)):
+        screen.out(total)
+    if display.waiting:
+        screen.err(f"Results from some shards are missing: {_listed(display.waiting)}")
+    return exit_status(shards, len(task_ids))
+
+
+class _Display:
+    """What is on the screen of one collection."""
+
+    def __init__(self, task_ids: Sequence[str], how: Show, board: Board, summary: Summary, screen: Screen) -> None:
+        self.waiting = set(range(len(task_ids)))
+        self._task_ids, self._how, self._board, self._summary, self._screen = task_ids, how, board, summary, screen
+        self._running = Indented(screen.piece)
+
+    def ended(self, shard: Shard) -> None:
+        """Print a shard."""
+        self.waiting.discard(shard.index)
+        self._board.ended(shard.index, shard.result.state)
+        self._summary.add(shard)
+        console = self._how.console and not self._how.live
+        shown = shard if console else Shard(shard.index, shard.result, None)
+        with self._board.aside():
+            self._running.end()
+            self._screen.out(report.decorated(shown, self._how.url) if self._how.decorate else report.plain(shown))
+            if self._how.decorate and self.waiting:
+                self._screen.out("")
+            if shard.problem:
+                self._screen.err(f"Outputs of shard {shard.index} are incomplete: {shard.problem}")
+
+    def say(self, text: str) -> None:
+        """Print what is no result."""
+        with self._board.aside():
+            self._running.end()
+            self._screen.err(text)
+
+    async def say_who_is_awaited(self, clock: Clock) -> None:
+        """Print it every now and then, until cancelled."""
+        while True:
+            await clock.sleep(STATUS_EVERY_S)
+            now = datetime.fromtimestamp(clock.now(), UTC).astimezone().time().isoformat("microseconds")
+            self.say(f"{now} Waiting for results from the following shards: {_listed(self.waiting)}")
+
+    async def live(self, client: SwarmingClient, wanted: Wanted, clock: Clock) -> list[Shard]:
+        """Print the output of the one task while it runs, then what became of it."""
+        held: list[Shard] = []
+        async with asyncio.TaskGroup() as group:
+            patience = Patience(clock, self.say)
+            following = group.create_task(follow(client, self._task_ids[0], clock, patience, self._running))
+            watch = Watch(self._board.states, held.append, lambda _text: None)  # `following` meets the same troubles
+            shards = await collect(client, self._task_ids, wanted, clock, watch)
+            if not shards:  # it is still running, and our time is over
+                following.cancel()
+        for shard in held:
+            self.ended(shard)
+        self._running.end()
+        return shards
+
+
+def _listed(indexes: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(indexes)))
