@@ -25,6 +25,7 @@ from isolate import __version__
 from isolate.clock import Clock, SystemClock
 from isolate.errors import Busy, InvalidInput
 from isolate.monitor import TallyMonitor
+from server.api_routes import SWARMING, documentation_routes
 from server.auth import LoopbackGuard, url_host
 from server.auth_v1 import auth_routes
 from server.bot_api import BotApi, WaitingPolls
@@ -32,6 +33,7 @@ from server.bot_config import BotConfigFile
 from server.bot_config_v1 import BotConfigApi
 from server.cas_api import cas_routes
 from server.config import ServerConfig
+from server.discovery import discovery_routes
 from server.inputs import TreeChecker
 from server.isolate_v1 import IsolateApi
 from server.jobs import Job, run_jobs
@@ -67,6 +69,7 @@ class Services:
     scheduler: Scheduler
     bot_config: BotConfigFile
     clock: Clock
+    janitor: Janitor
 
 
 class LogMonitor(TallyMonitor):
@@ -104,7 +107,7 @@ async def serve(config: ServerConfig, announce: Callable[[str], object]) -> None
         port = listener.getsockname()[1]
         data = DataDirectory.open(config.data_dir)
         stack.callback(data.close)
-        services = await open_services(data, clock, stack, config.limits)
+        services = await open_services(data, config.limits, clock, stack)
         gate = Gate(LoopbackGuard(config.address, {port}), clock, secrets.token_hex(4))
         polls = WaitingPolls()
         runner = web.AppRunner(
@@ -117,14 +120,16 @@ async def serve(config: ServerConfig, announce: Callable[[str], object]) -> None
         stack.push_async_callback(runner.cleanup)
         await listen(runner, listener, config)
         announce(f"Serving http://{url_host(config.address)}:{port}/ from {config.data_dir}")
-        janitor = Janitor(services.blobs, clock, stopped_cleanly=data.stopped_cleanly)
-        services.blobs.make_room = janitor.make_room
 
         async def tidy() -> None:
-            await janitor.run()
-            data.settled = janitor.is_calm
+            await services.janitor.run()
+            data.settled = services.janitor.is_calm
 
-        jobs = [Job("tick", 1.0, services.scheduler.tick), Job("drop gone", 1.0, polls.drop_gone), Job("tidy", TIDY_S, tidy)]
+        jobs = [
+            Job("tick", 1.0, services.scheduler.tick),
+            Job("drop gone", 1.0, polls.drop_gone),
+            Job("tidy", TIDY_S, tidy),
+        ]
         async with asyncio.TaskGroup() as group:
             working = group.create_task(run_jobs(jobs, clock), name="jobs")
             await stop.wait()
@@ -146,12 +151,14 @@ async def drain(runner: web.AppRunner, gate: Gate, polls: WaitingPolls, drain_s:
 
 
 async def open_services(
-    data: DataDirectory, clock: Clock, stack: contextlib.AsyncExitStack, limits: BlobLimits | None = None
+    data: DataDirectory, limits: BlobLimits, clock: Clock, stack: contextlib.AsyncExitStack
 ) -> Services:
     """Open every store in the data directory and the scheduler on them; `stack` closes them, the last one first."""
     monitor = LogMonitor()
-    local = await open_blob_stores(data.path, clock, monitor)
+    local = await open_blob_stores(data.path, clock, monitor, limits)
     stack.push_async_callback(local.close)
+    janitor = Janitor(local, clock, stopped_cleanly=data.stopped_cleanly)
+    local.make_room = janitor.make_room
     blobs = SharedBlobStores(local)
     stack.push_async_callback(blobs.close)
     tasks = SqliteTaskStore(data.path / "tasks.sqlite", clock=clock, monitor=monitor)
@@ -167,7 +174,9 @@ async def open_services(
     )
     await scheduler.start()
     stack.push_async_callback(scheduler.close)
-    return Services(blobs, TicketOffice.open(data.path, clock), scheduler, BotConfigFile(data.path, clock), clock)
+    return Services(
+        blobs, TicketOffice.open(data.path, clock), scheduler, BotConfigFile(data.path, clock), clock, janitor
+    )
 
 
 def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Application:
@@ -185,6 +194,8 @@ def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Appl
     app.add_routes(IsolateApi(services.blobs, services.tickets, __version__).routes())
     app.add_routes(auth_routes())
     app.add_routes(ClientApi(scheduler, clock, __version__).routes())
+    app.add_routes(documentation_routes(__version__))
+    app.add_routes(discovery_routes([SWARMING]))
     app.add_routes(BotApi(scheduler, clock, __version__, polls, services.bot_config.current).routes())
     app.add_routes(BotConfigApi(services.bot_config, polls.renew).routes())
     app.add_routes(Pages(scheduler, clock, __version__).routes())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -16,18 +18,48 @@ def cli() -> None:
     """Keep blobs, schedule tasks on bots, and serve their APIs and web pages."""
 
 
-@cli.command(epilog=EXIT_HELP)
-@click.option(
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+data_option = click.option(
     "--data",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Directory of all data; made if absent. [default: ~/.local/share/isolate-server, or below $XDG_DATA_HOME]",
+    help="Directory of all data. [default: ~/.local/share/isolate-server, or below $XDG_DATA_HOME]",
 )
+
+
+def limit_options(command: Decorated) -> Decorated:
+    """Add what decides how much is kept, and how long."""
+    for option in (
+        click.option("--keep", metavar="TIME", help="How long unused blobs are kept, as 36h or 14d. [default: 7d; "
+                     "1d in namespaces that begin with 'temporary']"),
+        click.option("--min-free", metavar="SIZE", help="Disk space to leave free. [default: 256M]"),
+        click.option("--max-size", metavar="SIZE", help="Most disk space for blobs, as 200G. [default: no limit]"),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@cli.command(epilog=EXIT_HELP)
+@data_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Loopback address to listen on.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free port.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every request to stderr.")
-def serve(data: Path | None, host: str, port: int, *, verbose: bool) -> None:
+@limit_options
+def serve(
+    data: Path | None,
+    host: str,
+    port: int,
+    *,
+    verbose: bool,
+    max_size: str | None,
+    min_free: str | None,
+    keep: str | None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C, which let work in progress finish first.
+
+    What nobody asked for within --keep is deleted, and the oldest earlier where --max-size or --min-free need it; but
+    nothing within 6 hours after it was last asked for: then uploads are refused.
 
     Prints one line to stdout when ready: "Serving http://127.0.0.1:8080/ from DIR".
 
@@ -35,9 +67,10 @@ def serve(data: Path | None, host: str, port: int, *, verbose: bool) -> None:
     administrator, and any bot may join.
     """
     from server.app import run
-    from server.config import ServerConfig
+    from server.config import ServerConfig, blob_limits
 
-    run(ServerConfig.from_flags(data, host, port), announce=click.echo, verbose=verbose)
+    limits = blob_limits(max_size, min_free, keep)
+    run(ServerConfig.from_flags(data, host, port, limits=limits), announce=click.echo, verbose=verbose)
 
 
 def main() -> int:

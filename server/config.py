@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from isolate.errors import InvalidInput
 from server.auth import loopback_address
+from server.stores.limits import MIN_PROMISE_S, BlobLimits
+from server.units import parse_bytes, parse_duration_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,14 +23,41 @@ class ServerConfig:
     data_dir: Path
     address: str
     port: int
+    limits: BlobLimits = field(default_factory=BlobLimits)
     drain_s: float = 20.0  # a commit takes milliseconds; this is for a large upload that is nearly through
 
     @classmethod
     def from_flags(
-        cls, data: Path | None, host: str, port: int, environ: Mapping[str, str] = os.environ
+        cls,
+        data: Path | None,
+        host: str,
+        port: int,
+        environ: Mapping[str, str] = os.environ,
+        limits: BlobLimits | None = None,
     ) -> ServerConfig:
         """Return the checked configuration; raises InvalidInput."""
-        return cls(data_dir=data or default_data_dir(environ), address=loopback_address(host), port=port)
+        return cls(
+            data_dir=data or default_data_dir(environ),
+            address=loopback_address(host),
+            port=port,
+            limits=limits or BlobLimits(),
+        )
+
+
+def blob_limits(max_size: str | None, min_free: str | None, keep: str | None) -> BlobLimits:
+    """Return what `--max-size`, `--min-free` and `--keep` say; raises InvalidInput."""
+    given = BlobLimits()
+    kept_s = given.kept_s if keep is None else parse_duration_s(keep)
+    if kept_s < MIN_PROMISE_S:
+        raise InvalidInput(f"--keep {keep}: blobs are kept for at least an hour, or no archive could rely on them")
+    return replace(
+        given,
+        promised_s=min(given.promised_s, kept_s),
+        kept_s=kept_s,
+        temporary_kept_s=min(given.temporary_kept_s, kept_s),
+        max_bytes=None if max_size is None else parse_bytes(max_size),
+        min_free_bytes=given.min_free_bytes if min_free is None else parse_bytes(min_free),
+    )
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
