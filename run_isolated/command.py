@@ -136,6 +136,8 @@ def resolve(argv: Sequence[str], cwd: Path, search_path: str) -> list[str]:
     relative name is relative to `cwd`.
     """
     program, *arguments = argv
+    if "\\" in program and not os.path.lexists(os.path.join(cwd, program)):
+        program = program.replace("\\", "/")  # written on Windows; here it is an ordinary character
     if program.endswith(".py"):
         program, arguments = "python", [program, *arguments]
     if "/" not in program:

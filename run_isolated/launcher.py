@@ -25,6 +25,7 @@ _CODE = (
 )
 COMMAND_LINE = ("-I", "-S", "-c", _CODE)
 TERMINATE, KILL = b"T", b"K"
+LOWER_PRIORITY, NO_NETWORK = b"p", b"n"
 
 _HEADER_BYTES = 8  # length of a request, big-endian
 # A process in uninterruptible sleep (a dead network disk) does not die of SIGKILL; waiting for ever would hang the run.
@@ -42,25 +43,26 @@ class Request(NamedTuple):
     cwd: bytes
     argv: list[bytes]
     env: dict[bytes, bytes]
+    wishes: bytes = b""  # of LOWER_PRIORITY and NO_NETWORK
 
     @classmethod
-    def of(cls, argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> Request:
+    def of(cls, argv: Sequence[str], cwd: str, env: Mapping[str, str], wishes: bytes = b"") -> Request:
         """Return the request for texts; raises ValueError for one with a NUL, which no system call can pass on."""
         if any("\0" in text for text in (cwd, *argv, *env, *env.values())):
             raise ValueError("embedded null byte")
         encode = os.fsencode
-        return cls(encode(cwd), [encode(part) for part in argv], {encode(key): encode(env[key]) for key in env})
+        return cls(encode(cwd), [encode(part) for part in argv], {encode(key): encode(env[key]) for key in env}, wishes)
 
     def encode(self) -> bytes:
         variables = [key + b"=" + value for key, value in self.env.items()]
-        body = b"\0".join([self.cwd, str(len(self.argv)).encode(), *self.argv, *variables])
+        body = b"\0".join([self.wishes, self.cwd, str(len(self.argv)).encode(), *self.argv, *variables])
         return len(body).to_bytes(_HEADER_BYTES) + body
 
     @classmethod
     def decode(cls, body: bytes) -> Request:
-        cwd, count, *rest = body.split(b"\0")
+        wishes, cwd, count, *rest = body.split(b"\0")
         variables = (text.partition(b"=") for text in rest[int(count) :])
-        return cls(cwd, rest[: int(count)], {key: value for key, _, value in variables})
+        return cls(cwd, rest[: int(count)], {key: value for key, _, value in variables}, wishes)
 
 
 def main(control: int, owner: int) -> None:
@@ -119,7 +121,7 @@ class _Launch:
         started_s = time.monotonic()
         error = self._start(request)
         if error:
-            self._answer(f"failed {error}")
+            self._answer(error)
             return
         while self._status is None and self._obey():
             self._wait()
@@ -131,7 +133,7 @@ class _Launch:
         self._answer(f"exited {code} {self._ended_s - started_s:.6f} {survivors}")
 
     def _start(self, request: Request) -> str:
-        """Start the command; return why that is impossible, "" when it runs."""
+        """Start the command; return "failed" or "refused" and why that is impossible, "" when it runs."""
         told, tell = os.pipe()
         launcher = os.getpid()
         self._command = os.fork()
@@ -214,16 +216,23 @@ def _become(request: Request, launcher: int, tell: int) -> NoReturn:
     """Turn this forked child into the command; writes the reason to `tell` when that fails."""
     try:
         os.setsid()
-        linux.die_with_parent(signal.SIGKILL, launcher)
+        if LOWER_PRIORITY in request.wishes:
+            os.nice(1)
+        if NO_NETWORK in request.wishes:
+            problem = linux.leave_network()
+            if problem:
+                os.write(tell, f"refused {problem}".encode(errors="backslashreplace"))
+                os._exit(127)
+        linux.die_with_parent(signal.SIGKILL, launcher)  # after what changes our rights, which would undo it
         signal.set_wakeup_fd(-1)
         for number in _RESET:
             signal.signal(number, signal.SIG_DFL)
         os.chdir(request.cwd)
         os.execve(request.argv[0], request.argv, request.env)  # noqa: S606 - running it is what this is for
     except OSError as error:
-        reason = f"[Errno {error.errno}] {error.strerror}: {os.fsdecode(error.filename or b'')!r}"
+        reason = f"failed [Errno {error.errno}] {error.strerror}: {os.fsdecode(error.filename or b'')!r}"
         os.write(tell, reason.encode(errors="backslashreplace"))
     except ValueError as error:
-        os.write(tell, str(error).encode(errors="backslashreplace"))
+        os.write(tell, f"failed {error}".encode(errors="backslashreplace"))
     finally:
         os._exit(127)

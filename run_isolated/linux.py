@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
@@ -52,6 +54,42 @@ def die_with_parent(signal_number: int, parent: int) -> bool:
     if os.getppid() != parent:
         os.kill(os.getpid(), signal_number)
     return done
+
+
+def leave_network() -> str:
+    """Move to a network namespace of our own, with nothing but a loopback; returns why that is not possible, or "".
+
+    Whoever is not root needs a user namespace for it, in which it is called what it was called before.
+    """
+    if not sys.platform.startswith("linux"):
+        return "A run without network needs Linux"
+    user, group = os.geteuid(), os.getegid()
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.unshare(_CLONE_NEWNET) and library.unshare(_CLONE_NEWUSER | _CLONE_NEWNET):
+        return f"A run without network is not allowed here: {os.strerror(ctypes.get_errno())}"
+    try:
+        if os.geteuid() != user:
+            for name, text in (
+                ("setgroups", "deny"),
+                ("uid_map", f"{user} {user} 1"),
+                ("gid_map", f"{group} {group} 1"),
+            ):
+                with open(f"{_PROC}/self/{name}", "w", encoding="ascii") as file:
+                    file.write(text)
+        _raise_loopback()
+    except OSError as error:
+        return f"A run without network is not possible here: {error.strerror}"
+    return ""
+
+
+def _raise_loopback() -> None:
+    """Switch 127.0.0.1 on: it is off in a new namespace, and much local work needs it."""
+    import fcntl
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = b"lo".ljust(16, b"\0") + _IFF_UP_RUNNING.to_bytes(2, sys.byteorder)
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, request.ljust(40, b"\0"))
 
 
 def _prctl(option: int, value: int) -> bool:

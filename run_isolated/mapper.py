@@ -34,7 +34,8 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 class How(Enum):
     """How files get into a tree."""
 
-    LINK = "link"  # hard links to the cache, read-only; copies where there can be none
+    LINK = "auto"  # hard links to the cache, read-only; copies where there can be none
+    ONLY_LINK = "hardlink"  # hard links, or an error
     COPY = "copy"  # files of their own, with the mode of the manifest
 
 
@@ -83,7 +84,7 @@ def apply(tree: Plan, cache: LocalCache, destination: Path, how: How = How.LINK)
     Raises InvalidInput when it is neither, InvalidManifest for names this file system cannot hold side by side,
     BlobsMissing when the cache lost a file, NoSpace. After an error what was made so far is the caller's to remove.
     """
-    shared = how is How.LINK
+    shared = how is not How.COPY
     sources = cache.paths([(entry.blob, shared and entry.is_executable) for entry in tree.files if entry.blob])
     try:
         _make_destination(destination)
@@ -109,8 +110,8 @@ class _Maker:
 
     def __init__(self, root: int, files: int, how: How) -> None:
         self._root, self._files = root, files  # descriptors of the destination, and of the cache's files
-        self._may_link = how is How.LINK
-        self._copies_are_shared = how is How.LINK  # a copy in place of a link has the link's mode
+        self._may_link = self._copies_are_shared = how is not How.COPY  # a copy in place of a link has the link's mode
+        self._may_copy = how is not How.ONLY_LINK
         self.linked: dict[str, tuple[Blob, bool]] = {}
         self.copied_files = 0
 
@@ -139,7 +140,7 @@ class _Maker:
         try:
             os.link(source, path, src_dir_fd=self._files, dst_dir_fd=self._root, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if error.errno not in _NO_LINK or not self._may_copy:
                 raise
             self._may_link = error.errno == errno.EMLINK  # only this file has too many
             return False

@@ -22,7 +22,7 @@ from typing import Literal
 from isolate.clock import Clock
 from isolate.errors import InternalFailure
 from run_isolated import linux
-from run_isolated.launcher import COMMAND_LINE, KILL, TERMINATE, Request
+from run_isolated.launcher import COMMAND_LINE, KILL, LOWER_PRIORITY, NO_NETWORK, TERMINATE, Request
 
 # In the environment of the command: its work directory. Leftovers of a run whose launcher was killed are found by it.
 MARK = "RUN_ISOLATED_WORK_DIR"
@@ -89,14 +89,18 @@ class Launcher:
         grace_period_s: float | None,
         stop: asyncio.Event,
         clock: Clock,
+        lower_priority: bool = False,
+        no_network: bool = False,
     ) -> Ended:
         """Run `argv` (its first item a path) in `cwd` with exactly `env`, and return how it ended.
 
         After `hard_timeout_s`, or when `stop` is set: SIGTERM to its process group, SIGKILL to whatever is left when
-        the grace is over. 0 or None for a time means for ever. Raises InternalFailure when the launcher was killed.
+        the grace is over. 0 or None for a time means for ever. Raises InternalFailure when the launcher was
+        killed, or when this system does not allow what was asked for.
         """
+        wishes = LOWER_PRIORITY * lower_priority + NO_NETWORK * no_network
         try:
-            request = Request.of(argv, str(cwd), env)
+            request = Request.of(argv, str(cwd), env, wishes)
         except ValueError as error:
             return Ended(1, 0.0, start_error=str(error))
         self._writer.write(request.encode())
@@ -110,6 +114,8 @@ class Launcher:
         word, _, rest = answer.partition(" ")
         if word == "failed":
             return Ended(1, 0.0, start_error=rest)
+        if word == "refused":
+            raise InternalFailure(rest)
         if word != "exited":
             await asyncio.to_thread(end_leftovers, Path(env[MARK])) if MARK in env else None
             raise InternalFailure("The process that watches over the command was killed")

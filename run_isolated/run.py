@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isolate.clock import Clock
 from isolate.errors import BlobsMissing, InternalFailure, IsolateError, first_cause
 from isolate.monitor import Monitor
+from run_isolated.account import switched
 from run_isolated.command import (
+    BOT_FILE,
     CannotRun,
     Command,
     cannot_start,
@@ -30,15 +33,16 @@ from run_isolated.command import (
 )
 from run_isolated.process import MARK, Launcher, end_leftovers
 from run_isolated.result import OutputsRef, RunResult, Stats, Transfer
-from run_isolated.spec import RunSpec
+from run_isolated.spec import NamedCache, RunSpec
 from run_isolated.waiting import Stopped, in_thread, unless_stopped
 from run_isolated.workdir import WorkDir, sweep
 
 if TYPE_CHECKING:  # what concerns trees is imported when there is one: a plain command does not pay 0.2 s for it
     from isolate.cas.remote import HttpStore
     from run_isolated.inputs import Inputs
+    from run_isolated.installed import Installed
 
-__all__ = ["OutputsRef", "RunResult", "RunSpec", "Stats", "Transfer", "preload", "run"]
+__all__ = ["NamedCache", "OutputsRef", "RunResult", "RunSpec", "Stats", "Transfer", "preload", "run"]
 
 _USER_AGENT = "run_isolated"
 _STDERR = 2
@@ -66,9 +70,9 @@ async def run(spec: RunSpec, *, stdout: int | None, stop: asyncio.Event, monitor
 def preload() -> None:
     """Import now what a run with a tree needs: for a process that is started ahead of time and waits."""
     from isolate.cas import remote
-    from run_isolated import inputs, outputs
+    from run_isolated import inputs, installed, outputs
 
-    _ = remote, inputs, outputs
+    _ = remote, inputs, installed, outputs
 
 
 class _Attempt:
@@ -77,6 +81,8 @@ class _Attempt:
     def __init__(self, stdout: int | None, stop: asyncio.Event, monitor: Monitor, clock: Clock) -> None:
         self.result = RunResult()
         self._stdout, self._stop, self._monitor, self._clock = stdout, stop, monitor, clock
+        self._inputs: Inputs | None = None
+        self._installed: Installed | None = None
 
     def fail(self, cause: BaseException) -> None:
         """Note why the run is no success; what is known of the command stays."""
@@ -89,23 +95,54 @@ class _Attempt:
         )
 
     async def run(self, spec: RunSpec, stack: AsyncExitStack) -> None:
-        """Go through all steps; what has to be undone is left to `stack`."""
+        """Go through all steps; what has to be undone is left to `stack`: processes first."""
+        if spec.containment == "JOB_OBJECT":
+            raise InternalFailure("Job objects exist on Windows only: --containment-type JOB_OBJECT cannot be had here")
         await in_thread(partial(sweep, spec.root_dir, end_leftovers, self._monitor))
         work = await in_thread(partial(WorkDir.make, spec.root_dir, keep=spec.leak_temp_dir))
         stack.push_async_callback(in_thread, work.close)
+        stack.push_async_callback(in_thread, self._put_back)
+        await in_thread(partial(self._make_room, spec))
         launcher = await stack.enter_async_context(Launcher.started(self._stdout))  # gets ready while we fetch
-        store = inputs = None
+        store = None
         if spec.server is not None:
             store = await self._open(spec.server, spec, stack)
             if spec.isolated is not None:
-                inputs = await self._map(spec.isolated, spec, store, work, stack)
+                await self._map(spec.isolated, spec, store, work)
         elif spec.isolated is not None:
             raise InternalFailure("Inputs need a server to be fetched from")
-        await self._execute(spec, inputs, work, launcher)
-        if inputs is not None:
-            await in_thread(inputs.verify)
+        if self._installed is not None:
+            await in_thread(partial(self._installed.install, spec.named_caches, work.run))
+        await self._execute(spec, work, launcher)
+        if self._installed is not None:
+            await in_thread(self._installed.uninstall)
+        if self._inputs is not None:
+            await in_thread(self._inputs.verify)
         if store is not None and spec.server is not None:
             await self._upload(spec.server, spec.outputs, store, work)
+
+    def _make_room(self, spec: RunSpec) -> None:
+        """Get the named caches ready to be moved in."""
+        if not spec.named_caches:
+            return
+        from isolate.cas.cache import LocalCache
+        from run_isolated.installed import Installed
+
+        self._installed = Installed(spec.named_cache_dir, spec.cache_policy, self._clock, self._monitor)
+        wanted = [NamedCache(*cache) for cache in spec.named_caches]
+        opener = partial(
+            LocalCache.open, _cache_dir(spec), spec.namespace, spec.cache_policy, self._clock, self._monitor
+        )
+        self._installed.make_room(wanted, opener)
+
+    def _put_back(self) -> None:
+        """Return what the command had, now that no process of it is left."""
+        try:
+            if self._installed is not None:
+                self._installed.uninstall()
+        finally:
+            if self._inputs is not None:
+                self._inputs.close()
 
     async def _open(self, server: str, spec: RunSpec, stack: AsyncExitStack) -> HttpStore:
         from isolate.cas.remote import HttpStore
@@ -114,32 +151,44 @@ class _Attempt:
         client = HttpClient(server, user_agent=_USER_AGENT, clock=self._clock, monitor=self._monitor)
         return HttpStore(await stack.enter_async_context(client), spec.namespace)
 
-    async def _map(self, root: str, spec: RunSpec, store: HttpStore, work: WorkDir, stack: AsyncExitStack) -> Inputs:
+    async def _map(self, root: str, spec: RunSpec, store: HttpStore, work: WorkDir) -> None:
         """Fetch and map the input tree."""
         from run_isolated.inputs import Inputs
+        from run_isolated.mapper import How
 
-        cache_dir = spec.cache_dir or spec.root_dir / "cache"
-        loading = Inputs.load(store, root, work.run, cache_dir, spec.cache_policy, self._clock, self._monitor)
-        inputs = await unless_stopped(self._stop, loading)
-        stack.push_async_callback(in_thread, inputs.close)
+        loading = Inputs.load(
+            store,
+            root,
+            work.run,
+            _cache_dir(spec),
+            spec.cache_policy,
+            self._clock,
+            self._monitor,
+            How(spec.mapping),
+            verify=spec.verify_inputs,
+        )
+        self._inputs = inputs = await unless_stopped(self._stop, loading)
         stats = Stats(
             download=inputs.transfer,
             initial_number_items=inputs.before.items,
             initial_size_bytes=inputs.before.size_bytes,
         )
         self.result = replace(self.result, stats=stats)
-        return inputs
 
-    async def _execute(self, spec: RunSpec, inputs: Inputs | None, work: WorkDir, launcher: Launcher) -> None:
+    async def _execute(self, spec: RunSpec, work: WorkDir, launcher: Launcher) -> None:
         """Run the command to its end."""
         try:
-            command = await in_thread(partial(_command, spec, inputs, work))
+            command = await in_thread(partial(_command, spec, self._inputs, work))
+            if spec.bot_file is None and any(BOT_FILE in text for text in (*spec.command, *spec.env.values())):
+                self._monitor.problem(f"{BOT_FILE} stays as it is: there is no --bot-file")
             ended = await launcher.run(
                 *command,
                 hard_timeout_s=spec.hard_timeout_s,
                 grace_period_s=spec.grace_period_s,
                 stop=self._stop,
                 clock=self._clock,
+                lower_priority=spec.lower_priority,
+                no_network=spec.no_network,
             )
             if ended.start_error:
                 raise cannot_start(command, ended.start_error)
@@ -181,6 +230,10 @@ class _Attempt:
             os.write(descriptor, f"{text}\n".encode(errors="backslashreplace"))
 
 
+def _cache_dir(spec: RunSpec) -> Path:
+    return spec.cache_dir or spec.root_dir / "cache"
+
+
 def _command(spec: RunSpec, inputs: Inputs | None, work: WorkDir) -> Command:
     """Return what to execute; raises CannotRun, InternalFailure."""
     words, relative_cwd = list(spec.command), spec.relative_cwd
@@ -191,4 +244,6 @@ def _command(spec: RunSpec, inputs: Inputs | None, work: WorkDir) -> Command:
         working_directory(work.run, os.path.dirname(inner_path(path)))
     changes = {key: substitute(value, out_dir, spec.bot_file) for key, value in spec.env.items()}
     env = environment(spec.base_env, changes, spec.env_prefixes, work.run, work.temp)
+    if spec.switch_to_account is not None:
+        env = switched(env, spec.switch_to_account, work.path / "luci_context.json")
     return prepare(words, relative_cwd, env | {MARK: str(work.path)}, work.run, out_dir, spec.bot_file)

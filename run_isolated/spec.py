@@ -8,11 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
 from isolate.cas.lru import CachePolicy
 
 MAX_AGE_S = 21 * 24 * 3600  # of a cached file nobody used, as in 2020
+
+
+class NamedCache(NamedTuple):
+    """A directory that outlives the run, and where the command finds it."""
+
+    name: str
+    path: str  # below the run directory; nothing is there yet
+    hint_bytes: int = 0  # how large it will be when it is not here yet; 0 or less when nobody knows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +50,19 @@ class RunSpec:
     max_cache_items: int = 100_000
     min_free_space_bytes: int = 2 << 30
     leak_temp_dir: bool = False  # keep the work directory for inspection
+    mapping: str = "auto"  # how inputs get into the tree: a value of `mapper.How`
+    verify_inputs: bool = False  # hash what the cache has before it is used
+    named_caches: Sequence[NamedCache] = ()
+    named_cache_root: Path | str | None = None  # where they are kept; None: `named_caches` in `root_dir`
+    lower_priority: bool = False
+    no_network: bool = False  # nothing but a loopback of its own; Linux only
+    switch_to_account: str | None = None  # default account of LUCI_CONTEXT for the command
+    containment: str = "NONE"  # NONE, AUTO, or JOB_OBJECT, which only Windows has
+
+    @property
+    def named_cache_dir(self) -> Path:
+        """Where named caches are kept."""
+        return self.root_dir / "named_caches" if self.named_cache_root is None else Path(self.named_cache_root)
 
     @property
     def cache_policy(self) -> CachePolicy:

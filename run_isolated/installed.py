@@ -1,0 +1,66 @@
+"""The named caches of one run: room for them, into its directory, and back.
+
+Knows no command. The invariants: what was moved in is moved back or reported as lost, in reverse order, whatever
+happened in between; a link that a command put in the place of a directory, or above it, is not followed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from isolate.cas.cache import CachePolicy, LocalCache
+from isolate.clock import Clock
+from isolate.errors import InternalFailure
+from isolate.monitor import Monitor
+from run_isolated.command import inner_path, working_directory
+from run_isolated.named_caches import MAX_BYTES, MAX_CACHES, NamedCaches
+from run_isolated.spec import NamedCache
+from run_isolated.trimming import Trimmable, trim_caches
+
+
+class Installed:
+    """Named caches, some of them in the directory of a run."""
+
+    def __init__(self, root: Path, policy: CachePolicy, clock: Clock, monitor: Monitor) -> None:
+        """`policy` is that of the content cache: free space and age are the same for both."""
+        policy = replace(policy, max_bytes=MAX_BYTES, max_items=MAX_CACHES)
+        self._caches, self._policy, self._monitor = NamedCaches(root, policy, clock, monitor), policy, monitor
+        self._inside: list[tuple[str, Path]] = []
+
+    def make_room(self, wanted: Sequence[NamedCache], open_content_cache: Callable[[], LocalCache]) -> None:
+        """Evict what is oldest, named or content, until what is `wanted` and not here yet will fit."""
+        absent = set(self._caches.touch([name for name, _, _ in wanted]))
+        coming_bytes = sum(max(0, hint) for name, _, hint in wanted if name in absent)
+
+        def shortage_bytes() -> int:
+            status = os.statvfs(self._caches.root)
+            return self._policy.shortage_bytes(status.f_bavail * status.f_frsize, coming_bytes)
+
+        if coming_bytes and shortage_bytes() > 0:
+            with open_content_cache() as content:
+                caches: list[Trimmable] = [self._caches, content]
+                trim_caches(caches, shortage_bytes)
+
+    def install(self, wanted: Sequence[NamedCache], run_dir: Path) -> None:
+        """Move the caches `wanted` into the tree at `run_dir`; raises InternalFailure."""
+        for name, path, _ in wanted:
+            parent, last = os.path.split(inner_path(path))
+            place = working_directory(run_dir, parent)
+            if place is None or last in {"", "."}:
+                raise InternalFailure(f"The named cache {name!r} would be outside of the run directory, at {path!r}")
+            self._caches.install(name, place / last)
+            self._inside.append((name, place / last))
+
+    def uninstall(self) -> None:
+        """Move them back; what cannot be is lost, and reported. Does nothing the second time."""
+        while self._inside:
+            name, place = self._inside.pop()
+            try:
+                if os.path.realpath(place.parent) != str(place.parent):
+                    raise InternalFailure(f"The named cache {name!r} is lost: the command replaced its directory")
+                self._caches.uninstall(name, place)
+            except InternalFailure as error:
+                self._monitor.problem(error)

@@ -1,0 +1,258 @@
+"""Directories that outlive their runs, such as a compiler's cache: kept by name, moved into a run and back.
+
+    <root>/state.json        which there are, least recently used first
+          /<xy>/             one cache, under a short random name
+          /named/<name>      a link to it, for people
+          /lock              held for each operation, by whichever process
+
+The layout of 2020. Knows no command. The invariants: while a run has a cache it is not here, so nobody else gets or
+evicts it; nothing outside `root` and the run directory is moved, measured or deleted, because no link is followed; what
+a damaged list does not name any more is deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import shutil
+import stat
+import string
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from isolate.cas.files import write_atomic
+from isolate.cas.lru import CachePolicy, Item, Usage, victims
+from isolate.clock import Clock
+from isolate.errors import IndexCorrupt, InternalFailure
+from isolate.monitor import Monitor
+from run_isolated.named_state import Kept, State, cache_name, dumps, loads
+from run_isolated.workdir import delete_tree
+
+MAX_BYTES, MAX_CACHES = 1 << 40, 50  # as in 2020
+_LETTERS = string.ascii_letters + string.digits
+_TRIES = 1000  # at a short name that is free: there are 3844, and at most 50 caches stay
+_STATE, _NAMED, _LOCK = "state.json", "named", "lock"
+_PRIVATE = 0o700
+
+
+class NamedCaches:
+    """The named caches in the directory `root`, for any number of processes."""
+
+    def __init__(self, root: Path, policy: CachePolicy, clock: Clock, monitor: Monitor) -> None:
+        self.root = root
+        self._policy, self._clock, self._monitor = policy, clock, monitor
+
+    def touch(self, names: Sequence[str]) -> list[str]:
+        """Count the caches `names` as used now; returns those that are not here."""
+        with self._state() as state:
+            absent = [name for name in names if name not in state]
+            for name in dict.fromkeys(names):
+                if name in state:
+                    state[name] = state.pop(name)._replace(used_s=self._clock.now())
+        return absent
+
+    def install(self, name: str, destination: Path) -> int:
+        """Move the cache `name` to `destination`, which does not exist, and return how large it was.
+
+        Makes an empty directory when there is no such cache. Raises InternalFailure.
+        """
+        with self._explained(f"Cannot install the named cache {name!r}"), self._state() as state:
+            if os.path.lexists(destination):
+                raise InternalFailure(f"Cannot install the named cache {name!r}: {destination} exists already")
+            kept = state.pop(cache_name(name), None)
+            with suppress(OSError):
+                os.unlink(self.root / _NAMED / name)
+            source = None if kept is None else self.root / kept.directory
+            if kept is None or source is None or not _is_directory(source):
+                os.mkdir(destination, _PRIVATE)
+                return 0
+            _own(source)
+            _move(source, destination)
+            return kept.size_bytes
+
+    def uninstall(self, name: str, source: Path) -> None:
+        """Keep the directory `source` as the cache `name`, in the place of one that came back earlier.
+
+        Raises InternalFailure when the command has removed or replaced it, or it cannot be moved: then it is lost.
+        """
+        with self._explained(f"The named cache {name!r} is lost"):
+            if not _is_directory(source):
+                raise InternalFailure(f"The named cache {name!r} is lost: the command removed its directory")
+            _own(source)
+            size_bytes = tree_size(source)
+            with self._state() as state:
+                replaced = state.pop(cache_name(name), None)
+                directory = self._free_name()
+                _move(source, self.root / directory)
+                state[name] = Kept(directory, size_bytes, self._clock.now())
+                self._link(name, directory)
+        if replaced is not None:
+            self._delete(replaced.directory)
+
+    def oldest_s(self) -> float | None:
+        """Return when the least recently used cache was used; None when there is none."""
+        with self._state() as state:
+            return next((kept.used_s for kept in state.values()), None)
+
+    def evict_oldest(self, not_after_s: float, shortage_bytes: int) -> list[int]:
+        """Delete caches last used until `not_after_s`, oldest first, until `shortage_bytes` are freed."""
+        return self._evict(CachePolicy(), shortage_bytes, not_after_s)
+
+    def trim(self) -> list[int]:
+        """Delete the least recently used until every limit holds; returns their sizes."""
+        with self._explained("Cannot trim the named caches"):
+            self.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
+            status = os.statvfs(self.root)
+        return self._evict(self._policy, self._policy.shortage_bytes(status.f_bavail * status.f_frsize))
+
+    def cleanup(self) -> None:
+        """Delete what no entry of the list names, and entries whose directory is gone; what cannot be is reported."""
+        with self._explained("Cannot clean up the named caches"), self._state() as state:
+            for name in [name for name, kept in state.items() if not _is_directory(self.root / kept.directory)]:
+                del state[name]
+            named = {kept.directory for kept in state.values()}
+            for entry in set(os.listdir(self.root)) - named - {_STATE, _NAMED, _LOCK}:
+                self._delete(entry)
+            with suppress(FileNotFoundError):
+                for entry in os.listdir(self.root / _NAMED):
+                    kept = state.get(entry)
+                    if kept is None or not _links_to(self.root / _NAMED / entry, f"../{kept.directory}"):
+                        self._delete(f"{_NAMED}/{entry}")
+
+    def _evict(self, policy: CachePolicy, shortage_bytes: int, not_after_s: float = float("inf")) -> list[int]:
+        with self._explained("Cannot evict named caches"), self._state() as state:
+            items = [Item(name.encode(), kept.size_bytes, int(kept.used_s)) for name, kept in state.items()]
+            usage = Usage(len(items), sum(item.size for item in items))
+            chosen = victims(
+                items,
+                usage,
+                policy,
+                now_s=self._clock.now(),
+                shortage_bytes=shortage_bytes,
+                is_pinned=lambda _: False,
+                not_after_s=not_after_s,
+            )
+            evicted = {item.key.decode(): state.pop(item.key.decode()) for item in list(chosen)}
+        for name, kept in evicted.items():
+            with suppress(OSError):
+                os.unlink(self.root / _NAMED / name)
+            self._delete(kept.directory)
+            self._monitor.count("evicted_named_caches")
+        return [kept.size_bytes for kept in evicted.values()]
+
+    @contextmanager
+    def _state(self) -> Iterator[State]:
+        """Give the list, locked, and write it back if it was changed."""
+        with self._explained(f"Cannot use the named caches in {self.root}"):
+            self.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
+            lock = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            state = self._load()
+            before = dumps(state)
+            try:
+                yield state
+            finally:  # a directory that was moved before something failed is not listed
+                if dumps(state) != before:
+                    write_atomic(self.root / _STATE, dumps(state).encode())
+        finally:
+            os.close(lock)
+
+    def _load(self) -> State:
+        """Return the list; when it is damaged, say so and start anew: nothing tells which directory was what."""
+        try:
+            return loads((self.root / _STATE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (IndexCorrupt, UnicodeDecodeError) as error:
+            self._monitor.problem(f"The list of the named caches in {self.root} is damaged, they start anew: {error}")
+            for entry in set(os.listdir(self.root)) - {_LOCK}:
+                self._delete(entry)
+            return {}
+
+    def _free_name(self) -> str:
+        source = random.SystemRandom()
+        for _ in range(_TRIES):
+            name = "".join(source.choices(_LETTERS, k=2))
+            if not os.path.lexists(self.root / name):
+                return name
+        raise InternalFailure(f"No free name for another cache in {self.root}")
+
+    def _link(self, name: str, directory: str) -> None:
+        """Show people where the cache is; a name longer than a file's may be has none."""
+        link = self.root / _NAMED / name
+        with suppress(OSError):
+            link.parent.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(link)
+            os.symlink(f"../{directory}", link)
+
+    def _delete(self, entry: str) -> None:
+        path = self.root / entry
+        try:
+            if _is_directory(path):
+                delete_tree(path)
+            else:
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+        except (OSError, InternalFailure) as error:
+            self._monitor.problem(error)  # `cleanup` tries again
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, shutil.Error) as error:
+            raise InternalFailure(f"{what}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def tree_size(root: Path) -> int:
+    """Return the bytes of all plain files below `root`; links count nothing, a file with two names counts twice."""
+    size_bytes, pending = 0, [os.fspath(root)]
+    while pending:
+        with suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    size_bytes += entry.stat(follow_symlinks=False).st_size
+    return size_bytes
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _links_to(path: Path, target: str) -> bool:
+    try:
+        return os.readlink(path) == target
+    except OSError:
+        return False
+
+
+def _own(directory: Path) -> None:
+    """Get back the rights a command took away, and the ownership if we may."""
+    with suppress(OSError):
+        if os.lstat(directory).st_uid != os.geteuid():
+            os.chown(directory, os.geteuid(), -1, follow_symlinks=False)
+        os.chmod(directory, _PRIVATE)
+
+
+def _move(source: Path, destination: Path) -> None:
+    try:
+        os.rename(source, destination)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        try:
+            shutil.copytree(source, destination, symlinks=True)
+        except BaseException:
+            delete_tree(destination)
+            raise
+        delete_tree(source)
