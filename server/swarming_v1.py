@@ -6,7 +6,7 @@ question and spells the answer.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -14,19 +14,19 @@ from aiohttp import web
 from isolate.cas.digest import DEFAULT_NAMESPACE
 from isolate.clock import Clock
 from isolate.errors import InvalidInput
+from server.api_routes import BASES, Handler, call_routes
+from server.api_table import CALLS
 from server.middleware import IDENTITY, own_servers, reply, server_url
+from server.overview_v1 import OverviewApi
 from server.performance import performance_stats
 from swarming import wire, wire_in, wire_new, wire_out, wire_query
 from swarming.scheduler import Scheduler, TaskView
 from swarming.states import State
-from swarming.store import MAX_PAGE, TaskQuery
 
-BASES = ("/_ah/api/swarming/v1", "/api/swarming/v1")
 UNFINISHED = {State.PENDING, State.RUNNING}
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PERMISSIONS = ("cancel_task", "cancel_tasks", "delete_bot", "get_bootstrap_token", "get_configs", "put_configs",
                "terminate_bot")  # fmt: skip
-AVAILABLE = {"cancel_task", "delete_bot", "terminate_bot"}  # of these, what this server can do at all
+AVAILABLE = {"cancel_task", "cancel_tasks", "delete_bot", "terminate_bot"}  # of these, what this server can do at all
 
 
 class ClientApi:
@@ -37,27 +37,27 @@ class ClientApi:
 
     def routes(self) -> list[web.RouteDef]:
         """Return every route of this API."""
-        calls: list[tuple[str, str, Handler]] = [
-            ("GET", "server/details", self.details),
-            ("GET", "server/permissions", self.permissions),
-            ("POST", "tasks/new", self.new),
-            ("GET", "tasks/list", self.tasks),
-            ("GET", "tasks/requests", self.requests),
-            ("GET", "tasks/count", self.count_tasks),
-            ("GET", "tasks/get_states", self.states),
-            ("GET", "task/{task_id}/result", self.result),
-            ("GET", "task/{task_id}/request", self.request),
-            ("GET", "task/{task_id}/stdout", self.stdout),
-            ("POST", "task/{task_id}/cancel", self.cancel),
-            ("GET", "bots/list", self.bots),
-            ("GET", "bots/count", self.count_bots),
-            ("GET", "bot/{bot_id}/get", self.bot),
-            ("GET", "bot/{bot_id}/tasks", self.bot_tasks),
-            ("GET", "bot/{bot_id}/events", self.bot_events),
-            ("POST", "bot/{bot_id}/terminate", self.terminate),
-            ("POST", "bot/{bot_id}/delete", self.delete_bot),
-        ]
-        return [web.route(method, f"{base}/{path}", handler) for base in BASES for method, path, handler in calls]
+        handlers: dict[str, Handler] = {
+            "server.details": self.details,
+            "server.permissions": self.permissions,
+            "tasks.new": self.new,
+            "tasks.list": self.tasks,
+            "tasks.requests": self.requests,
+            "tasks.get_states": self.states,
+            "task.result": self.result,
+            "task.request": self.request,
+            "task.stdout": self.stdout,
+            "task.cancel": self.cancel,
+            "bots.list": self.bots,
+            "bots.count": self.count_bots,
+            "bot.get": self.bot,
+            "bot.tasks": self.bot_tasks,
+            "bot.events": self.bot_events,
+            "bot.terminate": self.terminate,
+            "bot.delete": self.delete_bot,
+        }
+        handlers |= OverviewApi(self._scheduler, self._clock).handlers()
+        return call_routes(CALLS, handlers, BASES)
 
     # Tasks
 
@@ -73,7 +73,9 @@ class ClientApi:
 
     async def result(self, request: web.Request) -> web.Response:
         view = await self._scheduler.view(request.match_info["task_id"])
-        return reply(self._outbox(request).result(view))
+        body = self._outbox(request).result(view)
+        why = await self._scheduler.why_pending(view)
+        return reply(body if why is None else {**body, "pending": wire_out.why_pending(why)})
 
     async def request(self, request: web.Request) -> web.Response:
         task = (await self._scheduler.view(request.match_info["task_id"])).task
@@ -106,18 +108,6 @@ class ClientApi:
         query = _query(request)
         page = await self._scheduler.search(wire_query.task_query(query), wire_query.cursor(query), wire.limit(query))
         return reply(wire_out.page([spell(view) for view in page.items], page.cursor, self._clock.now()))
-
-    async def count_tasks(self, request: web.Request) -> web.Response:
-        number = await self._count(wire_query.count_query(_query(request)))
-        return reply({"count": wire.str64(number), "now": wire.ts(self._clock.now())})
-
-    async def _count(self, query: TaskQuery) -> int:
-        number, cursor = 0, None
-        while True:
-            page = await self._scheduler.search(query, cursor, MAX_PAGE)
-            number, cursor = number + len(page.items), page.cursor
-            if cursor is None:
-                return number
 
     async def states(self, request: web.Request) -> web.Response:
         task_ids = wire.every(_query(request), "task_id")

@@ -116,6 +116,10 @@ class Fleet:
                 seat.waiting.add(queue)
         self._servers[queue] = len(found)
 
+    def queues(self) -> list[str]:
+        """Return every open queue, sorted."""
+        return sorted(self._servers)
+
     def has_capacity(self, queue: str) -> bool:
         """Say whether any known bot, dead or alive, could serve `queue`."""
         self.open(queue)

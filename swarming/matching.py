@@ -47,6 +47,11 @@ def demand(queue: str) -> Demand:
     return Demand(tuple((key, frozenset(value.split("|"))) for key, value in json.loads(queue)))
 
 
+def dimensions(queue: str) -> Pairs:
+    """Return the dimensions that a queue key was made of."""
+    return tuple((key, value) for key, value in json.loads(queue))
+
+
 def traits(dimensions: Lists) -> Traits:
     """Return a bot's dimensions in the form that `serves` wants."""
     return {key: frozenset(values) for key, values in dimensions}

@@ -18,7 +18,9 @@ from swarming.bots import BotCount, BotEvent, BotHello, BotInfo, BotQuery, Comma
 from swarming.dispatch import Dispatcher
 from swarming.doorbell import Doorbell
 from swarming.ledger import Canceled, Ledger
-from swarming.model import Attempt, Execution, Task, TaskRequest
+from swarming.model import Attempt, Execution, Pairs, Task, TaskRequest
+from swarming.overview import Aggregate, Overview
+from swarming.pending import Pending
 from swarming.policy import Policy
 from swarming.reaping import Reaper
 from swarming.states import State
@@ -70,6 +72,7 @@ class Scheduler:
         self._submitter = Submitter(self._ledger, inputs or NoInputs(), rng)
         self._dispatcher = Dispatcher(self._ledger, outputs, rng)
         self._reaper = Reaper(self._ledger, self._dispatcher, self._submitter)
+        self._overview = Overview(self._ledger)
 
     @property
     def bot_death_s(self) -> float:
@@ -146,6 +149,30 @@ class Scheduler:
         page = await self._store.search(query, cursor, limit)
         return Page(tuple(_view(record) for record in page.items), page.cursor)
 
+    async def count(self, query: TaskQuery) -> int:
+        """Return how many tasks match."""
+        return await self._store.count(query)
+
+    async def why_pending(self, view: TaskView) -> Pending | None:
+        """Return why a task waits; None for one that does not."""
+        execution = view.execution
+        waits = view.task.state is State.PENDING and not view.is_run and execution is not None
+        return await self._overview.pending(execution) if waits and execution is not None else None
+
+    async def cancel_tagged(
+        self, tags: tuple[str, ...], cursor: str | None, limit: int, *, kill_running: bool
+    ) -> Page[str]:
+        """Cancel a page of the waiting (and running) tasks that have all of `tags`; returns the ids that matched."""
+        return await self._overview.cancel(tags, cursor, limit, kill_running=kill_running)
+
+    async def tags(self) -> Aggregate:
+        """Return the tags of recent tasks, as of the last minute."""
+        return await self._overview.tags()
+
+    async def queues(self, cursor: str | None, limit: int) -> Page[Pairs]:
+        """Return the dimensions of the queues in use."""
+        return self._overview.queues(cursor, limit)
+
     # What bots say; see `dispatch`.
 
     async def handshake(self, hello: BotHello) -> BotInfo:
@@ -199,6 +226,10 @@ class Scheduler:
             dead=sum(info.is_dead for info in found),
             busy=sum(info.run_id is not None for info in found),
         )
+
+    async def dimensions(self, pool: str | None) -> Aggregate:
+        """Return the dimensions of all bots, or those of one pool; raises NotFound for a pool without bots."""
+        return self._overview.dimensions(pool)
 
     async def bot_runs(self, bot_id: str, cursor: str | None, limit: int) -> Page[TaskView]:
         """Return the runs a bot had, newest first."""

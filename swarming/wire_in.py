@@ -113,6 +113,15 @@ class NewTaskRequest(Message):
     user: str | None = None
 
 
+class TasksCancelRequest(Message):
+    """The body of `tasks/cancel`."""
+
+    cursor: str | None = None
+    kill_running: bool | None = None
+    limit: Int64 | None = None
+    tags: list[str] | None = None
+
+
 class CancelRequest(Message):
     """The body of `task/{id}/cancel`."""
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from isolate.cas.digest import DEFAULT_NAMESPACE
-from swarming import bots, model
+from swarming import bots, model, pending
 from swarming.scheduler import TaskView
 from swarming.states import State
 from swarming.wire import CONTAINMENTS, compact, pairs, str64, ts
 
+QUEUE_VALID_S = 600.0  # how long a queue is known at least after its last task
 REDACTED = base64.b64encode(b"<REDACTED>").decode()
 Performance = Callable[[Mapping[str, Any]], dict[str, Any]]
 
@@ -170,6 +171,25 @@ def _shown_attempt(view: TaskView) -> model.Attempt | None:
         return None
     accepted = [attempt for attempt in view.execution.attempts if not attempt.is_offer]
     return accepted[-1] if accepted else None
+
+
+def why_pending(found: pending.Pending) -> dict[str, Any]:
+    """Return why a task waits: a field that clients of 2020 ignore."""
+    return {
+        "summary": found.summary,
+        "bots_known": str64(found.known),
+        "bots_capable": str64(found.capable),
+        "bots_ready": str64(found.ready),
+        "ahead_in_queue": str64(found.ahead),
+        "ahead_is_at_least": found.ahead_is_at_least,
+        "reasons": [{"reason": reason, "bots": str64(count)} for reason, count in found.reasons],
+        "bots": [{"bot_id": bot_id, "reason": reason} for bot_id, reason in found.bots],
+    }
+
+
+def queue(dimensions: model.Pairs, now: float) -> dict[str, Any]:
+    """Return a TaskQueue."""
+    return {"dimensions": [f"{key}:{value}" for key, value in dimensions], "valid_until_ts": ts(now + QUEUE_VALID_S)}
 
 
 def bot_info(bot: bots.BotInfo) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from isolate.errors import InvalidInput
@@ -39,11 +40,16 @@ def task_query(query: wire.Query) -> TaskQuery:
     tags = tuple(wire.every(query, "tags"))
     if sort != "CREATED_TS" and (start is not None or end is not None or tags):
         raise InvalidInput("sort cannot be used with start, end or tags, except for CREATED_TS")
+    check_tags(tags)
+    meant = _STATES[state] if state in _STATES else {"states": frozenset({State[state]})}
+    return TaskQuery(tags=tags, created_from=start, created_to=end, sort=_SORTS[sort], **meant)
+
+
+def check_tags(tags: Sequence[str]) -> None:
+    """Raise InvalidInput for what is no tag."""
     for tag in tags:
         if ":" not in tag:
             raise InvalidInput(f"tags must be in key:value form, not {tag}")
-    meant = _STATES[state] if state in _STATES else {"states": frozenset({State[state]})}
-    return TaskQuery(tags=tags, created_from=start, created_to=end, sort=_SORTS[sort], **meant)
 
 
 def count_query(query: wire.Query) -> TaskQuery:

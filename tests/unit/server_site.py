@@ -11,8 +11,10 @@ from typing import Any
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import unused_port
 
+from server.api_routes import SWARMING, documentation_routes
 from server.auth import LoopbackGuard
 from server.bot_api import BotApi, WaitingPolls
+from server.discovery import discovery_routes
 from server.middleware import OWN_SERVERS, Gate
 from server.pages.views import Pages
 from server.swarming_v1 import ClientApi
@@ -144,6 +146,8 @@ async def running_site() -> AsyncIterator[Site]:
         app[OWN_SERVERS] = gate.own_servers
         app.on_response_prepare.append(gate.add_headers)
         app.add_routes(ClientApi(scheduler, clock, "0.1.0").routes())
+        app.add_routes(documentation_routes("0.1.0"))
+        app.add_routes(discovery_routes([SWARMING]))
         app.add_routes(BotApi(scheduler, clock, "0.1.0", site.polls).routes())
         app.add_routes(Pages(scheduler, clock, "0.1.0").routes())
         runner = web.AppRunner(app)

@@ -43,7 +43,9 @@ async def test_a_new_task_is_answered_with_itself(site: Site) -> None:
     assert tags == sorted(tags)
     assert {"a:b", "pool:default", "priority:100", "user:joe", "realm:none", "service_account:none"} <= set(tags)
     assert await site.get(f"task/{reply['task_id']}/request") == reply["request"]
-    assert await site.get(f"task/{reply['task_id']}/result") == reply["task_result"]
+    result = await site.get(f"task/{reply['task_id']}/result")
+    assert result.pop("pending")["summary"] == "No bot has ever come"
+    assert result == reply["task_result"]
 
 
 async def test_the_other_base_and_any_content_type(site: Site) -> None:

@@ -1,0 +1,127 @@
+"""What people ask about all of it: tags in use, queues, dimensions, why one waits, and cancelling by tags.
+
+Knows no route. Answers that look at many things are kept for a moment, so that a page that many have open costs little.
+"""
+
+from __future__ import annotations
+
+import base64
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from isolate.errors import InvalidInput, NotFound
+from swarming import matching, pending
+from swarming.ledger import Ledger
+from swarming.model import Execution, Pairs
+from swarming.states import State
+from swarming.store import MAX_PAGE, Page, TaskQuery
+
+RECENT_TASKS = 2 * MAX_PAGE  # whose tags are listed
+MAX_TAG_VALUES = 128  # a key with so many is listed without them, as in 2020
+TAGS_KEPT_S = 60.0
+MAX_AHEAD = 10_000  # counted in a millisecond
+KEPT_S_PER_BOT = 0.001  # an explanation of why a task waits looks at every bot
+MAX_EXPLAINED = 1_000  # explanations kept at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """Values by key, and when that was so."""
+
+    values: tuple[tuple[str, tuple[str, ...]], ...]
+    at: float
+
+
+class Overview:
+    """Looks at everything a ledger has."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._tags: tuple[float, Aggregate] | None = None  # with the monotonic time of it
+        self._explained: dict[str, tuple[float, pending.Pending]] = {}
+
+    async def tags(self) -> Aggregate:
+        """Return the tags of recent tasks."""
+        now_s = self._ledger.clock.monotonic()
+        if self._tags is None or now_s - self._tags[0] >= TAGS_KEPT_S:
+            self._tags = now_s, await self._recent_tags()
+        return self._tags[1]
+
+    async def _recent_tags(self) -> Aggregate:
+        found: dict[str, set[str]] = {}
+        cursor, left = None, RECENT_TASKS
+        while left > 0:
+            page = await self._ledger.store.search(TaskQuery(), cursor, min(left, MAX_PAGE))
+            for record in page.items:
+                for tag in record.task.request.tags:
+                    key, _, value = tag.partition(":")
+                    found.setdefault(key, set()).add(value)
+            cursor, left = page.cursor, left - MAX_PAGE
+            if cursor is None:
+                break
+        listed = {key: values if len(values) < MAX_TAG_VALUES else set[str]() for key, values in found.items()}
+        return Aggregate(_sorted(listed.items()), self._ledger.clock.now())
+
+    def dimensions(self, pool: str | None) -> Aggregate:
+        """Return the dimensions of all bots, or those of one pool; raises NotFound for a pool without bots."""
+        found: dict[str, set[str]] = {}
+        members = 0
+        for seat in self._ledger.fleet:
+            if pool is None or pool in seat.traits.get("pool", ()):
+                members += 1
+                for key, values in seat.info.dimensions:
+                    found.setdefault(key, set()).update(values)
+        if pool is not None and not members:
+            raise NotFound(f"No bot is in pool {pool!r}")
+        found.pop("id", None)
+        return Aggregate(_sorted(found.items()), self._ledger.clock.now())
+
+    def queues(self, cursor: str | None, limit: int) -> Page[Pairs]:
+        """Return the dimensions of every queue in use, but not those of terminations."""
+        keys = [one for one in self._ledger.fleet.queues() if [k for k, _ in matching.dimensions(one)] != ["id"]]
+        start = 0 if cursor is None else bisect_right(keys, _decoded(cursor))
+        page = keys[start : start + max(1, min(limit, MAX_PAGE))]
+        more = start + len(page) < len(keys)
+        return Page(tuple(matching.dimensions(one) for one in page), _encoded(page[-1]) if more else None)
+
+    async def cancel(self, tags: tuple[str, ...], cursor: str | None, limit: int, *, kill_running: bool) -> Page[str]:
+        """Cancel a page of the tasks that have all of `tags`; returns the ids of those that matched."""
+        states = {State.PENDING, State.RUNNING} if kill_running else {State.PENDING}
+        page = await self._ledger.store.search(TaskQuery(states=frozenset(states), tags=tags), cursor, limit)
+        found = tuple(record.task.task_id for record in page.items)
+        for task_id in found:
+            await self._ledger.cancel(task_id, kill_running=kill_running)
+        return Page(found, page.cursor)
+
+    async def pending(self, execution: Execution) -> pending.Pending:
+        """Return why an execution waits."""
+        ledger = self._ledger
+        now_s, key = ledger.clock.monotonic(), execution.execution_id
+        kept_s = len(ledger.fleet) * KEPT_S_PER_BOT
+        known = self._explained.get(key)
+        if known is not None and now_s - known[0] < kept_s:
+            return known[1]
+        ahead = await ledger.store.ahead(execution, MAX_AHEAD)
+        bots = ((seat.info, seat.traits) for seat in ledger.fleet)
+        found = pending.explain(execution, bots, ledger.clock.now(), ahead, MAX_AHEAD)
+        self._explained.pop(key, None)
+        self._explained[key] = now_s, found
+        while len(self._explained) > MAX_EXPLAINED:
+            del self._explained[next(iter(self._explained))]
+        return found
+
+
+def _sorted(items: Iterable[tuple[str, set[str]]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return tuple((key, tuple(sorted(values))) for key, values in sorted(items))
+
+
+def _encoded(queue: str) -> str:
+    return base64.urlsafe_b64encode(queue.encode()).decode().rstrip("=")
+
+
+def _decoded(cursor: str) -> str:
+    try:
+        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except ValueError as error:
+        raise InvalidInput(f"Invalid cursor {cursor!r}") from error
