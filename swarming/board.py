@@ -72,6 +72,10 @@ class Board:
             if self._live is not None:
                 self._live.start(refresh=True)
 
+    def opened(self) -> None:
+        """Wait until the table is up."""
+        self._opener.join()
+
     def _open_later(self) -> None:
         if self._over.wait(QUIET_S):
             return

@@ -57,10 +57,10 @@ def _reason(wanted: Sequence[tuple[str, str]], bots: Sequence[Item]) -> str:
 def _nobody(wanted: Sequence[tuple[str, str]], bots: Sequence[Item]) -> str:
     lacking = [f"{key}={value}" for key, value in wanted if not any(_has(bot, key, value) for bot in bots)]
     if lacking:
-        return f"none of {len(bots)} bots has {' nor '.join(lacking)}"
+        return f"no bot has {' nor '.join(lacking)} ({len(bots)} known)"
     best = max(bots, key=lambda bot: sum(_has(bot, *wish) for wish in wanted))
     misses = " ".join(f"{key}={value}" for key, value in wanted if not _has(best, key, value))
-    return f"none of {len(bots)} bots has all of it at once; {best['bot_id']} comes closest, it lacks {misses}"
+    return f"no bot has all of it at once ({len(bots)} known); {best['bot_id']} comes closest, it lacks {misses}"
 
 
 def _has(bot: Item, key: str, value: str) -> bool:

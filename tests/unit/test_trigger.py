@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from isolate.errors import InvalidInput
-from swarming.trigger import OptionalDimension, ShardRequest, TaskSpec, requests
+from swarming.trigger import OptionalDimension, ShardRequest, TaskSpec, requests, unsharded
 
 HASH = "ab" * 32
 
@@ -58,6 +58,28 @@ def test_shards_differ_only_in_name_variables_and_uuid() -> None:
     assert shards[0].body == shards[1].body == shards[2].body
 
 
+def test_the_kept_request_is_that_of_no_shard() -> None:
+    first = bodies(name="unit", shards=3, env=(("A", "1"),))[0]
+    kept = unsharded(first, "unit")
+    assert kept["name"] == "unit"
+    assert pairs(kept["task_slices"][0]["properties"]["env"]) == [("A", "1")]
+    assert "env" not in unsharded(bodies(name="unit", shards=3)[0], "unit")["task_slices"][0]["properties"]
+    assert first.body["name"] == "unit:0:3"
+
+
+@pytest.mark.parametrize("index", ["0", "2"])
+def test_a_shard_by_hand_has_the_name_and_tags_of_one(index: str) -> None:
+    (request,) = bodies(name="unit", env=(("GTEST_SHARD_INDEX", index), ("GTEST_TOTAL_SHARDS", "3")))
+    assert request.name == f"unit:{index}:3"
+    assert request.body["tags"] == [f"shard_index:{index}", "total_shards:3"]
+
+
+@pytest.mark.parametrize("total", ["1", "", "x"])
+def test_what_is_no_shard_has_not(total: str) -> None:
+    (request,) = bodies(name="unit", env=(("GTEST_SHARD_INDEX", "0"), ("GTEST_TOTAL_SHARDS", total)))
+    assert request.name == "unit"
+
+
 def test_one_shard_gets_no_shard_variables() -> None:
     (request,) = bodies(name="unit", shards=1)
     assert "env" not in properties(request)
@@ -101,6 +123,9 @@ def test_the_last_slice_has_at_least_a_minute() -> None:
         ({"relative_cwd": "x"}, "--relative-cwd requires --raw-cmd"),
         ({"relative_cwd": "a/../../b", "raw_command": True, "command": ("x",)}, "must not try to escape"),
         ({"relative_cwd": "/b", "raw_command": True, "command": ("x",)}, "must not try to escape"),
+        ({"cipd_packages": ("path:package",)}, "CIPD packages must take the form: path:package:version"),
+        ({"cipd_packages": ("path::1",)}, "CIPD packages must take the form"),
+        ({"resultdb": True}, "--resultdb requires --realm"),
         ({"tags": ("nocolon",)}, "--tags must be in the format key:value"),
         ({"shards": 0}, "--shards must be at least 1"),
         ({"optional_dimensions": (OptionalDimension("a:b", "c", 60),)}, 'cannot contain ":"'),
