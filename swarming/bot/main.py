@@ -239,11 +239,12 @@ class Bot:
     async def _reboot(self, message: str) -> None:
         log.error("The server asks for a reboot of this machine: %s", message)
         await self._event("bot_rebooting", message)
-        if not await self._hands.reboot():
-            fault = f"This bot may not reboot its machine; it was asked to: {message}"
-            self._me.quarantine(fault)
-            await self._event("bot_error", fault)
-        await pause(self._clock, MISHAP_S, self._ending)
+        if await self._hands.reboot():
+            await pause(self._clock, MISHAP_S, self._ending)  # it is about to end
+            return
+        fault = f"This bot may not reboot its machine; it was asked to: {message}"
+        self._me.quarantine(fault)
+        await self._event("bot_error", fault)
 
     async def _event(self, kind: str, message: str) -> None:
         """Tell the server if it listens; nothing depends on it."""

@@ -223,6 +223,7 @@ async def test_a_machine_is_rebooted_only_where_that_is_allowed(may: bool, kinds
     assert await scene.live() is Ending.STOPPED
     assert scene.hands.reboots == 1
     assert [kind for kind, _ in scene.api.events][:-1] == kinds
+    assert bool(scene.me.faults) is not may
 
 
 async def test_a_task_that_cannot_run_here_is_failed_with_the_reason() -> None:
@@ -245,3 +246,28 @@ async def test_an_offer_that_lapsed_meanwhile_does_not_end_the_bot() -> None:
     scene.api.update_answers = [LeaseLost("offer lapsed")]
     assert await scene.live() is Ending.STOPPED
     assert scene.hands.works == [RUN.manifest]
+
+
+async def test_hooks_are_called_around_polls_and_at_both_ends() -> None:
+    scene = Scene(protocol.Sleep(0.0, quarantined=False))
+    scene.api.greetings = [Greeting("v7", {}, "g7", "def on_handshake(bot): pass")]
+    assert await scene.live() is Ending.STOPPED
+    names = [call[0] for call in scene.script.calls]
+    assert names[:4] == ["greeted", "before_poll", "after_poll", "idle"]
+    assert names[-1] == "shut_down"
+    assert scene.script.calls[0] == ("greeted", "def on_handshake(bot): pass", "v7")
+    assert ("after_poll", "sleep") in scene.script.calls
+
+
+async def test_what_hooks_ask_for_is_done_once_they_have_returned() -> None:
+    scene = Scene(protocol.Sleep(0.0, quarantined=False))
+
+    def wish(name: str) -> None:
+        if name == "before_poll":
+            scene.script.wishes.events.append(("bot_log", "hello"))
+            scene.script.wishes.reboot, scene.script.wishes.restart = "deeply", "again"
+
+    scene.script.on_call = wish
+    assert await scene.live() is Ending.RESTART
+    assert scene.hands.reboots == 1
+    assert scene.api.events[:2] == [("bot_log", "hello"), ("bot_rebooting", "deeply")]

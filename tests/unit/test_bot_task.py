@@ -266,3 +266,60 @@ async def test_a_bot_that_is_shut_down_says_so(scene: Scene) -> None:
     scene.runner.finish(exit_code=-15, stopped=True)
     assert "told to end" in await scene.outcome()
     assert "told to end" in scene.api.failures[0]
+
+
+async def test_hooks_see_a_task_before_and_after(scene: Scene) -> None:
+    await scene.begin()
+    scene.runner.finish(exit_code=3)
+    await scene.outcome()
+    (before, bot_file, launch), (after, told) = scene.script.calls
+    assert (before, after) == ("before_task", "after_task")
+    assert bot_file == scene.directory.bot_file
+    assert launch.env == {"PATH": "/bin"}
+    assert scene.spec["bot_file"] == str(bot_file)
+    assert (told["failure"], told["internal_failure"], told["dimensions"]) == (True, False, {"pool": ["default"]})
+    assert told["summary"]["exit_code"] == 3
+    assert "exit_code" in scene.api.updates[-1]
+
+
+async def test_another_environment_takes_another_runner(scene: Scene) -> None:
+    scene.script.launch = Launch(("runner",), {"PATH": "/bin", "MORE": "x"})
+    await scene.begin()
+    assert scene.launches == [scene.script.launch]
+    assert scene.spec["base_env"]["MORE"] == "x"
+    assert scene.spec["base_env"]["SWARMING_TASK_ID"]
+    scene.runner.finish()
+    await scene.outcome()
+
+
+async def test_heartbeats_go_on_while_a_hook_takes_its_time(scene: Scene) -> None:
+    scene.script.holding = asyncio.Event()
+    running = asyncio.create_task(scene.task.run())
+    await until(lambda: bool(scene.script.calls) and scene._waiting >= 1)
+    scene.clock.advance(HEARTBEAT_S)
+    await until(lambda: len(scene.api.updates) == 2)
+    assert not scene.launches
+    scene.script.holding.set()
+    await until(lambda: bool(scene.runner.told))
+    scene.runner.finish()
+    await running
+
+
+async def test_a_task_that_is_killed_during_the_hook_never_starts(scene: Scene) -> None:
+    scene.script.holding = asyncio.Event()
+    running = asyncio.create_task(scene.task.run())
+    await until(lambda: bool(scene.script.calls))
+    scene.task.stop(Why.KILLED)
+    scene.script.holding.set()
+    assert "killed by request" in await running
+    assert not scene.launches
+    assert len(scene.api.failures) == 1
+
+
+async def test_what_an_hour_costs_may_be_said_by_a_hook(scene: Scene) -> None:
+    scene.script.cost_usd_hour = 7.2
+    await scene.begin()
+    scene.clock.advance(100)
+    scene.runner.finish()
+    await scene.outcome()
+    assert scene.api.updates[-1]["cost_usd"] == pytest.approx(0.2)
