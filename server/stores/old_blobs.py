@@ -97,7 +97,7 @@ class OldBlobs:
         await self._committer.close()
 
     async def _segment(self, blob: Blob, number: int, row: BlockRow) -> Segment:
-        (data,) = await self._stores.packs.read([row.location])
+        (row,), (data,) = await self._stores.presence.load([row])  # compaction may have moved it
         if data is None:
             raise BlobsMissing([blob.digest])
         try:
