@@ -1,56 +1,27 @@
-"""The `.isolate` language: text -> what it says, and what that means for one configuration.
+"""A `.isolate` and its includes -> what they select for one configuration.
 
-Pure: knows no disk, the caller reads the files. The text is a Python literal and is only parsed, never run. Every error
-names the file and the line. The rules are those of 2020 (`doc/` has the grammar); which settings win follows from its
-order: the more variables a condition's file binds the earlier, within that the including file before its includes and
-a later include before an earlier one.
+Pure: knows no disk, the caller reads the files. The rules are those of 2020; which settings win follows from its order:
+the more variables a condition's file binds the earlier, within that the including file before its includes and a later
+include before an earlier one. The invariant: time is bounded, however includes refer to each other.
 """
 
 from __future__ import annotations
 
-import ast
 import posixpath
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from isolate.conditions import Condition, Equals, Value, comparisons, holds, parse_condition
+from isolate.conditions import Value, comparisons, holds
 from isolate.errors import InvalidIsolateFile
+from isolate.isolatesyntax import IsolateFile, Settings, parse_isolate
+
+__all__ = ["Chosen", "IsolateFile", "Settings", "load_isolate", "parse_isolate", "substitute", "variables_in"]
+
+MAX_FILES = 1_000  # of one configuration, a file included twice counts twice: includes of includes grow by powers
+MAX_DEPTH = 100  # includes of includes
 
 _VARIABLE = re.compile(r"<\(([A-Za-z_][A-Za-z_0-9]*)\)")
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """One `variables` dictionary."""
-
-    command: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-    read_only: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class IsolateFile:
-    """One parsed file."""
-
-    includes: tuple[str, ...]
-    variables: Settings
-    conditions: tuple[tuple[Condition, Settings], ...]
-
-    def without_commands(self) -> IsolateFile:
-        """Return it as seen from a file that has commands of its own."""
-        conditions = tuple((condition, replace(settings, command=())) for condition, settings in self.conditions)
-        return IsolateFile(self.includes, replace(self.variables, command=()), conditions)
-
-    def comparisons(self) -> Iterator[Equals]:
-        """Yield every comparison of its conditions."""
-        for condition, _ in self.conditions:
-            yield from comparisons(condition)
-
-    @property
-    def has_command(self) -> bool:
-        return bool(self.variables.command or any(settings.command for _, settings in self.conditions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +39,11 @@ def load_isolate(path: str, config: Mapping[str, Value], read: Callable[[str], s
 
     Raises InvalidIsolateFile, also when a variable of a condition has no value.
     """
-    files = list(_with_includes(path, read, ()))
+    files = []
+    for found in _with_includes(path, read, ()):
+        files.append(found)
+        if len(files) > MAX_FILES:
+            raise InvalidIsolateFile(f"{path}: It includes more than {MAX_FILES} files, counting repetitions")
     names = sorted(
         {one.name for _, file in files for condition, _ in file.conditions for one in comparisons(condition)}
     )
@@ -77,29 +52,17 @@ def load_isolate(path: str, config: Mapping[str, Value], read: Callable[[str], s
         raise InvalidIsolateFile(
             f"{path}: These configuration variables were missing from the command line: {', '.join(missing)}"
         )
-    layers: list[tuple[list[bool], str, Settings]] = []
+    bound: list[tuple[list[bool], list[tuple[str, Settings]]]] = []
     for directory, file in files:
         # A value that the file never mentions is as good as none, also where it would end an `or` early.
         listed = {one.name for one in file.comparisons() if holds(one, config)}
         values = {name: config[name] for name in listed}
-        rank = [name not in listed for name in names]
-        layers += [(rank, directory, settings) for condition, settings in file.conditions if holds(condition, values)]
-    layers.sort(key=lambda layer: layer[0])
-    layers += [([], directory, file.variables) for directory, file in files]
-    return _united([(directory, settings) for _, directory, settings in layers], posixpath.dirname(path))
-
-
-def parse_isolate(text: str, name: str) -> IsolateFile:
-    """Return what `text` says; raises InvalidIsolateFile with `name` and the line."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Python about the spelling of literals, which is not its business here
-            tree = ast.parse(text.removeprefix("\ufeff").strip(" \t\f"), name, mode="eval")
-        return _Parser(name).file(tree.body)
-    except SyntaxError as error:
-        raise InvalidIsolateFile(f"{name}:{error.lineno or 1}: {error.msg}") from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise InvalidIsolateFile(f"{name}: Not a .isolate: {error or 'nested too deeply'}") from error
+        held = [(directory, settings) for condition, settings in file.conditions if holds(condition, values)]
+        bound.append(([name not in listed for name in names], held))
+    bound.sort(key=lambda layer: layer[0])
+    layers = [layer for _, held in bound for layer in held]
+    layers += [(directory, file.variables) for directory, file in files]
+    return _united(layers, posixpath.dirname(path))
 
 
 def variables_in(text: str) -> list[str]:
@@ -114,7 +77,8 @@ def substitute(text: str, values: Mapping[str, object], where: str) -> str:
         name = match.group(1)
         if name not in values:
             raise InvalidIsolateFile(
-                f'{where}: Variable "{name}" was not found in {text!r}; did you forget --path-variable?'
+                f'{where}: Variable "{name}" was not found in {text!r}; did you forget --path-variable '
+                f"{name}=DIR or --extra-variable {name}=TEXT?"
             )
         return str(values[name])
 
@@ -127,6 +91,8 @@ def _with_includes(
     """Yield each file with its directory, in the order of their precedence."""
     if path in above:
         raise InvalidIsolateFile(f"{above[-1]}: {path!r} includes itself")
+    if len(above) > MAX_DEPTH:
+        raise InvalidIsolateFile(f"{above[-1]}: more than {MAX_DEPTH} files include each other in a row")
     file = parse_isolate(read(path), path)
     directory = posixpath.dirname(path)
     yield directory, file.without_commands() if drop_commands else file
@@ -149,94 +115,3 @@ def _united(layers: Sequence[tuple[str, Settings]], directory: str) -> Chosen:
         read_only=next((one.read_only for _, one in given if one.read_only is not None), None),
         directory=command_dir or files_dir or directory,
     )
-
-
-class _Parser:
-    """Checks the syntax tree of one file; every error has its line."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def file(self, node: ast.expr) -> IsolateFile:
-        root = self._dict(node, {"includes", "conditions", "variables"}, "the file")
-        includes = tuple(self._include(item) for item in self._list(root.get("includes"), "includes"))
-        conditions = tuple(self._condition(item) for item in self._list(root.get("conditions"), "conditions"))
-        return IsolateFile(includes, self._settings(root.get("variables")), conditions)
-
-    def _include(self, node: ast.expr) -> str:
-        path = self._string(node, "includes")
-        if path.startswith("/"):
-            raise self._error(node, f"absolute include path {path!r}")
-        return path
-
-    def _condition(self, node: ast.expr) -> tuple[Condition, Settings]:
-        items = self._list(node, "a condition")
-        if len(items) == 3:
-            raise self._error(node, "a condition has 3 parts: 'else' is not supported anymore")
-        if len(items) != 2:
-            raise self._error(node, f"a condition has {len(items)} parts instead of an expression and a dictionary")
-        text = self._string(items[0], "a condition")
-        try:
-            condition = parse_condition(text)
-        except InvalidIsolateFile as error:
-            raise self._error(items[0], str(error)) from error
-        body = self._dict(items[1], {"variables"}, "a condition")
-        if "variables" not in body:
-            raise self._error(items[1], f"Missing 'variables' in condition {text!r}")
-        return condition, self._settings(body["variables"])
-
-    def _settings(self, node: ast.expr | None) -> Settings:
-        if node is None:
-            return Settings()
-        body = self._dict(node, {"command", "files", "read_only"}, "variables")
-        return Settings(
-            command=tuple(self._string(item, "command") for item in self._list(body.get("command"), "command")),
-            files=tuple(self._string(item, "files") for item in self._list(body.get("files"), "files")),
-            read_only=self._read_only(body.get("read_only")),
-        )
-
-    def _read_only(self, node: ast.expr | None) -> int | None:
-        match node:
-            case None | ast.Constant(value=None):
-                return None
-            case ast.Constant(value=int(value)) if value in {0, 1, 2}:
-                return int(value)
-        raise self._error(node, "read_only must be 0, 1, 2 or None")
-
-    def _dict(self, node: ast.expr, allowed: set[str], what: str) -> dict[str, ast.expr]:
-        if not isinstance(node, ast.Dict):
-            raise self._error(node, f"{what} must be a dictionary")
-        body: dict[str, ast.expr] = {}
-        for key_node, value in zip(node.keys, node.values, strict=True):
-            if key_node is None:
-                raise self._error(value, f"{what} may not use '**'")
-            key = self._string(key_node, f"a key of {what}")
-            if key not in allowed:
-                raise self._error(
-                    key_node, f"{what} has the unknown key {key!r}; known are {', '.join(sorted(allowed))}"
-                )
-            if key in body:
-                raise self._error(key_node, f"{what} has the key {key!r} twice")
-            body[key] = value
-        return body
-
-    def _list(self, node: ast.expr | None, what: str) -> list[ast.expr]:
-        match node:
-            case None:
-                return []
-            case ast.List(elts=items):
-                return items
-            case ast.BinOp(op=ast.Add(), left=left, right=right):
-                return [*self._list(left, what), *self._list(right, what)]
-        raise self._error(node, f"{what} must be a list")
-
-    def _string(self, node: ast.expr, what: str) -> str:
-        match node:
-            case ast.Constant(value=str(text)):
-                return text
-            case ast.BinOp(op=ast.Add(), left=left, right=right):
-                return self._string(left, what) + self._string(right, what)
-        raise self._error(node, f"{what} may hold only strings, not {ast.unparse(node)[:60]!r}")
-
-    def _error(self, node: ast.expr, message: str) -> InvalidIsolateFile:
-        return InvalidIsolateFile(f"{self._name}:{node.lineno}: {message}")

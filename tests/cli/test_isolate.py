@@ -169,7 +169,7 @@ SELECT = ["archive", "-i", "good.isolate", "-s", "x.isolated", "--config-variabl
         (["archive"], 2, "Nothing to archive"),
         (["archive", "none"], 2, "none is neither a file nor a directory"),
         (["archive", "-i", "none.isolate", "-s", "x.isolated"], 2, "Cannot read '.*none.isolate': No such file"),
-        (["archive", "-i", "bad.isolate", "-s", "x.isolated"], 2, "/bad.isolate:2: "),
+        (["archive", "-i", "bad.isolate", "-s", "x.isolated"], 2, "/bad.isolate:2:1: "),
         (["archive", "-i", "good.isolate"], 2, "-i FILE.isolate and -s FILE.isolated go together"),
         (["archive", "-i", "good.isolate", "-s", "x"], 2, "--isolated value must end with '.isolated'"),
         (["archive", "-i", "good.isolate", "-s", "x.isolated"], 2, "missing from the command line: OS"),

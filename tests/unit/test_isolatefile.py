@@ -42,26 +42,36 @@ def test_everything_python_literals_allow() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "t:1: "),
-        ("[]", "t:1: the file must be a dictionary"),
-        ("{", "t:1: "),
-        ("{'x': 1}", "t:1: the file has the unknown key 'x'; known are conditions, includes, variables"),
-        ("{\n'variables': {\n'files': ('a',)}}", "t:3: files must be a list"),
-        ("{'variables': {'command': ['a', 1]}}", "t:1: command may hold only strings, not '1'"),
-        ("{'variables': {'read_only': 3}}", "t:1: read_only must be 0, 1, 2 or None"),
-        ("{'variables': {'files': [open('x')]}}", "t:1: files may hold only strings, not \"open.'x'.\""),
-        ("{'conditions': [\n['a==1', {'variables': {}}, {}]]}", "t:2: .*'else' is not supported anymore"),
-        ("{'conditions': [['a==1', {}]]}", "t:1: Missing 'variables' in condition 'a==1'"),
-        ("{'conditions': [['a==1']]}", "t:1: a condition has 1 parts"),
-        ("{'conditions': [\n\n['a<1', {'variables': {}}]]}", "t:3: Condition 'a<1' has 'a < 1' where only"),
-        ("{'includes': ['/x']}", "t:1: absolute include path '/x'"),
-        ("{'variables': {}, 'variables': {}}", "t:1: the file has the key 'variables' twice"),
-        ("{**{}}", "t:1: the file may not use '\\*\\*'"),
-        ("{'variables': {'files': ['a' 'b' for x in y]}}", "t:1: files must be a list"),
-        ("{'variables': {'files': [f'{x}']}}", "t:1: files may hold only strings"),
-        ("(" * 300, "t:1: "),
-        ("{'variables': {'files': [" + "'a'+" * 30000 + "'a']}}", "t: Not a .isolate"),
+        ("", "t:1:1: the file is empty"),
+        (" # only this", "t:1:1: the file is empty"),
+        ("[]", "t:1:[0-9]+: the file must be a dictionary"),
+        ("{", "t:1:[0-9]+: "),
+        ("{'x': 1}", "t:1:[0-9]+: the file has the unknown key 'x'; known are conditions, includes, variables"),
+        ("{\n'variables': {\n'files': ('a',)}}", "t:3:10: files must be a list"),
+        ("{'variables': {'command': ['a', 1]}}", "t:1:[0-9]+: command may hold only strings, not '1'"),
+        ("{'variables': {'read_only': 3}}", "t:1:[0-9]+: read_only must be 0, 1, 2 or None"),
+        ("{'variables': {'files': [open('x')]}}", "t:1:[0-9]+: files may hold only strings, not 'open.….'"),
+        ("{'conditions': [\n['a==1', {'variables': {}}, {}]]}", "t:2:29: .*'else' is not supported anymore"),
+        ("{'conditions': [['a==1', {}]]}", "t:1:[0-9]+: Missing 'variables' in condition 'a==1'"),
+        ("{'conditions': [['a==1']]}", "t:1:[0-9]+: a condition has 1 parts"),
+        ("{'conditions': [\n\n['a<1', {'variables': {}}]]}", "t:3:2: Condition 'a<1' has 'a < 1' where only"),
+        ("{'includes': ['/x']}", "t:1:[0-9]+: absolute include path '/x'"),
+        ("{'variables': {}, 'variables': {}}", "t:1:[0-9]+: the file has the key 'variables' twice"),
+        ("{**{}}", "t:1:[0-9]+: the file may not use '\\*\\*'"),
+        ("{'variables': {'files': ['a' 'b' for x in y]}}", "t:1:[0-9]+: files must be a list"),
+        ("{'variables': {'files': [f'{x}']}}", "t:1:[0-9]+: files may hold only strings"),
+        ("(" * 300, "t:1:[0-9]+: "),
+        ("{'variables': {'files': [" + "'a'+" * 30000 + "'a']}}", "t:1:1: nested too deeply"),
         ("\0", "t"),
+        ("{'variables': {'files': ['a\\0b']}}", "t:1:26: files may not hold a NUL"),
+        ("\ufeff # x\n\n  {'é': 1}", "t:3:4: the file has the unknown key 'é'"),
+        ("{'é': 1, 'x': 2}", "t:1:2: the file has the unknown key 'é'"),
+        ("{'variables': {'é': [], 'file': []}}", "t:1:16: "),
+        ("{'variables': {'files': ['é', 1]}}", "t:1:31: files may hold only strings"),
+        ("{'variable': {}}", "t:1:2: .*did you mean 'variables'"),
+        ("{'variables': {'isolate_dependency_tracked': []}}", "t:1:16: .*did you mean 'files'"),
+        ("{'variables': {'files': ['a'}}", "t:1:29: closing"),
+        ("{'variables': {'files': [" + "9" * 100_000 + "]}}", "t:1:.*"),
     ],
 )
 def test_errors_name_file_and_line(text: str, message: str) -> None:
@@ -136,6 +146,15 @@ def test_a_condition_of_an_include_beats_a_global_of_another() -> None:
         "/p/b.isolate": {"variables": {"command": ["global"]}},
     }
     assert chosen(files, OS="x").command == ("bound",)
+
+
+def test_includes_that_grow_by_powers_or_in_depth_are_bounded() -> None:
+    doubling = {f"/p/{n}.isolate": {"includes": [f"{n + 1}.isolate"] * 2} for n in range(60)}
+    with pytest.raises(InvalidIsolateFile, match="includes more than 1000 files"):
+        chosen({**doubling, "/p/main.isolate": {"includes": ["0.isolate"]}})
+    chain = {f"/p/{n}.isolate": {"includes": [f"{n + 1}.isolate"]} for n in range(200)}
+    with pytest.raises(InvalidIsolateFile, match="more than 100 files include each other in a row"):
+        chosen({**chain, "/p/main.isolate": {"includes": ["0.isolate"]}})
 
 
 def test_a_cycle_of_includes_is_an_error() -> None:
