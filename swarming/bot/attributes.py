@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import platform
 import re
 import sys
 import tempfile
@@ -28,6 +29,7 @@ MAX_VALUE_CHARS = 256
 MAX_KEYS = 32
 RESERVED = {"id": "say --id", "server_version": "the server says it"}
 DEFAULT_POOL = "default"
+THERMAL = Path("/sys/class/thermal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Attributes:
         self.identity = identity
         self.version = code_version()
         self._facts, self._env, self._clock = facts, env, clock
+        self._kernel = platform.release()
         self._started_ts, self._started_at = clock.now(), clock.monotonic()
 
     def dimensions(self, server_version: str, imposed: Mapping[str, list[str]]) -> dict[str, list[str]]:
@@ -62,7 +65,10 @@ class Attributes:
             "os": facts.os_names,
             "pool": [DEFAULT_POOL],
             "python": machine.python_versions(),
+            "ssd": ["1" if facts.ssd else "0"],
         }
+        if facts.model:
+            found["mac_model"] = [facts.model]
         found |= self.identity.extra
         if server_version:
             found["server_version"] = [server_version]
@@ -82,15 +88,19 @@ class Attributes:
             "gpu": facts.gpu,
             "hostname": facts.hostname,
             "ip": machine.local_address(),
+            "kernel": self._kernel,
             "nb_files_in_temp": machine.file_count(Path(tempfile.gettempdir())),
             "pid": os.getpid(),
             "python": {"executable": sys.executable, "version": sys.version},
             "ram": facts.ram_mib,
             "running_time": round(self._clock.monotonic() - self._started_at, 1),
             "sleep_streak": sleep_streak,
+            "ssd": facts.ssd,
             "started_ts": round(self._started_ts),
             "user": user_name(),
         }
+        if temperatures := machine.temperatures(THERMAL):
+            state["temp"] = temperatures
         if facts.boot_time is not None:
             state["uptime"] = max(0, round(self._clock.now() - facts.boot_time))
         return state

@@ -13,10 +13,18 @@ import platform
 import re
 import shutil
 import socket
-from dataclasses import dataclass
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from swarming.bot import machine_mac, machine_windows
+
+Ask = Callable[[Sequence[str]], str]
+
 MIB = 1 << 20
+ASK_S = 30.0  # system_profiler takes several seconds
 MAX_COUNTED = 5000  # more files than that in one directory are just "many", and counting them with every poll costs
 DISPLAY_CLASS = "0x03"  # PCI base class of display controllers
 PUBLIC_ADDRESS = ("203.0.113.1", 9)  # documentation range: naming it makes the kernel pick a route, no packet is sent
@@ -35,13 +43,20 @@ class Machine:
     cores: int
     gpu: list[str]
     ram_mib: int
-    has_kvm: bool
-    in_container: bool
     boot_time: float | None  # epoch seconds
+    has_kvm: bool = False
+    in_container: bool = False
+    ssd: list[str] = field(default_factory=list)
+    model: str = ""  # as its maker calls it
 
 
-def read_machine() -> Machine:
-    """Look at the machine this process runs on."""
+def read_machine(system: str = sys.platform, ask: Ask | None = None) -> Machine:
+    """Look at the machine this process runs on; `ask` runs a command and returns what it prints, "" when it fails."""
+    run = ask or _printed
+    if system == "darwin":
+        return _mac(run)
+    if system == "win32":
+        return _windows(run)
     cpuinfo = _text("/proc/cpuinfo")
     return Machine(
         hostname=short_hostname(),
@@ -54,7 +69,78 @@ def read_machine() -> Machine:
         has_kvm=os.access("/dev/kvm", os.R_OK | os.W_OK),
         in_container=Path("/.dockerenv").exists() or Path("/run/.containerenv").exists(),
         boot_time=boot_time(_text("/proc/stat")),
+        ssd=solid_disks(Path("/sys/block")),
     )
+
+
+def _mac(ask: Ask) -> Machine:
+    values = machine_mac.sysctl_values(ask(machine_mac.COMMANDS["sysctl"]))
+    brand = values.get("machdep.cpu.brand_string", "")
+    cores = values.get("hw.logicalcpu", "")
+    return Machine(
+        hostname=short_hostname(),
+        os_names=machine_mac.os_names(ask(machine_mac.COMMANDS["sw_vers"])),
+        cpu=cpu_names(platform.machine(), f"model name: {brand}" if brand else ""),
+        cpu_name=brand or platform.machine(),
+        cores=int(cores) if cores.isdigit() else usable_cores(),
+        gpu=machine_mac.gpus(ask(machine_mac.COMMANDS["displays"])),
+        ram_mib=machine_mac.ram_mib(values),
+        boot_time=machine_mac.boot_time(values),
+        model=values.get("hw.model", ""),
+    )
+
+
+def _windows(ask: Ask) -> Machine:
+    values = machine_windows.values(ask(machine_windows.COMMAND))
+    brand = str(values.get("cpu") or "").strip()
+    return Machine(
+        hostname=short_hostname(),
+        os_names=machine_windows.os_names(values),
+        cpu=cpu_names(platform.machine(), f"model name: {brand}" if brand else ""),
+        cpu_name=brand or platform.machine(),
+        cores=usable_cores(),
+        gpu=machine_windows.gpus(values),
+        ram_mib=machine_windows.ram_mib(values),
+        boot_time=machine_windows.boot_time(values),
+    )
+
+
+def _printed(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=ASK_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout
+
+
+def solid_disks(blocks: Path) -> list[str]:
+    """Return the disks of a Linux machine that have no moving parts."""
+    with contextlib.suppress(OSError):
+        return sorted(
+            block.name
+            for block in blocks.iterdir()
+            if (block / "device").exists() and _text(block / "queue" / "rotational").strip() == "0"
+        )
+    return []
+
+
+def temperatures(zones: Path) -> dict[str, float]:
+    """Return what the sensors of a Linux machine say, in degrees Celsius."""
+    found: dict[str, float] = {}
+    with contextlib.suppress(OSError):
+        for zone in sorted(zones.glob("thermal_zone*")):
+            text = _text(zone / "temp").strip()
+            if re.fullmatch(r"-?\d+", text):
+                found[_text(zone / "type").strip() or zone.name] = int(text) / 1000
+    return found
 
 
 def short_hostname() -> str:
