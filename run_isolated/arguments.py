@@ -14,7 +14,8 @@ from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
 from isolate.errors import InvalidInput
 from isolate.urls import normalize_url
 from run_isolated.command import OUTDIR, inner_path
-from run_isolated.spec import RunSpec
+from run_isolated.named_state import cache_name
+from run_isolated.spec import NamedCache, RunSpec
 
 
 def read_argsfile(path: Path) -> list[str]:
@@ -34,6 +35,7 @@ def parse_spec(
     *,
     base_env: Mapping[str, str],
     default_cache_dir: Path,
+    default_named_root: Path,
     isolated: str | None,
     server: str | None,
     namespace: str | None,
@@ -52,6 +54,14 @@ def parse_spec(
     max_items: int,
     root_dir: Path | None,
     leak_temp_dir: bool,
+    mapping: str,
+    verify_inputs: bool,
+    named_caches: Sequence[tuple[str, str, str]],
+    named_cache_root: Path | None,
+    lower_priority: bool,
+    no_network: bool,
+    switch_to_account: str | None,
+    containment: str,
 ) -> RunSpec:
     """Return what the flags ask for; raises InvalidInput."""
     check_combination(server=server, isolated=isolated, words=words, raw_command=raw_command, relative_cwd=relative_cwd)
@@ -76,6 +86,14 @@ def parse_spec(
         max_cache_items=max_items,
         min_free_space_bytes=min_free_space,
         leak_temp_dir=leak_temp_dir,
+        mapping=mapping,
+        verify_inputs=verify_inputs,
+        named_caches=wanted_caches(named_caches),
+        named_cache_root=(named_cache_root or default_named_root).absolute(),
+        lower_priority=lower_priority,
+        no_network=no_network,
+        switch_to_account=switch_to_account,
+        containment=containment,
     )
 
 
@@ -93,6 +111,23 @@ def environment_prefixes(pairs: Sequence[str]) -> dict[str, list[str]]:
             raise InvalidInput(f"--env-prefix {text!r} names no path")
         prefixes.setdefault(key, []).append(inner_path(path))
     return prefixes
+
+
+def wanted_caches(given: Sequence[tuple[str, str, str]]) -> list[NamedCache]:
+    """Return the named caches of `--named-cache NAME PATH HINT`; each name and each place once."""
+    wanted: list[NamedCache] = []
+    for name, path, hint in given:
+        try:
+            cache = NamedCache(cache_name(name), inner_path(path), int(hint))
+        except ValueError as error:
+            raise InvalidInput(f"--named-cache {name}: the hint {hint!r} is not a number of bytes") from error
+        if cache.path == ".":
+            raise InvalidInput(f"--named-cache {name} cannot be the run directory itself")
+        for other in wanted:
+            if name == other.name or f"{cache.path}/".startswith(f"{other.path}/"):
+                raise InvalidInput(f"--named-cache {name} at {path!r} collides with {other.name} at {other.path!r}")
+        wanted.append(cache)
+    return wanted
 
 
 def limit_s(flag: str, value: float | None) -> float | None:
@@ -125,7 +160,7 @@ def check_combination(
         raise InvalidInput("--raw-cmd requires a command")
     if relative_cwd is not None and not raw_command:
         raise InvalidInput("--relative-cwd requires --raw-cmd")
-    if server is None and any(OUTDIR in word for word in words):
+    if server is None and OUTDIR in words:
         raise InvalidInput(f"{OUTDIR} requires --isolate-server")
 
 

@@ -17,6 +17,7 @@ import click
 from click.core import ParameterSource
 
 from isolate.terminal import EXIT_FAILED, EXIT_INTERRUPTED, Console, run_command, verbose_option, version_option
+from run_isolated import flags
 
 if TYPE_CHECKING:
     from isolate.monitor import Monitor
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from run_isolated.spec import RunSpec
 
 PROGRAM = "run_isolated"
-_NOT_WITH_CLEAN = {"isolated", "server", "json_file", "words"}
+_NOT_WITH_CLEAN = {"isolated", "server", "json_file", "named_caches", "words"}
+_ALONE = "--clean goes with none of --isolated, --isolate-server, --json, --named-cache and a command"
 _EPILOG = """\b
 Exit status: that of the command (-N for signal N, which a shell shows as 256 - N),
 1 when that is 0 or unknown and something else failed, 2 usage, 130 interrupted.
@@ -49,19 +51,20 @@ With --json: 0, or 1 when something else than the command failed."""
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the result there.")
 @click.option("--hard-timeout", type=float, metavar="SECONDS", help="End the command after this time.")
 @click.option("--grace-period", type=float, metavar="SECONDS", help="From SIGTERM to SIGKILL. Default: for ever.")
-@click.option("--cache", "cache_dir", type=click.Path(path_type=Path, file_okay=False), help="Where files are kept.")
-@click.option("--max-cache-size", type=click.IntRange(0), default=50 << 30, metavar="BYTES", show_default=True)
-@click.option("--min-free-space", type=click.IntRange(0), default=2 << 30, metavar="BYTES", show_default=True)
-@click.option("--max-items", type=click.IntRange(0), default=100_000, metavar="N", show_default=True)
+@flags.caching
+@flags.inputs
+@flags.isolation
 @click.option("--root-dir", type=click.Path(path_type=Path, file_okay=False), help="Where work directories are made.")
 @click.option("--leak-temp-dir", is_flag=True, help="Keep the work directory.")
-@click.option("--clean", is_flag=True, help="Trim the cache, delete what dead runs left, and end.")
+@click.option("--clean", is_flag=True, help="Trim the caches, delete what dead runs left, and end.")
 @click.option("-a", "--argsfile", type=click.Path(path_type=Path), help="Take all arguments from this JSON array.")
+@flags.logs
+@flags.elsewhere
 @verbose_option
 @version_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND | ARGUMENTS]...")
 @click.pass_context
-def cli(ctx: click.Context, /, argsfile: Path | None, clean: bool, **flags: Any) -> int:
+def cli(ctx: click.Context, /, argsfile: Path | None, clean: bool, log_file: Path, no_log: bool, **asked: Any) -> int:
     """Run a command in a fresh directory, with the tree HASH in it, and upload what it writes to ${ISOLATED_OUTDIR}.
 
     What follows the options is added to the command of the tree. Without a tree it is the command itself.
@@ -75,9 +78,9 @@ def cli(ctx: click.Context, /, argsfile: Path | None, clean: bool, **flags: Any)
         return run_command(PROGRAM, cli, read_argsfile(argsfile))
     if clean:
         if given & _NOT_WITH_CLEAN:
-            raise click.UsageError("--clean goes with none of --isolated, --isolate-server, --json and a command", ctx)
-        return _clean(ctx.obj, **flags)
-    return _run(ctx.obj, **flags)
+            raise click.UsageError(_ALONE, ctx)
+        return _clean(ctx.obj, **asked)
+    return _run(ctx.obj, None if no_log else log_file, log_required="log_file" in given, **asked)
 
 
 def main() -> int:
@@ -86,20 +89,36 @@ def main() -> int:
     return run_command(PROGRAM, cli, ["--help"] if arguments == ["help"] else arguments)
 
 
-def _run(console: Console, server: str | None, json_file: Path | None, **flags: Any) -> int:
+def _run(
+    console: Console,
+    log_file: Path | None,
+    server: str | None,
+    json_file: Path | None,
+    *,
+    log_required: bool,
+    **asked: Any,
+) -> int:
     """Run, print and write what there is to tell; return the exit status."""
     from run_isolated import config
     from run_isolated.arguments import parse_spec
+    from run_isolated.log import LoggedMonitor, log_to
     from run_isolated.result import NOT_FINISHED, RunResult
 
     known = config.load()
     spec = parse_spec(
-        base_env=known.environment, default_cache_dir=known.cache_dir, server=server or known.server, **flags
+        base_env=known.environment,
+        default_cache_dir=known.cache_dir,
+        default_named_root=known.named_cache_root,
+        server=server or known.server,
+        **asked,
     )
-    if json_file is not None:
-        _write(json_file, RunResult(internal_failure=NOT_FINISHED))
-    with console.watch() as monitor:
-        result, interrupted = asyncio.run(_supervise(spec, monitor))
+    with log_to(log_file, required=log_required) as log:
+        log.info("Run %s of %s: %s", spec.isolated, spec.server, spec.command)
+        if json_file is not None:
+            _write(json_file, RunResult(internal_failure=NOT_FINISHED))
+        with console.watch() as monitor:
+            result, interrupted = asyncio.run(_supervise(spec, LoggedMonitor(monitor, log)))
+        log.info("%s", json.dumps(result.to_json()))
     if result.internal_failure is not None:
         console.error(result.internal_failure)
     if json_file is not None:
@@ -109,28 +128,26 @@ def _run(console: Console, server: str | None, json_file: Path | None, **flags: 
     return EXIT_INTERRUPTED if interrupted else _exit_status(result, with_json=json_file is not None)
 
 
-def _clean(console: Console, cache_dir: Path | None, root_dir: Path | None, **flags: Any) -> int:
-    """Trim the cache to its limits and delete what dead runs left."""
-    from isolate.cas.cache import CachePolicy, LocalCache
-    from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
+def _clean(console: Console, cache_dir: Path | None, root_dir: Path | None, **asked: Any) -> int:
+    """Trim the caches to their limits and delete what dead runs left."""
     from isolate.clock import SystemClock
     from run_isolated import config
-    from run_isolated.process import end_leftovers
-    from run_isolated.spec import MAX_AGE_S
-    from run_isolated.workdir import sweep
+    from run_isolated.cleaning import clean
+    from run_isolated.spec import RunSpec
 
-    cache_dir = cache_dir or config.load().cache_dir
-    policy = CachePolicy(
-        max_bytes=flags["max_cache_size"],
-        max_items=flags["max_items"],
-        min_free_bytes=flags["min_free_space"],
-        max_age_s=MAX_AGE_S,
+    known = config.load()
+    spec = RunSpec(
+        root_dir=root_dir or (cache_dir or known.cache_dir).absolute().parent,
+        cache_dir=cache_dir or known.cache_dir,
+        named_cache_root=asked["named_cache_root"] or known.named_cache_root,
+        base_env={},
+        max_cache_size_bytes=asked["max_cache_size"],
+        max_cache_items=asked["max_items"],
+        min_free_space_bytes=asked["min_free_space"],
     )
     with console.watch() as monitor:
-        sweep(root_dir or cache_dir.absolute().parent, end_leftovers, monitor)
-        with LocalCache.open(cache_dir, Namespace.parse(DEFAULT_NAMESPACE), policy, SystemClock(), monitor) as cache:
-            sizes = cache.trim()
-    console.note(f"{len(sizes)} files of {sum(sizes)} bytes evicted")
+        sizes = clean(spec, SystemClock(), monitor)
+    console.note(f"{len(sizes)} items of {sum(sizes)} bytes evicted")
     return 0
 
 

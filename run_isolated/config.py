@@ -19,6 +19,7 @@ class Config:
 
     server: str | None
     cache_dir: Path
+    named_cache_root: Path
     environment: dict[str, str]
 
 
@@ -26,4 +27,4 @@ def load(environment: Mapping[str, str] | None = None) -> Config:
     """Read `environment`, by default that of this process."""
     known = dict(os.environ if environment is None else environment)
     shared = config.load(known)
-    return Config(shared.isolate_server, shared.blob_cache, known)
+    return Config(shared.isolate_server, shared.blob_cache, shared.cache_root / "named_caches", known)

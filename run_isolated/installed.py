@@ -21,13 +21,17 @@ from run_isolated.spec import NamedCache
 from run_isolated.trimming import Trimmable, trim_caches
 
 
+def named_caches_of(root: Path, policy: CachePolicy, clock: Clock, monitor: Monitor) -> NamedCaches:
+    """Return the named caches at `root`; of `policy`, that of the content cache, free space and age hold for both."""
+    return NamedCaches(root, replace(policy, max_bytes=MAX_BYTES, max_items=MAX_CACHES), clock, monitor)
+
+
 class Installed:
     """Named caches, some of them in the directory of a run."""
 
     def __init__(self, root: Path, policy: CachePolicy, clock: Clock, monitor: Monitor) -> None:
-        """`policy` is that of the content cache: free space and age are the same for both."""
-        policy = replace(policy, max_bytes=MAX_BYTES, max_items=MAX_CACHES)
-        self._caches, self._policy, self._monitor = NamedCaches(root, policy, clock, monitor), policy, monitor
+        """`policy` is that of the content cache."""
+        self._caches, self._policy, self._monitor = named_caches_of(root, policy, clock, monitor), policy, monitor
         self._inside: list[tuple[str, Path]] = []
 
     def make_room(self, wanted: Sequence[NamedCache], open_content_cache: Callable[[], LocalCache]) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isolate.clock import Clock
@@ -131,7 +130,7 @@ class _Attempt:
         self._installed = Installed(spec.named_cache_dir, spec.cache_policy, self._clock, self._monitor)
         wanted = [NamedCache(*cache) for cache in spec.named_caches]
         opener = partial(
-            LocalCache.open, _cache_dir(spec), spec.namespace, spec.cache_policy, self._clock, self._monitor
+            LocalCache.open, spec.content_cache_dir, spec.namespace, spec.cache_policy, self._clock, self._monitor
         )
         self._installed.make_room(wanted, opener)
 
@@ -160,7 +159,7 @@ class _Attempt:
             store,
             root,
             work.run,
-            _cache_dir(spec),
+            spec.content_cache_dir,
             spec.cache_policy,
             self._clock,
             self._monitor,
@@ -228,10 +227,6 @@ class _Attempt:
     def _tell(self, text: str, descriptor: int) -> None:
         with suppress(OSError):  # nobody reads it
             os.write(descriptor, f"{text}\n".encode(errors="backslashreplace"))
-
-
-def _cache_dir(spec: RunSpec) -> Path:
-    return spec.cache_dir or spec.root_dir / "cache"
 
 
 def _command(spec: RunSpec, inputs: Inputs | None, work: WorkDir) -> Command:

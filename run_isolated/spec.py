@@ -32,7 +32,7 @@ class RunSpec:
     """
 
     root_dir: Path  # work directories are made and deleted in here; on the file system of the cache
-    cache_dir: Path | None = None  # needed when `isolated` is given
+    cache_dir: Path | None = None  # None: `cache` in `root_dir`
     base_env: Mapping[str, str]  # what the command inherits before `env` and `env_prefixes`
     server: str | None = None  # normalised URL; None: no inputs, and outputs are not uploaded
     isolated: str | None = None  # hash of the input tree, in hex
@@ -63,6 +63,11 @@ class RunSpec:
     def named_cache_dir(self) -> Path:
         """Where named caches are kept."""
         return self.root_dir / "named_caches" if self.named_cache_root is None else Path(self.named_cache_root)
+
+    @property
+    def content_cache_dir(self) -> Path:
+        """Where fetched files are kept."""
+        return self.cache_dir or self.root_dir / "cache"
 
     @property
     def cache_policy(self) -> CachePolicy:

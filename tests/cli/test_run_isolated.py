@@ -50,7 +50,7 @@ def started(root: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str]
     """Give a run whose command has told its pid."""
     command = [COMMAND, "--root-dir", str(root), *arguments]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(root)
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(root), cwd=root.parent
     ) as process:
         try:
             assert process.stdout is not None
@@ -90,6 +90,7 @@ def test_streams_are_inherited_and_options_after_the_command_are_its_own(root: P
         capture_output=True,
         text=True,
         env=environment(root),
+        cwd=root.parent,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "from stdin", "--json\n")
 

@@ -84,7 +84,7 @@ class Place:
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         flags = ["-I", self.server.url, "--cache", str(self.root / "cache"), "--root-dir", str(self.root / "work")]
-        done = subprocess.run([COMMAND, *flags, *arguments], capture_output=True, text=True)
+        done = subprocess.run([COMMAND, *flags, *arguments], capture_output=True, text=True, cwd=self.root)
         assert os.listdir(self.root / "work") == []
         return done
 

@@ -36,6 +36,15 @@ def parse(**given: Any) -> RunSpec:
         "max_items": 3,
         "root_dir": None,
         "leak_temp_dir": False,
+        "default_named_root": Path("/home/cache/named_caches"),
+        "mapping": "auto",
+        "verify_inputs": False,
+        "named_caches": (),
+        "named_cache_root": None,
+        "lower_priority": False,
+        "no_network": False,
+        "switch_to_account": None,
+        "containment": "NONE",
     }
     return parse_spec(**(flags | given))
 
