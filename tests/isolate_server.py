@@ -7,7 +7,7 @@ import io
 import json
 import socket
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,10 @@ def encode(namespace: str, content: bytes) -> bytes:
 
 @asynccontextmanager
 async def isolate_site(
-    root: Path, limits: BlobLimits | None = None, clock: ManualClock | None = None
+    root: Path,
+    limits: BlobLimits | None = None,
+    clock: ManualClock | None = None,
+    routes: Callable[[SharedBlobStores], list[web.RouteDef]] = lambda _: [],
 ) -> AsyncIterator[Site]:
     clock = clock or ManualClock()
     root.mkdir(exist_ok=True)
@@ -121,6 +124,7 @@ async def isolate_site(
         async with aiohttp.ClientSession() as session:
             site = Site(f"http://127.0.0.1:{port}", session, clock, local, root)
             app.add_routes(cas_routes(site.stores))
+            app.add_routes(routes(site.stores))
             app.add_routes(IsolateApi(site.stores, TicketOffice.open(root, clock), "0.1.0").routes())
             runner = web.AppRunner(app, shutdown_timeout=0.1)
             await runner.setup()
