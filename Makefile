@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := isolate run_isolated swarming server bench tests setup.py
 PYTEST_ARGS ?=
 
-.PHONY: help demo test unit check lint bench format clean
+.PHONY: help demo test unit check lint bench format pyz clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,6 +34,9 @@ check: lint test ## What CI runs: lint, layering, all tests
 
 bench: $(VENV)/.ready ## Measure hashing, archive, fetch, map and tasks
 	$(BIN)/python -m bench
+
+pyz: $(VENV)/.ready ## One file that runs run_isolated on a bare Python, in dist
+	$(BIN)/python -m run_isolated.pyz dist
 
 format: $(VENV)/.ready ## Format the sources
 	$(BIN)/ruff format $(SOURCES) examples

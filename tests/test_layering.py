@@ -49,7 +49,7 @@ LAYERS = {
 }
 TOOLKIT_FALLBACK = "toolkit"  # every other module of `isolate`
 ROOTS = {"isolate.terminal", "server.app", "swarming.commands"}
-ROOT_NAMES = {"cli", "config"}
+ROOT_NAMES = {"cli", "config", "__main__"}
 
 MAY_IMPORT = {
     "leaf": {"leaf"},
