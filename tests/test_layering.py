@@ -48,7 +48,7 @@ LAYERS = {
     "server": "server",
 }
 TOOLKIT_FALLBACK = "toolkit"  # every other module of `isolate`
-ROOTS = {"isolate.terminal", "server.app", "swarming.commands"}
+ROOTS = {"isolate.terminal", "run_isolated.pyz_start", "server.app", "swarming.commands"}
 ROOT_NAMES = {"cli", "config", "__main__"}
 
 MAY_IMPORT = {
