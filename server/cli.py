@@ -73,6 +73,86 @@ def serve(
     run(ServerConfig.from_flags(data, host, port, limits=limits), announce=click.echo, verbose=verbose)
 
 
+def _read_share(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> float:
+    number = (text or "0").removesuffix("%")
+    if not number.replace(".", "", 1).isdigit() or not 0 <= float(number) <= 100:
+        raise click.BadParameter(f"{text!r} is not a percentage: write --read-data=5%")
+    return float(number) / 100
+
+
+@cli.command(epilog="Exit status: 0 all is well, 1 something was bad, 2 usage, 130 interrupted.")
+@data_option
+@click.option(
+    "--read-data",
+    is_flag=False,
+    flag_value="100%",
+    metavar="[=N%]",
+    callback=_read_share,
+    help="Read and verify all contents, or a random N% of the records; else only headers are read.",
+)
+@click.option("--rebuild-index", is_flag=True, help="First make the index of blobs anew, from the packs alone.")
+def check(data: Path | None, read_data: float, *, rebuild_index: bool) -> int:
+    """Compare the index of blobs with the packs, while no server runs.
+
+    What is bad is set aside and counts as missing, so that the next archive stores it again; its bytes are kept. Prints
+    one line for each problem, and a summary.
+    """
+    from server.config import data_dir
+    from server.maintenance import check_data
+
+    return check_data(data_dir(data), click.echo, read_share=read_data, rebuild=rebuild_index)
+
+
+@cli.command(epilog=EXIT_HELP)
+@data_option
+@limit_options
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+def gc(data: Path | None, *, max_size: str | None, min_free: str | None, keep: str | None, dry_run: bool) -> None:
+    """Delete what is too old or too much and give its space back, while no server runs.
+
+    A running server does this by itself, little by little. Nothing that was asked for within the last 6 hours goes.
+    """
+    from server.config import blob_limits, data_dir
+    from server.maintenance import collect_garbage
+
+    collect_garbage(data_dir(data), blob_limits(max_size, min_free, keep), click.echo, dry_run=dry_run)
+
+
+@cli.command(epilog=EXIT_HELP)
+@data_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def stats(data: Path | None, *, as_json: bool) -> None:
+    """Print how much is stored, by namespace, while no server runs."""
+    from server.config import data_dir
+    from server.maintenance import print_stats
+
+    print_stats(data_dir(data), click.echo, as_json=as_json)
+
+
+@cli.group(epilog=EXIT_HELP)
+def config() -> None:
+    """Settings of the server: server.toml, bots.toml and pools.toml in the directory `config` of its data."""
+
+
+@config.command(name="check", epilog=EXIT_HELP)
+@data_option
+@click.argument("directory", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+def check_config(data: Path | None, directory: Path | None) -> None:
+    """Read the settings, in DIRECTORY or those of the server, and print every problem with its line.
+
+    A running server reads them again by itself whenever a file changes, and keeps what it had if they are wrong.
+    """
+    from server.config import data_dir
+    from server.live_settings import read
+    from server.settings import FILES, SETTINGS_DIR, parse
+
+    place = directory or data_dir(data) / SETTINGS_DIR
+    texts = read(place)
+    parse(texts)
+    absent = [name for name in FILES if name not in texts]
+    click.echo(f"{place}: fine{f'; not there: {chr(44).join(absent)}' if absent else ''}")
+
+
 def main() -> int:
     """Run the command line and return the exit status."""
     return run_command("swarming-server", cli)

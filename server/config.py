@@ -37,7 +37,7 @@ class ServerConfig:
     ) -> ServerConfig:
         """Return the checked configuration; raises InvalidInput."""
         return cls(
-            data_dir=data or default_data_dir(environ),
+            data_dir=data_dir(data, environ),
             address=loopback_address(host),
             port=port,
             limits=limits or BlobLimits(),
@@ -58,6 +58,11 @@ def blob_limits(max_size: str | None, min_free: str | None, keep: str | None) ->
         max_bytes=None if max_size is None else parse_bytes(max_size),
         min_free_bytes=given.min_free_bytes if min_free is None else parse_bytes(min_free),
     )
+
+
+def data_dir(given: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the data directory that a command works on."""
+    return given or default_data_dir(environ)
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:

@@ -15,6 +15,7 @@ from isolate.monitor import Monitor
 from server.stores.pack_scan import fault_of
 from server.stores.packs import Location, Pack, PackStorage
 from server.stores.presence import Presence
+from server.stores.records import MAGICS
 from server.stores.sqlite_index import BlockRow, Kind
 from server.stores.sqlite_upkeep import PackRow, PackState, PlacedBlock, UpkeepIndex
 
@@ -130,4 +131,5 @@ def _cut(blocks: Sequence[PlacedBlock]) -> Iterator[list[PlacedBlock]]:
 
 
 def _row(pack: Pack, block: PlacedBlock) -> BlockRow:
-    return BlockRow(block.id, pack, block.offset, block.length, Kind(block.kind), block.touched_h)
+    kind = Kind(block.kind) if block.kind in MAGICS else Kind.BLOCK  # a damaged row
+    return BlockRow(block.id, pack, block.offset, block.length, kind, block.touched_h)

@@ -33,6 +33,7 @@ class Tidied:
     packs: int
     freed_bytes: int
     copied_bytes: int
+    short_bytes: int = 0  # what was, or would be, above the limits
 
 
 class Calm:
@@ -54,8 +55,10 @@ class Calm:
 class Janitor:
     """Tidies one store; `run` is for a schedule, `make_room` for an upload that does not fit."""
 
-    def __init__(self, stores: LocalBlobStores, clock: Clock, *, stopped_cleanly: bool = True) -> None:
-        self._stores, self._clock = stores, clock
+    def __init__(
+        self, stores: LocalBlobStores, clock: Clock, *, stopped_cleanly: bool = True, work_share: float = WORK_SHARE
+    ) -> None:
+        self._stores, self._clock, self._work_share = stores, clock, work_share
         self._calm = Calm(clock, stores.limits.promised_s, stopped_cleanly=stopped_cleanly)
         self._compactor = Compactor(stores.upkeep, stores.packs, stores.presence, stores.monitor, self._pause)
         self._turn = asyncio.Lock()
@@ -77,7 +80,7 @@ class Janitor:
                 evicted += await self._evict_oldest(shortage)
             tidied = await self._compact(shortage, dead_share)
         self._stores.monitor.count("evicted_blocks", evicted.blocks)
-        return Tidied(evicted, *tidied)
+        return Tidied(evicted, *tidied, shortage)
 
     async def preview(self, dead_share: float = WORTHWHILE) -> Tidied:
         """Return what `run` would evict for its age, and compact of what is dead already; changes nothing."""
@@ -86,7 +89,7 @@ class Janitor:
             evicted += await self._stores.upkeep.evictable(age.namespace, self._unused_h(age.name))
         packs = [row for row in await self._stores.upkeep.packs() if _is_worth(row, dead_share)]
         freed, copied = (sum(getattr(row, size) for row in packs) for size in ("committed_bytes", "live_bytes"))
-        return Tidied(evicted, len(packs), freed, copied)
+        return Tidied(evicted, len(packs), freed, copied, await self._shortage_bytes(0))
 
     async def make_room(self, size_bytes: int) -> None:
         """Free at least `size_bytes` if that is allowed; an upload waits for it."""
@@ -159,7 +162,7 @@ class Janitor:
         """Leave the disk and the writer thread to others for a while."""
         now_s = self._clock.monotonic()
         if not self._waiting_uploads:
-            pause_s = min((now_s - self._woke_s) * (1 / WORK_SHARE - 1), LONGEST_PAUSE_S)
+            pause_s = min((now_s - self._woke_s) * (1 / self._work_share - 1), LONGEST_PAUSE_S)
             if pause_s > 0:
                 await self._clock.sleep(pause_s)
         self._woke_s = self._clock.monotonic()

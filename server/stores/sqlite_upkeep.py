@@ -128,6 +128,40 @@ class UpkeepIndex:
         """Return where in `pack` quarantined records lie."""
         return [(offset, length) for offset, length in await self._fetch("bad_places", name=pack.name)]
 
+    async def note_bad_range(self, pack: Pack, place: tuple[int, int], why: str, now_s: float) -> None:
+        """Remember bytes of a pack, from an offset on and so many, that are no record."""
+        values = {"pack": pack.name, "offset": place[0], "length": place[1], "why": why, "found_at": now_s}
+        await self._database.write(partial(_changed, query="note_bad_range", values=values))
+
+    async def settle(self, pack: int, length: int) -> None:
+        """Count anew what is alive in a pack of `length` bytes."""
+        await self._database.write(partial(_changed, query="settle_pack", values={"id": pack, "length": length}))
+
+    async def restore(
+        self, blobs: Sequence[tuple[int, bytes, int, int, int]], parts: Sequence[tuple[int, int]]
+    ) -> None:
+        """Add rows that a sound record shows to be lost: namespace, digest, block, entry, size; recipe, part."""
+
+        def job(connection: sqlite3.Connection) -> None:
+            connection.executemany(SQL["add_blob"], blobs)
+            connection.executemany(SQL["add_part"], parts)
+
+        await self._database.write(job)
+
+    async def stale_blobs(self, after: tuple[int, bytes]) -> list[tuple[int, bytes]]:
+        """Return namespace and digest of blobs whose record has gone, in order, behind `after`."""
+        rows = await self._fetch("stale_blobs", namespace=after[0], digest=after[1], limit=ROWS_PER_JOB)
+        return [(namespace, digest) for namespace, digest in rows]
+
+    async def damage(self) -> str | None:
+        """Return what SQLite finds wrong with the file, None for a sound one; reads all of it."""
+
+        def job(connection: sqlite3.Connection) -> str:
+            return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+
+        found = await self._database.read(job)
+        return None if found == "ok" else " ".join(found.split())
+
     async def quarantined(self) -> Freed:
         """Return how many records are in quarantine, and their bytes."""
         ((records, size_bytes),) = await self._fetch("quarantined")

@@ -64,6 +64,31 @@ WHERE id = :id AND state <> 0 AND NOT EXISTS (SELECT 1 FROM block INDEXED BY blo
 -- drop_pack --
 DELETE FROM pack WHERE id = :id AND state = 2;
 
+-- note_bad_range --
+-- Remember bytes of a pack that are no record.
+INSERT INTO quarantine (pack, offset, length, why, found_at) VALUES (:pack, :offset, :length, :why, :found_at);
+
+-- settle_pack --
+-- Count anew what is alive in a pack that is :length long.
+UPDATE pack SET committed_bytes = :length,
+    live_bytes = (SELECT COALESCE(SUM(block.length), 0) FROM block WHERE block.pack = pack.id),
+    dead_bytes = :length - (SELECT COALESCE(SUM(block.length), 0) FROM block WHERE block.pack = pack.id)
+WHERE id = :id;
+
+-- add_part --
+INSERT INTO recipe (block, part) VALUES (?, ?) ON CONFLICT DO NOTHING;
+
+-- add_blob --
+-- Index a blob again whose row was lost or names a record that is gone.
+INSERT INTO blob (namespace, digest, block, entry, size) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (namespace, digest) DO UPDATE SET block = excluded.block, entry = excluded.entry, size = excluded.size;
+
+-- stale_blobs --
+-- Rows of blobs whose record has gone, from a place on.
+SELECT namespace, digest FROM blob
+WHERE (namespace, digest) > (:namespace, :digest) AND NOT EXISTS (SELECT 1 FROM block WHERE block.id = blob.block)
+ORDER BY namespace, digest LIMIT :limit;
+
 -- bad_places --
 -- Where bad records lie in a pack.
 SELECT DISTINCT offset, length FROM quarantine WHERE pack = :name ORDER BY offset;

@@ -1,0 +1,179 @@
+"""What the maintenance commands do: check, gc and stats on a data directory that no server uses.
+
+Knows no flags. The invariants: each takes the lock a server takes, and makes no directory; an unclean stop stays on
+record, because only time settles it; a result is one line, or one JSON object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from isolate.clock import SystemClock
+from isolate.errors import Busy, IndexCorrupt
+from isolate.monitor import TallyMonitor
+from server.stores.blobs import LocalBlobStores
+from server.stores.check import Check, Checked
+from server.stores.datadir import DataDirectory
+from server.stores.janitor import Janitor, Tidied
+from server.stores.limits import BlobLimits
+from server.stores.rebuild import Rebuild, Rebuilt
+from server.stores.sqlite_index import Kind
+from server.units import bytes_text
+
+GC_DEAD_SHARE = 0.1  # who asks for it wants the space, and has the time
+_NO_FLOOR = BlobLimits(min_free_bytes=0)
+
+Say = Callable[[str], object]
+
+
+def check_data(data_dir: Path, say: Say, *, read_share: float, rebuild: bool) -> int:
+    """Check, after rebuilding the index if that is asked for; returns the exit status."""
+    return asyncio.run(_check(data_dir, say, read_share, rebuild=rebuild))
+
+
+def collect_garbage(data_dir: Path, limits: BlobLimits, say: Say, *, dry_run: bool) -> None:
+    """Do at once what a server does little by little."""
+    asyncio.run(_collect_garbage(data_dir, limits, say, dry_run=dry_run))
+
+
+def print_stats(data_dir: Path, say: Say, *, as_json: bool) -> None:
+    """Print what is stored."""
+    found = asyncio.run(_stats(data_dir))
+    if as_json:
+        say(json.dumps(found, indent=2, sort_keys=True))
+        return
+    for line in _table(found):
+        say(line)
+
+
+async def _check(data_dir: Path, say: Say, read_share: float, *, rebuild: bool) -> int:
+    data, bad = _open(data_dir), 0
+    try:
+        if rebuild:
+            rebuilt = await Rebuild(data_dir, SystemClock(), say).run()
+            bad = rebuilt.bad_ranges
+            say(_rebuilt_line(rebuilt))
+        try:
+            async with _stores(data, _NO_FLOOR) as stores:
+                chance, now_s = random.Random(), SystemClock().now()
+                checked = await Check(stores, data_dir, say, read_share, chance, now_s).run()
+        except IndexCorrupt as error:
+            raise IndexCorrupt(f"{error} (--rebuild-index makes it anew)") from error
+        say(_checked_line(checked))
+        return 1 if bad or checked.problems else 0
+    finally:
+        data.close()
+
+
+async def _collect_garbage(data_dir: Path, limits: BlobLimits, say: Say, *, dry_run: bool) -> None:
+    data = _open(data_dir)
+    try:
+        async with _stores(data, limits) as stores:
+            janitor = Janitor(stores, SystemClock(), stopped_cleanly=data.stopped_cleanly, work_share=1.0)
+            tidied = await (janitor.preview(GC_DEAD_SHARE) if dry_run else janitor.run(GC_DEAD_SHARE))
+            say(_tidied_line(tidied, dry_run=dry_run))
+            if not janitor.is_calm:
+                hours = limits.promised_s / 3600
+                say(f"Nothing is evicted: the last server was killed. Let one run for {hours:g} hours first")
+    finally:
+        data.close()
+
+
+async def _stats(data_dir: Path) -> dict[str, Any]:
+    data = _open(data_dir)
+    try:
+        async with _stores(data, _NO_FLOOR) as stores:
+            upkeep = stores.upkeep
+            packs, ages, bad = await upkeep.packs(), await upkeep.ages(), await upkeep.quarantined()
+            namespaces: dict[int, dict[str, Any]] = {
+                age.namespace: {"name": age.name, "blobs": 0, "plain_bytes": 0, "records": 0, "composed": 0,
+                                "stored_bytes": 0}
+                for age in ages
+            }  # fmt: skip
+            for namespace, kind, number, size_bytes in await upkeep.count_blocks():
+                entry = namespaces[namespace]
+                entry["records"] += number
+                entry["composed"] += number if kind == Kind.RECIPE else 0
+                entry["stored_bytes"] += size_bytes
+            for namespace, number, plain_bytes in await upkeep.count_blobs():
+                namespaces[namespace] |= {"blobs": number, "plain_bytes": plain_bytes}
+    finally:
+        data.close()
+    return {
+        "data_dir": str(data_dir),
+        "packs": len(packs),
+        "pack_bytes": sum(row.committed_bytes for row in packs),
+        "live_bytes": sum(row.live_bytes for row in packs),
+        "dead_bytes": sum(row.dead_bytes for row in packs),
+        "quarantined_records": bad.blocks,
+        "quarantined_bytes": bad.size_bytes,
+        "namespaces": sorted(namespaces.values(), key=lambda entry: str(entry["name"])),
+    }
+
+
+def _open(data_dir: Path) -> DataDirectory:
+    try:
+        return DataDirectory.open_existing(data_dir)
+    except Busy as error:
+        raise Busy(f"A server is running on {data_dir}: stop it first") from error
+
+
+@asynccontextmanager
+async def _stores(data: DataDirectory, limits: BlobLimits) -> AsyncIterator[LocalBlobStores]:
+    stores = await LocalBlobStores.open(data.path, SystemClock(), TallyMonitor(), limits)
+    try:
+        yield stores
+    finally:
+        await stores.close()
+
+
+def _rebuilt_line(rebuilt: Rebuilt) -> str:
+    return (
+        f"Rebuilt the index from {rebuilt.packs} packs: {rebuilt.records} records, {rebuilt.blobs} blobs,"
+        f" {rebuilt.bad_ranges} bad ranges"
+    )
+
+
+def _checked_line(checked: Checked) -> str:
+    parts = [f"Checked {checked.packs} packs, {checked.records} records, {bytes_text(checked.read_bytes)} read"]
+    for number, what in (
+        (checked.bad_records, "bad records quarantined"),
+        (checked.wrong_rows, "wrong index rows mended"),
+        (checked.unknown_packs, "packs not in the index"),
+        (checked.incomplete_blobs, "composed blobs incomplete"),
+    ):
+        if number:
+            parts.append(f"{number} {what}")
+    return ": ".join((parts[0], ", ".join(parts[1:]) or "all is well"))
+
+
+def _tidied_line(tidied: Tidied, *, dry_run: bool) -> str:
+    verbs = ("Would evict", "would compact") if dry_run else ("Evicted", "compacted")
+    line = (
+        f"{verbs[0]} {tidied.evicted.blocks} blocks ({bytes_text(tidied.evicted.size_bytes)}); {verbs[1]}"
+        f" {tidied.packs} packs: {bytes_text(tidied.freed_bytes)} freed, {bytes_text(tidied.copied_bytes)} copied"
+    )
+    over = f"; {bytes_text(tidied.short_bytes)} above the limits"
+    return line + over if dry_run and tidied.short_bytes else line
+
+
+def _table(found: dict[str, Any]) -> list[str]:
+    sizes = ", ".join(
+        f"{bytes_text(found[size])} {what}"
+        for size, what in (("pack_bytes", "on disk"), ("live_bytes", "alive"), ("dead_bytes", "dead"))
+    )
+    lines = [f"{found['data_dir']}: {found['packs']} packs, {sizes}"]
+    if found["quarantined_records"]:
+        lines.append(f"{found['quarantined_records']} records in quarantine, {bytes_text(found['quarantined_bytes'])}")
+    lines += [
+        f"  {entry['name']}: {entry['blobs']} blobs of {bytes_text(entry['plain_bytes'])} in {entry['records']} records"
+        f" of {bytes_text(entry['stored_bytes'])}"
+        for entry in found["namespaces"]
+    ]
+    return lines

@@ -1,0 +1,212 @@
+"""The index and the packs compared, on demand: what is bad is set aside, what the index forgot is restored.
+
+Works on an open store that nobody else uses. The invariants: nothing is deleted but index rows that name nothing; a bad
+record goes to quarantine, its bytes stay; every problem is reported with the place where it lies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from isolate.cas.block import ChunkList
+from isolate.cas.digest import Algorithm
+from isolate.errors import IndexCorrupt, InvalidRecord
+from server.stores.blobs import LocalBlobStores
+from server.stores.pack_scan import Head, PackReader, fault_of
+from server.stores.packs import Pack
+from server.stores.records import MAGICS, namespace_of, opened, wrong_in
+from server.stores.sqlite_index import Kind, Lookup
+from server.stores.sqlite_upkeep import PackRow, PackState, PlacedBlock
+
+Report = Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was looked at and what was found."""
+
+    packs: int = 0
+    records: int = 0
+    read_bytes: int = 0
+    bad_records: int = 0  # now in quarantine
+    wrong_rows: int = 0  # of the index; mended
+    stale_rows: int = 0  # named what was evicted; removed, and no problem
+    unknown_packs: int = 0
+    incomplete_blobs: int = 0  # composed ones that miss a chunk
+
+    @property
+    def problems(self) -> int:
+        return self.bad_records + self.wrong_rows + self.unknown_packs + self.incomplete_blobs
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What the bytes of a block say."""
+
+    block: PlacedBlock
+    head: Head | None
+    why: str | None
+    read_bytes: int
+
+
+class Check:
+    """One check; `read_share` of the records are read and verified whole, of the others only the headers."""
+
+    def __init__(
+        self,
+        stores: LocalBlobStores,
+        root: Path,
+        report: Report,
+        read_share: float,
+        chance: random.Random,
+        now_s: float,
+    ) -> None:
+        self._stores, self._root, self._report = stores, root, report
+        self._read_share, self._chance, self._now_s = read_share, chance, now_s
+        self.found = Checked()
+
+    async def run(self) -> Checked:
+        """Check everything; raises IndexCorrupt when the index itself is damaged."""
+        upkeep = self._stores.upkeep
+        if (damage := await upkeep.damage()) is not None:
+            raise IndexCorrupt(f"blobs.sqlite is damaged: {damage}")
+        rows = await upkeep.packs()
+        for row in sorted(rows, key=lambda row: row.pack):
+            if row.state is not PackState.DEAD:
+                await self._pack(row)
+        known = {row.pack for row in rows}
+        for path in sorted((self._root / "packs").glob("*/*.pack")):
+            if Pack(path.parent.name, path.stem) not in known:
+                self._add(unknown_packs=1)
+                self._report(f"Pack {path} is not in the index (--rebuild-index takes it in)")
+        await self._drop_stale()
+        return self.found
+
+    async def _pack(self, row: PackRow) -> None:
+        self._add(packs=1)
+        path = self._root / "packs" / row.pack.namespace / f"{row.pack.name}.pack"
+        algorithm = namespace_of(row.pack.namespace).algorithm
+        length = path.stat().st_size if path.exists() else 0
+        if length < row.committed_bytes:
+            self._report(f"Pack {path} has {length} bytes, {row.committed_bytes} were stored")
+        after = -1
+        while blocks := await self._stores.upkeep.blocks_of(row.id, after):
+            chosen = [self._chance.random() < self._read_share for _ in blocks]
+            looks = await asyncio.to_thread(partial(_look, path, blocks, chosen, algorithm))
+            for look in looks:
+                self._add(records=1, read_bytes=look.read_bytes)
+                if look.why is not None:
+                    await self._condemn(row.pack, look.block, look.why)
+            await self._compare(row, [look for look in looks if look.why is None], path)
+            after = blocks[-1].offset
+        await self._stores.upkeep.settle(row.id, max(length, row.committed_bytes))
+
+    async def _condemn(self, pack: Pack, block: PlacedBlock, why: str) -> None:
+        self._add(bad_records=1)
+        self._report(f"Record at {block.offset} of pack {pack.name} is bad: {why}")
+        await self._stores.index.quarantine(block.id, why, self._now_s)
+
+    async def _compare(self, row: PackRow, looks: Sequence[_Look], path: Path) -> None:
+        """Compare the rows of blobs with what sound records hold."""
+        digests = {blob.digest for look in looks if look.head for blob in look.head.blobs}
+        lookup = await self._stores.index.find(row.pack.namespace, digests)
+        lost: list[tuple[int, bytes, int, int, int]] = []
+        for look in looks:
+            assert look.head is not None
+            if look.block.kind in {Kind.BLOCK, Kind.RECIPE}:
+                lost += _lost_rows(row.namespace, look.block.id, look.head, lookup)
+            if look.block.kind == Kind.RECIPE:
+                await self._recipe(row, look.block, path)
+        for _, digest, _, _, _ in lost:
+            self._report(f"The index was wrong about blob {digest.hex()}; restored from pack {row.pack.name}")
+        if lost:
+            self._add(wrong_rows=len(lost))
+            await self._stores.upkeep.restore(lost, [])
+
+    async def _recipe(self, row: PackRow, block: PlacedBlock, path: Path) -> None:
+        """See that the index knows of every block a composed blob needs."""
+
+        def read() -> ChunkList:
+            with PackReader(path) as reader:
+                recipe = opened(reader.read(block.offset, block.length), namespace_of(row.pack.namespace).algorithm)
+            if not isinstance(recipe, ChunkList):
+                raise InvalidRecord("Record is no recipe")
+            return recipe
+
+        try:
+            recipe = await asyncio.to_thread(read)
+        except InvalidRecord as error:
+            await self._condemn(row.pack, block, str(error))
+            return
+        wanted = {recipe.blob.digest, *(chunk.digest for chunk in recipe.chunks)}
+        lookup = await self._stores.index.find(row.pack.namespace, wanted)
+        place = lookup.places.get(recipe.blob.digest)
+        if place is None or place.block != block.id:
+            return  # another recipe stands for this blob
+        known = set(lookup.parts.get(block.id, ()))
+        places = [lookup.places.get(chunk.digest) for chunk in recipe.chunks]
+        if any(chunk is None or chunk.block not in lookup.blocks for chunk in places) or known - lookup.blocks.keys():
+            self._add(incomplete_blobs=1)
+            self._report(f"Composed blob {recipe.blob.digest.hex()} misses a chunk: it counts as missing")
+            return
+        if parts := {chunk.block for chunk in places if chunk is not None} - known:
+            self._add(wrong_rows=len(parts))
+            self._report(f"The index did not know all chunks of blob {recipe.blob.digest.hex()}; restored")
+            await self._stores.upkeep.restore([], [(block.id, part) for part in parts])
+
+    async def _drop_stale(self) -> None:
+        after = (0, b"")
+        while stale := await self._stores.upkeep.stale_blobs(after):
+            for namespace in sorted({namespace for namespace, _ in stale}):
+                digests = [digest for one, digest in stale if one == namespace]
+                await self._stores.upkeep.forget_stale(namespace, digests)
+            self._add(stale_rows=len(stale))
+            after = stale[-1]
+
+    def _add(self, **more: int) -> None:
+        self.found = replace(self.found, **{name: getattr(self.found, name) + more[name] for name in more})
+
+
+def _look(path: Path, blocks: Sequence[PlacedBlock], chosen: Sequence[bool], algorithm: Algorithm) -> list[_Look]:
+    """Look at blocks of one pack: the chosen ones whole, of the others the header."""
+    try:
+        reader = PackReader(path)
+    except OSError as error:
+        return [_Look(block, None, f"its pack cannot be opened: {error.strerror}", 0) for block in blocks]
+    looks = []
+    with reader:
+        for block, whole in zip(blocks, chosen, strict=True):
+            try:
+                looks.append(_looked_at(reader, block, algorithm, whole=whole))
+            except OSError as error:
+                looks.append(_Look(block, None, f"it cannot be read: {error.strerror}", 0))
+    return looks
+
+
+def _looked_at(reader: PackReader, block: PlacedBlock, algorithm: Algorithm, *, whole: bool) -> _Look:
+    if reader.length < block.offset + block.length:
+        return _Look(block, None, "its bytes are gone", 0)
+    head = reader.head(block.offset)
+    if head is None or head.length != block.length or head.magic != MAGICS.get(block.kind):
+        # The header or the index is wrong; the check tells which.
+        why = fault_of(reader.read(block.offset, block.length)) or "it is another record than the index says"
+        return _Look(block, None, why, 0)
+    if not whole:
+        return _Look(block, head, None, 0)
+    return _Look(block, head, wrong_in(reader.read(block.offset, block.length), algorithm), block.length)
+
+
+def _lost_rows(namespace: int, block: int, head: Head, lookup: Lookup) -> list[tuple[int, bytes, int, int, int]]:
+    """Return rows for what a record holds and no row, or a wrong one, stands for."""
+    rows = []
+    for entry, (digest, size) in enumerate(head.blobs):
+        place = lookup.places.get(digest)
+        lives = place is not None and place.block in lookup.blocks
+        if not lives or (place is not None and place.block == block and (place.entry, place.size) != (entry, size)):
+            rows.append((namespace, digest, block, entry, size))
+    return rows
