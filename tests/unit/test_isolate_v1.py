@@ -19,6 +19,8 @@ from isolate.cas.block import Absent, Block, ChunkList, End, encode_record
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.old_bytes import MAX_SEGMENT_BYTES
 from isolate.cas.store import BlobStore
+from server.discovery import document
+from server.isolate_table import ISOLATE
 from server.stores.limits import BlobLimits
 from server.tickets import LIFETIME_S
 from tests.isolate_server import API, Site, encode, hex_of, isolate_site, item
@@ -467,6 +469,30 @@ async def test_everything_survives_a_restart(tmp_path: Path) -> None:
         path = pending["gs_upload_url"].partition("/bulk/")[2]
         assert (await site.put(f"{site.url}/bulk/{path}", encode("sha256-deflate", BIG + b"!")))[0] == 200
         assert await site.ok("finalize_gs_upload", {"upload_ticket": pending["upload_ticket"]}) == OK
+
+
+# What holds for every call
+
+
+async def test_a_mask_selects_parts_of_a_reply(site: Site) -> None:
+    body = of("default", items=[item("default", SMALL), item("default", BIG)])
+    reply = await site.ok("preupload?fields=items(index,gs_upload_url)", body)
+    assert [set(one) for one in reply["items"]] == [{"index"}, {"index", "gs_upload_url"}]
+
+
+def test_the_discovery_document_describes_every_call() -> None:
+    described = document(ISOLATE, "http://127.0.0.1:1")
+    methods = described["resources"]["isolateservice"]["methods"]
+    assert described["baseUrl"] == "http://127.0.0.1:1/_ah/api/isolateservice/v1/"
+    assert {name: (one["httpMethod"], one["path"]) for name, one in methods.items()} == {
+        "server_details": ("GET", "server_details"),
+        "preupload": ("POST", "preupload"),
+        "store_inline": ("POST", "store_inline"),
+        "finalize_gs_upload": ("POST", "finalize_gs_upload"),
+        "retrieve": ("POST", "retrieve"),
+    }
+    used = {one[part]["$ref"] for one in methods.values() for part in ("request", "response") if part in one}
+    assert used <= described["schemas"].keys()
 
 
 # Guarantee 14
