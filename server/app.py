@@ -35,9 +35,11 @@ from server.cas_api import cas_routes
 from server.config import ServerConfig
 from server.discovery import discovery_routes
 from server.inputs import TreeChecker
+from server.isolate_table import ISOLATE
 from server.isolate_v1 import IsolateApi
 from server.jobs import Job, run_jobs
 from server.middleware import OWN_SERVERS, Gate, reply
+from server.pages.browse import BrowsePages
 from server.pages.views import Pages
 from server.stores.datadir import DataDirectory
 from server.stores.janitor import Janitor
@@ -195,10 +197,11 @@ def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Appl
     app.add_routes(auth_routes())
     app.add_routes(ClientApi(scheduler, clock, __version__).routes())
     app.add_routes(documentation_routes(__version__))
-    app.add_routes(discovery_routes([SWARMING]))
+    app.add_routes(discovery_routes([SWARMING, ISOLATE]))
     app.add_routes(BotApi(scheduler, clock, __version__, polls, services.bot_config.current).routes())
     app.add_routes(BotConfigApi(services.bot_config, polls.renew).routes())
     app.add_routes(Pages(scheduler, clock, __version__).routes())
+    app.add_routes(BrowsePages(services.blobs, __version__).routes())
     return app
 
 
