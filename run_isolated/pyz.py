@@ -24,7 +24,7 @@ from isolate.errors import NotFound
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("isolate", "run_isolated")
-LIBRARIES = ("aiofiles", "aiohttp", "blake3", "click", "fastcdc", "rich", "zstandard")  # and what these need
+PROJECT = "isolate-toolkit"  # what it requires is taken along
 _LEFT_OUT = {"__pycache__", "bin"}
 _LEGAL = ("LICENSE", "METADATA", "NOTICE")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -76,7 +76,7 @@ def _with_requirements() -> list[str]:
     from packaging.requirements import Requirement  # a library of the tests: only who builds needs it
 
     found: dict[str, None] = {}
-    pending = list(LIBRARIES)
+    pending = [PROJECT]
     while pending:
         name = pending.pop()
         if name in found:
@@ -87,7 +87,7 @@ def _with_requirements() -> list[str]:
         except metadata.PackageNotFoundError as error:
             raise NotFound(f"The library {name} is not installed here") from error
         pending += [one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
-    return sorted(found)
+    return sorted(set(found) - {PROJECT})
 
 
 if __name__ == "__main__":
