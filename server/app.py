@@ -38,9 +38,13 @@ from server.inputs import TreeChecker
 from server.isolate_table import ISOLATE
 from server.isolate_v1 import IsolateApi
 from server.jobs import Job, run_jobs
+from server.live_settings import RELOAD_S, LiveSettings
 from server.middleware import OWN_SERVERS, Gate, reply
 from server.pages.browse import BrowsePages
 from server.pages.views import Pages
+from server.protocol import JsonRunner
+from server.retention import Sweeper
+from server.settings import SETTINGS_DIR, Settings
 from server.stores.datadir import DataDirectory
 from server.stores.janitor import Janitor
 from server.stores.limits import BlobLimits
@@ -55,6 +59,7 @@ from swarming.scheduler import Scheduler
 
 MAX_BODY_BYTES = 16 << 20  # of JSON; streams of blobs have their own limits
 KEEP_ALIVE_S = 75.0  # longer than the longest pause of a bot between two calls
+SWEEP_S = 60.0  # between rounds of retention
 TIDY_S = 60.0  # between rounds of eviction; an upload that finds no space does not wait for it
 CUT_S = 2.0  # for sending the last replies
 BACKLOG = 1024  # connections that arrive in one moment
@@ -69,6 +74,8 @@ class Services:
     blobs: SharedBlobStores
     tickets: TicketOffice
     scheduler: Scheduler
+    sweeper: Sweeper
+    settings: LiveSettings
     bot_config: BotConfigFile
     clock: Clock
     janitor: Janitor
@@ -112,7 +119,7 @@ async def serve(config: ServerConfig, announce: Callable[[str], object]) -> None
         services = await open_services(data, config.limits, clock, stack)
         gate = Gate(LoopbackGuard(config.address, {port}), clock, secrets.token_hex(4))
         polls = WaitingPolls()
-        runner = web.AppRunner(
+        runner = JsonRunner(
             application(services, gate, polls),
             access_log=None,
             keepalive_timeout=KEEP_ALIVE_S,
@@ -131,6 +138,8 @@ async def serve(config: ServerConfig, announce: Callable[[str], object]) -> None
             Job("tick", 1.0, services.scheduler.tick),
             Job("drop gone", 1.0, polls.drop_gone),
             Job("tidy", TIDY_S, tidy),
+            Job("settings", RELOAD_S, services.settings.reload),
+            Job("sweep", SWEEP_S, services.sweeper.run),
         ]
         async with asyncio.TaskGroup() as group:
             working = group.create_task(run_jobs(jobs, clock), name="jobs")
@@ -156,7 +165,8 @@ async def open_services(
     data: DataDirectory, limits: BlobLimits, clock: Clock, stack: contextlib.AsyncExitStack
 ) -> Services:
     """Open every store in the data directory and the scheduler on them; `stack` closes them, the last one first."""
-    monitor = LogMonitor()
+    monitor, settings = LogMonitor(), LiveSettings(data.path / SETTINGS_DIR)
+    settings.load()
     local = await open_blob_stores(data.path, clock, monitor, limits)
     stack.push_async_callback(local.close)
     janitor = Janitor(local, clock, stopped_cleanly=data.stopped_cleanly)
@@ -174,10 +184,20 @@ async def open_services(
         clock,
         inputs=TreeChecker(blobs.namespace, clock, blobs.limits.promised_s),
     )
+    sweeper = Sweeper(tasks, outputs, clock, settings.current.retention)
+    settings.follow(lambda found: scheduler.configure(found.policy))
+    settings.follow(lambda found: setattr(sweeper, "policy", found.retention))
     await scheduler.start()
     stack.push_async_callback(scheduler.close)
     return Services(
-        blobs, TicketOffice.open(data.path, clock), scheduler, BotConfigFile(data.path, clock), clock, janitor
+        blobs=blobs,
+        tickets=TicketOffice.open(data.path, clock),
+        scheduler=scheduler,
+        sweeper=sweeper,
+        settings=settings,
+        bot_config=BotConfigFile(data.path, clock),
+        clock=clock,
+        janitor=janitor,
     )
 
 
@@ -187,6 +207,10 @@ def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Appl
     app[OWN_SERVERS] = gate.own_servers
     app.on_response_prepare.append(gate.add_headers)
     scheduler, clock = services.scheduler, services.clock
+    services.settings.follow(lambda _: polls.renew())
+
+    def settings() -> Settings:
+        return services.settings.current
 
     async def health(_: web.Request) -> web.Response:
         return reply({"status": "ok", "version": __version__})
@@ -195,10 +219,10 @@ def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Appl
     app.add_routes(cas_routes(services.blobs))
     app.add_routes(IsolateApi(services.blobs, services.tickets, __version__).routes())
     app.add_routes(auth_routes())
-    app.add_routes(ClientApi(scheduler, clock, __version__).routes())
+    app.add_routes(ClientApi(scheduler, clock, __version__, settings).routes())
     app.add_routes(documentation_routes(__version__))
     app.add_routes(discovery_routes([SWARMING, ISOLATE]))
-    app.add_routes(BotApi(scheduler, clock, __version__, polls, services.bot_config.current).routes())
+    app.add_routes(BotApi(scheduler, clock, __version__, polls, services.bot_config.current, settings).routes())
     app.add_routes(BotConfigApi(services.bot_config, polls.renew).routes())
     app.add_routes(Pages(scheduler, clock, __version__).routes())
     app.add_routes(BrowsePages(services.blobs, __version__).routes())

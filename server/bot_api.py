@@ -14,10 +14,12 @@ from typing import Any
 from aiohttp import web
 
 from isolate.clock import Clock
-from isolate.errors import InvalidInput, IsolateError, LeaseLost
+from isolate.errors import InvalidInput, IsolateError, LeaseLost, Refused
 from server.bot_config import FILE, Script
+from server.bot_groups import BotGroup
 from server.middleware import IDENTITY, own_servers, reply, server_url
 from server.problem import error_headers, status_of
+from server.settings import Settings
 from swarming import wire, wire_bot
 from swarming.bots import BotHello, Command, Sleep
 from swarming.scheduler import Scheduler
@@ -27,6 +29,7 @@ SESSION_HEADER = "X-Isolate-Session"
 WAIT_HEADER = "X-Isolate-Wait"
 MAX_SESSION_CHARS = 64
 MAX_WAIT_S = 30.0  # below the idle time-outs of proxies
+PAUSE_S = 60.0  # between polls while no bot gets work
 RELEASED = Sleep(1.0)  # what a poll gets that was ended early
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -81,7 +84,7 @@ class WaitingPolls:
 
 
 class BotApi:
-    """Handlers over one scheduler; `script` returns the hooks that bots are to have."""
+    """Handlers over one scheduler; `script` returns the hooks bots are to have, `update` the version a bot is to be."""
 
     def __init__(
         self,
@@ -90,9 +93,13 @@ class BotApi:
         version: str,
         polls: WaitingPolls,
         script: Callable[[], Script] = Script,
+        settings: Callable[[], Settings] = Settings,
+        *,
+        update: Callable[[BotHello], str | None] = lambda _: None,
     ) -> None:
         self._scheduler, self._clock, self._version, self._polls = scheduler, clock, version, polls
-        self._script = script
+        self._update = update
+        self._script, self._settings = script, settings
 
     def routes(self) -> list[web.RouteDef]:
         """Return every route of this API."""
@@ -114,13 +121,13 @@ class BotApi:
     async def handshake(self, request: web.Request) -> web.Response:
         hello = await self._hello(request)
         await self._scheduler.handshake(hello)
-        script = self._script()
+        script, group = self._script(), self._group(hello.bot_id)
         body: dict[str, Any] = {
             # A bot of 2020 replaces itself by what it can download as this version: so it is always its own.
             "bot_version": hello.version,
             "server_version": self._version,
-            "bot_group_cfg_version": script.version,
-            "bot_group_cfg": {"dimensions": {}},
+            "bot_group_cfg_version": _version(group, script),
+            "bot_group_cfg": {"dimensions": {key: list(values) for key, values in group.dimensions.items()}},
         }
         if script.content is not None:
             body |= {"bot_config": script.content, "bot_config_rev": script.version, "bot_config_name": FILE}
@@ -128,7 +135,12 @@ class BotApi:
 
     async def poll(self, request: web.Request) -> web.Response:
         hello = await self._hello(request)
-        if wire_bot.is_restart_due(hello, self._script().version):
+        if self._settings().pause_bots:
+            return reply({"cmd": "sleep", "duration": PAUSE_S, "quarantined": True})
+        newer = await asyncio.to_thread(self._update, hello) if "bot_archive" in hello.state else None
+        if newer is not None:
+            return reply({"cmd": "update", "version": newer})
+        if wire_bot.is_restart_due(hello, _version(self._group(hello.bot_id), self._script())):
             return reply({"cmd": "bot_restart", "message": "Restarting to pick up new bots.cfg config"})
         wait_s = _wait_s(request)
         if wait_s:
@@ -162,15 +174,27 @@ class BotApi:
     async def _hello(self, request: web.Request) -> BotHello:
         return self._hello_of(request, wire_bot.json_object(await _json_body(request)))
 
-    @staticmethod
-    def _hello_of(request: web.Request, said: dict[str, Any], also: tuple[str, ...] = ()) -> BotHello:
-        return wire_bot.hello(
+    def _hello_of(self, request: web.Request, said: dict[str, Any], also: tuple[str, ...] = ()) -> BotHello:
+        hello = wire_bot.hello(
             said,
             session=_session(request),
             external_ip=request.remote or "",
             authenticated_as=request[IDENTITY].name,
             also=also,
         )
+        return self._group(hello.bot_id).told(hello)
+
+    def _group(self, bot_id: str) -> BotGroup:
+        group = self._settings().groups.of(bot_id)
+        if group is None:
+            raise Refused(f"Bot {bot_id!r} is in no group of bots.toml")
+        return group
+
+
+def _version(group: BotGroup, script: Script) -> str:
+    """Return the version of all that a bot is told at its start; another one lets it start again."""
+    parts = [one for one in (group.version, script.version) if one != wire_bot.GROUP_VERSION]
+    return "+".join(parts) or wire_bot.GROUP_VERSION
 
 
 def _plain_errors(handler: Handler) -> Handler:

@@ -153,6 +153,33 @@ def check_config(data: Path | None, directory: Path | None) -> None:
     click.echo(f"{place}: fine{f'; not there: {chr(44).join(absent)}' if absent else ''}")
 
 
+@cli.group(name="bot-archive", cls=CommandGroup, epilog=EXIT_HELP)
+def bot_archive() -> None:
+    """Make the programs that bots fetch from this server."""
+
+
+@bot_archive.command(epilog=EXIT_HELP)
+@data_option
+@click.option(
+    "--wheels",
+    metavar="DIR",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="Pack the wheels in DIR: the one of this product and all it needs. [default: what is installed here]",
+)
+@click.option("--platform", metavar="NAME", help="For which machines, as linux-x86_64-cp311. [default: this one]")
+def build(data: Path | None, wheels: Path | None, platform: str | None) -> None:
+    """Make the bot archive of one platform, and offer it to bots at once; a server may be running.
+
+    Bots that came from the server become this version when they are idle; one on which it does not work stays what it
+    was, and says so on its page. Prints the platform and the version.
+    """
+    from server.bot_archive import build as build_archive
+    from server.config import data_dir
+
+    key, version = build_archive(data_dir(data), wheels, platform)
+    click.echo(f"{key}  {version}")
+
+
 def main() -> int:
     """Run the command line and return the exit status."""
     return run_command("swarming-server", cli)

@@ -19,6 +19,7 @@ from server.api_table import CALLS
 from server.middleware import IDENTITY, own_servers, reply, server_url
 from server.overview_v1 import OverviewApi
 from server.performance import performance_stats
+from server.settings import Settings
 from swarming import wire, wire_in, wire_new, wire_out, wire_query
 from swarming.scheduler import Scheduler, TaskView
 from swarming.states import State
@@ -32,8 +33,10 @@ AVAILABLE = {"cancel_task", "cancel_tasks", "delete_bot", "terminate_bot"}  # of
 class ClientApi:
     """Handlers over one scheduler."""
 
-    def __init__(self, scheduler: Scheduler, clock: Clock, version: str) -> None:
-        self._scheduler, self._clock, self._version = scheduler, clock, version
+    def __init__(
+        self, scheduler: Scheduler, clock: Clock, version: str, settings: Callable[[], Settings] = Settings
+    ) -> None:
+        self._scheduler, self._clock, self._version, self._settings = scheduler, clock, version, settings
 
     def routes(self) -> list[web.RouteDef]:
         """Return every route of this API."""
@@ -63,10 +66,10 @@ class ClientApi:
 
     async def new(self, request: web.Request) -> web.Response:
         asked = wire_new.new_task(await request.read(), request[IDENTITY].name, own_servers(request))
-        out = self._outbox(request)
+        out, admitted = self._outbox(request), self._settings().pools.admit(asked.request)
         if asked.evaluate_only:
-            return reply({"request": out.request(await self._scheduler.evaluate(asked.request))})
-        view = await self._scheduler.submit(asked.request)
+            return reply({"request": out.request(await self._scheduler.evaluate(admitted))})
+        view = await self._scheduler.submit(admitted)
         task = view.task
         body = {"request": out.request(task.request, task), "task_id": task.task_id, "task_result": out.result(view)}
         return reply(body)
@@ -160,12 +163,15 @@ class ClientApi:
 
     async def details(self, request: web.Request) -> web.Response:
         return reply(
-            {
-                "server_version": self._version,
-                "bot_version": self._version,
-                "default_isolate_server": server_url(request),
-                "default_isolate_namespace": DEFAULT_NAMESPACE,
-            }
+            wire.compact(
+                {
+                    "server_version": self._version,
+                    "bot_version": self._version,
+                    "default_isolate_server": server_url(request),
+                    "default_isolate_namespace": DEFAULT_NAMESPACE,
+                    "display_server_url_template": self._settings().display_server_url_template or None,
+                }
+            )
         )
 
     async def permissions(self, request: web.Request) -> web.Response:

@@ -74,6 +74,10 @@ class Scheduler:
         self._reaper = Reaper(self._ledger, self._dispatcher, self._submitter)
         self._overview = Overview(self._ledger)
 
+    def configure(self, policy: Policy) -> None:
+        """Use other figures from now on; what was decided already stays."""
+        self._ledger.policy = policy
+
     @property
     def bot_death_s(self) -> float:
         """How long an idle bot may be silent before it counts as dead."""

@@ -130,7 +130,7 @@ def check(schema: dict[str, Any], value: Any, where: str) -> None:
     """Fail for a reply that says more, or otherwise, than its description."""
     if "$ref" in schema:
         schema = DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    kinds = {"string": str, "boolean": bool, "number": (int, float), "object": dict, "array": list, "integer": int}
+    kinds: dict[str, Any] = {"string": str, "boolean": bool, "number": (int, float), "object": dict, "array": list, "integer": int}
     assert isinstance(value, kinds[schema["type"]]), (where, value)
     if "enum" in schema:
         assert value in schema["enum"], where

@@ -17,6 +17,7 @@ from server.bot_api import BotApi, WaitingPolls
 from server.discovery import discovery_routes
 from server.middleware import OWN_SERVERS, Gate
 from server.pages.views import Pages
+from server.settings import Settings
 from server.swarming_v1 import ClientApi
 from swarming import ids
 from swarming.doorbell import LocalDoorbell
@@ -70,6 +71,7 @@ class Site:
         self.url, self.session, self.clock, self.scheduler = url, session, clock, scheduler
         self.trees = Trees()
         self.polls = WaitingPolls()
+        self.settings = Settings()
 
     async def call(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
@@ -145,10 +147,10 @@ async def running_site() -> AsyncIterator[Site]:
         app = web.Application(middlewares=[gate.middleware()], client_max_size=16 << 20)
         app[OWN_SERVERS] = gate.own_servers
         app.on_response_prepare.append(gate.add_headers)
-        app.add_routes(ClientApi(scheduler, clock, "0.1.0").routes())
+        app.add_routes(ClientApi(scheduler, clock, "0.1.0", lambda: site.settings).routes())
         app.add_routes(documentation_routes("0.1.0"))
         app.add_routes(discovery_routes([SWARMING]))
-        app.add_routes(BotApi(scheduler, clock, "0.1.0", site.polls).routes())
+        app.add_routes(BotApi(scheduler, clock, "0.1.0", site.polls, settings=lambda: site.settings).routes())
         app.add_routes(Pages(scheduler, clock, "0.1.0").routes())
         runner = web.AppRunner(app)
         await runner.setup()

@@ -1,0 +1,136 @@
+"""TOML with line numbers: typed reading of tables that collects every problem, each with the line it is on.
+
+Pure: text in, values and problems out; knows no setting. The standard parser gives no positions, so keys are found
+again in the text; a file that parses is written in the usual way, one key per line.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from typing import Any
+
+_HEADER = re.compile(r"\s*(\[\[?)\s*([A-Za-z0-9_.\-\"' ]+?)\s*\]\]?\s*(#.*)?$")
+_KEY = re.compile(r"\s*([A-Za-z0-9_\-\"']+)\s*=")
+_AT_LINE = re.compile(r" \(at line (\d+), column \d+\)| \(at end of document\)")
+
+Path = tuple[str | int, ...]
+
+
+class TomlFile:
+    """One file: its content, where things are in it, and what is wrong with them."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self.name = name
+        self.problems: list[str] = []
+        self._lines = _lines(text)
+        self.content: dict[str, Any] = {}
+        try:
+            self.content = tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            found = _AT_LINE.search(str(error))
+            line = int(found[1]) if found is not None and found[1] else len(text.splitlines()) or 1
+            self.problems.append(f"{name}:{line}: {_AT_LINE.sub('', str(error))}")
+
+    def problem(self, path: Path, message: str) -> None:
+        """Note what is wrong with the value at `path`."""
+        while path and path not in self._lines:
+            path = path[:-1]
+        self.problems.append(f"{self.name}:{self._lines.get(path, 1)}: {message}")
+
+    def top(self) -> Table:
+        """Return the whole file as a table."""
+        return Table(self, (), self.content)
+
+
+class Table:
+    """One table: every key is taken once, what is left over at `close` is unknown."""
+
+    def __init__(self, file: TomlFile, path: Path, values: dict[str, Any]) -> None:
+        self._file, self._path, self._left = file, path, dict(values)
+
+    def problem(self, key: str, message: str) -> None:
+        """Note what is wrong with the value of `key`, which may have been taken."""
+        self._file.problem((*self._path, key) if key else self._path, message)
+
+    def number(self, key: str, default: float, low: float, high: float) -> float:
+        """Return a number between `low` and `high`."""
+        value = self._left.pop(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            self.problem(key, f"{key} must be a number from {low:g} to {high:g}, not {value!r}")
+            return default
+        return value
+
+    def truth(self, key: str, *, default: bool) -> bool:
+        """Return a truth."""
+        value = self._left.pop(key, default)
+        if not isinstance(value, bool):
+            self.problem(key, f"{key} must be true or false, not {value!r}")
+            return default
+        return value
+
+    def text(self, key: str, default: str = "") -> str:
+        """Return a text."""
+        value = self._left.pop(key, default)
+        if not isinstance(value, str):
+            self.problem(key, f"{key} must be a text, not {value!r}")
+            return default
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return a list of texts."""
+        value = self._left.pop(key, [])
+        if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+            self.problem(key, f"{key} must be a list of texts that are not empty, not {value!r}")
+            return ()
+        return tuple(value)
+
+    def table(self, key: str) -> Table:
+        """Return the table below `key`; an empty one when there is none."""
+        value = self._left.pop(key, {})
+        if not isinstance(value, dict):
+            self.problem(key, f"{key} must be a table: [{key}]")
+            value = {}
+        return Table(self._file, (*self._path, key), value)
+
+    def tables(self, key: str) -> Sequence[Table]:
+        """Return the tables written as `[[key]]`."""
+        value = self._left.pop(key, [])
+        if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+            self.problem(key, f"{key} must be written as [[{key}]]")
+            return ()
+        return [Table(self._file, (*self._path, key, index), one) for index, one in enumerate(value)]
+
+    def close(self) -> None:
+        """Note every key that nobody asked for."""
+        for key in self._left:
+            self.problem(key, f"Unknown key {key}")
+
+
+def _lines(text: str) -> dict[Path, int]:
+    """Return the line of every table and key."""
+    found: dict[Path, int] = {}
+    counts: dict[tuple[str, ...], int] = {}
+    table: Path = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        header, key = _HEADER.match(line), _KEY.match(line)
+        if header is not None:
+            names = tuple(part.strip().strip("\"'") for part in header[2].split("."))
+            if header[1] == "[[":
+                counts[names] = counts.get(names, -1) + 1
+            table = _indexed(names, counts)
+            found.setdefault(table, number)
+        elif key is not None:
+            found.setdefault((*table, key[1].strip("\"'")), number)
+    return found
+
+
+def _indexed(names: tuple[str, ...], counts: dict[tuple[str, ...], int]) -> Path:
+    """Return the path of a table, with the number of each list of tables on the way."""
+    path: list[str | int] = []
+    for length, name in enumerate(names, start=1):
+        path.append(name)
+        if names[:length] in counts:
+            path.append(counts[names[:length]])
+    return tuple(path)

@@ -1,0 +1,195 @@
+"""Settings in files: what they mean, and that every mistake is named with its line."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from isolate.errors import Refused
+from server.cli import cli
+from server.live_settings import LiveSettings
+from server.retention import DAY_S
+from server.settings import BOTS, POOLS, SERVER, InvalidSettings, Settings, parse
+from tests.tasks import hello, one_slice, properties, request
+
+GROUPS = """
+# the lab
+[[group]]
+ids = ["vm{1..3}", "x{a,b}y", "exact"]
+dimensions = ["zone:eu", "zone:lab", "pool:special"]
+owners = ["a@b"]
+
+[[group]]
+prefixes = ["vm", "lab-"]
+dimensions = ["zone:us"]
+
+[[group]]
+patterns = ["mac-[0-9]+"]
+dimensions = ["zone:mac"]
+"""
+
+
+def problems(**files: str) -> list[str]:
+    names = {"server": SERVER, "bots": BOTS, "pools": POOLS}
+    with pytest.raises(InvalidSettings) as caught:
+        parse({names[name]: textwrap.dedent(text).lstrip("\n") for name, text in files.items()})
+    return caught.value.problems
+
+
+def test_without_files_everything_is_as_before() -> None:
+    found = parse({})
+    assert found == Settings()
+    group = found.groups.of("anything")
+    assert group is not None
+    assert (group.version, group.told(hello())) == ("default", hello())
+    assert found.pools.admit(request()).server_tags == ("swarming.pool.version:pools_cfg_rev",)
+
+
+def test_figures() -> None:
+    text = """
+    [scheduler]
+    use_lifo = true
+    bot_ping_tolerance_secs = 90
+    pause_bots = true
+    [retention]
+    tasks_days = 30
+    [pages]
+    display_server_url_template = "https://x/%s"
+    """
+    found = parse({SERVER: textwrap.dedent(text)})
+    assert (found.policy.use_lifo, found.policy.ping_tolerance_s, found.pause_bots) == (True, 90, True)
+    assert (found.retention.tasks_s, found.display_server_url_template) == (30 * DAY_S, "https://x/%s")
+
+
+@pytest.mark.parametrize(
+    ("bot_id", "zone"),
+    [
+        ("vm1", "eu"),
+        ("vm3", "eu"),
+        ("vm4", "us"),
+        ("xby", "eu"),
+        ("exact--2", "eu"),
+        ("lab-7", "us"),
+        ("mac-7", "mac"),
+        ("mac-7x", None),
+        ("stranger", None),
+    ],
+)
+def test_the_group_of_a_bot(bot_id: str, zone: str | None) -> None:
+    group = parse({BOTS: GROUPS}).groups.of(bot_id)
+    assert (group and group.dimensions["zone"][0]) == zone
+
+
+def test_a_group_replaces_dimensions_and_its_version_follows_what_it_says() -> None:
+    group = parse({BOTS: GROUPS}).groups.of("exact")
+    assert group is not None
+    told = dict(group.told(hello("exact")).dimensions)
+    assert (told["zone"], told["pool"], told["os"]) == (("eu", "lab"), ("special",), ("linux", "ubuntu"))
+    same = parse({BOTS: "# a comment\n" + GROUPS}).groups.of("exact")
+    other = parse({BOTS: GROUPS.replace("zone:lab", "zone:rack")}).groups.of("exact")
+    assert same is not None
+    assert other is not None
+    assert same.version == group.version != other.version
+    assert group.version.startswith("hash:")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[[group]]\nids = ['a', 'a']", "bots.toml:2: Bot 'a' is in two groups, or twice in one"),
+        ("[[group]]\nids = ['a']\n[[group]]\n\nids = ['a']", "bots.toml:5: Bot 'a' is in two groups"),
+        ("[[group]]\nprefixes = ['a', 'ab']", "bots.toml:2: Prefix 'ab' overlaps with 'a'"),
+        ("[[group]]\n[[group]]\n", "bots.toml:2: There are two groups without"),
+        ("[[group]]\nids = ['a{1..3}{4..5}']", "bots.toml:2: 'a{1..3}{4..5}' must have one pair of braces"),
+        ("[[group]]\nids = ['a{3..1}']", "must count up"),
+        ("[[group]]\nids = ['a{1..99999}']", "10000 ids at most"),
+        ("[[group]]\nids = ['a{b}']", "braces hold a range"),
+        ("[[group]]\npatterns = ['(']", "bots.toml:2: '(' is no regular expression"),
+        ("[[group]]\ndimensions = ['x']", "bots.toml:2: 'x' is no dimension"),
+        ("[[group]]\ndimensions = ['id:x']", "cannot be given"),
+        ("[[group]]\ndimensions = ['a:b', 'a:b']", "twice"),
+        ("[[group]]\nids = 'a'", "bots.toml:2: ids must be a list of texts"),
+        ("[[group]]\nname = 'a'", "bots.toml:2: Unknown key name"),
+        ("[group]\nids = ['a']", "bots.toml:1: group must be written as [[group]]"),
+        ("x = 1", "bots.toml:1: Unknown key x"),
+        ("[[group]]\nids = [", "bots.toml:2: "),
+        ("a = 1\na = 2\n", "bots.toml:2: Cannot overwrite a value"),
+    ],
+)
+def test_problems_of_groups_have_their_line(text: str, problem: str) -> None:
+    found = problems(bots=text)
+    assert any(problem in one for one in found), found
+
+
+def test_all_problems_are_found_at_once() -> None:
+    server = """
+    [scheduler]
+    use_lifo = 1
+    bot_ping_tolerance_secs = 5
+
+    [retention]
+    tasks_days = "long"
+    [pages]
+    display_server_url_template = "ftp://x"
+    """
+    found = problems(server=server, pools="[[pool]]\nnames = ['a|b']\nschedulers = ['me']\n[[pool]]\n")
+    assert [one.partition(": ")[0] for one in found] == [
+        "server.toml:2",
+        "server.toml:3",
+        "server.toml:6",
+        "server.toml:8",
+        "pools.toml:3",
+        "pools.toml:2",
+        "pools.toml:4",
+    ]
+
+
+def test_pools_say_who_may_schedule() -> None:
+    text = """
+    [[pool]]
+    names = ["default"]
+    schedulers = ["user:a@b"]
+    most_urgent_priority = 20
+    bot_ping_tolerance_secs = 120
+
+    [[pool]]
+    names = ["open"]
+    schedulers = ["*"]
+    """
+    pools = parse({POOLS: textwrap.dedent(text)}).pools
+    admitted = pools.admit(request(priority=5, authenticated="user:a@b"))
+    assert (admitted.priority, admitted.bot_ping_tolerance_s) == (20, 120)
+    with pytest.raises(Refused, match="is not allowed to schedule tasks in the pool"):
+        pools.admit(request(authenticated="user:c@d"))
+    elsewhere = one_slice(properties(dimensions=(("pool", "open"),)))
+    assert pools.admit(request("n", elsewhere)).bot_ping_tolerance_s is None
+    with pytest.raises(Refused, match='Can\'t submit tasks to pool "nowhere"'):
+        pools.admit(request("n", one_slice(properties(dimensions=(("pool", "nowhere"),)))))
+
+
+async def test_files_are_read_again_when_they_change_and_mistakes_are_not_applied(tmp_path: Path) -> None:
+    settings, seen = LiveSettings(tmp_path), []
+    settings.load()
+    settings.follow(lambda found: seen.append(found.policy.use_lifo))
+    assert await settings.reload() is False
+    (tmp_path / SERVER).write_text("[scheduler]\nuse_lifo = true\n")
+    assert await settings.reload() is True
+    (tmp_path / SERVER).write_text("[scheduler]\nuse_lifo = maybe\n")
+    assert await settings.reload() is False
+    assert settings.current.policy.use_lifo is True
+    (tmp_path / SERVER).unlink()
+    assert await settings.reload() is True
+    assert seen == [False, True, False]
+
+
+def test_the_command_checks_settings(tmp_path: Path) -> None:
+    (tmp_path / BOTS).write_text(GROUPS)
+    fine = CliRunner().invoke(cli, ["config", "check", str(tmp_path)])
+    assert (fine.exit_code, "fine" in fine.output) == (0, True)
+    (tmp_path / POOLS).write_bytes(b"[[pool]]\n\xff")
+    bad = CliRunner().invoke(cli, ["config", "check", str(tmp_path)])
+    assert isinstance(bad.exception, InvalidSettings)
+    assert str(bad.exception) == "pools.toml:2: Not UTF-8"
