@@ -52,7 +52,7 @@ isolation = all_of(
     click.option("--limit-total-committed-memory", type=int, default=0, hidden=True, expose_value=False),
 )  # fmt: skip
 logs = all_of(
-    click.option("-l", "--log-file", type=click.Path(path_type=Path, dir_okay=False), default=LOG_FILE,
+    click.option("-l", "--log-file", type=click.Path(path_type=Path), default=LOG_FILE,
                  show_default=True, help="Where to note what is done, if that can be written."),
     click.option("--no-log", is_flag=True, help="Note it nowhere."),
     click.option("--report-on-exception", is_flag=True, hidden=True, expose_value=False),  # to nowhere

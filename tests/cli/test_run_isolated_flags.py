@@ -1,0 +1,212 @@
+"""The flags of `run_isolated` about isolation, named caches, accounts and the log; awkward homes and disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isolate.terminal import run_command
+from run_isolated.cli import PROGRAM, cli
+
+COMMAND = str(Path(sys.executable).parent / "run_isolated")
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+CAN_LEAVE_NETWORK = subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+def run(root: Path, *arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run with work directories in `root`, and check that none is left."""
+    known = {"PATH": os.environ["PATH"], "HOME": str(root.parent)} | env
+    command = [COMMAND, "--root-dir", str(root), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=known, cwd=root.parent)
+    assert os.listdir(root) == []
+    return done
+
+
+@pytest.mark.skipif(not CAN_LEAVE_NETWORK, reason="network namespaces are not allowed here")
+def test_no_network_leaves_a_loopback_of_its_own(root: Path) -> None:
+    code = (
+        "import os, socket; print(sorted(name for _, name in socket.if_nameindex()))\n"
+        "a = socket.create_server(('127.0.0.1', 0)); b = socket.create_connection(a.getsockname()); print('loopback')\n"
+        "try: socket.create_connection(('192.0.2.1', 9), 5)\n"
+        "except OSError as error: print(error.strerror)"
+    )
+    done = run(root, "--no-network", sys.executable, "-c", code)
+    assert done.stderr == ""
+    names, loopback, reason = done.stdout.splitlines()
+    assert "'lo'" in names
+    assert "eth" not in names
+    assert (loopback, reason) == ("loopback", "Network is unreachable")
+
+
+@needs_root
+def test_no_network_for_others_than_root_or_a_clear_answer(root: Path, tmp_path: Path) -> None:
+    code = """
+import os, signal, sys; sys.path.insert(0, sys.argv[1]); import ctypes, fcntl, socket
+from run_isolated import linux
+os.setgid(65534); os.setuid(65534)
+print(linux.leave_network() or (os.getuid(), os.getgid()))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(Path.cwd())], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout == f"({NOBODY}, {NOBODY})\n" or done.stdout.startswith("A run without network is not ")
+
+
+def test_lower_priority(root: Path) -> None:
+    code = "import os; print(os.nice(0))"
+    before = os.nice(0)
+    assert run(root, sys.executable, "-c", code).stdout == f"{before}\n"
+    assert run(root, "--lower-priority", sys.executable, "-c", code).stdout == f"{before + 1}\n"
+
+
+@pytest.mark.parametrize(("account", "expected"), [("task", "task"), ("system", "system"), ("unknown", None)])
+def test_account_is_switched(root: Path, tmp_path: Path, account: str, expected: str | None) -> None:
+    context = {"local_auth": {"accounts": [{"id": "task"}, {"id": "system"}], "default_account_id": "x"}, "more": 1}
+    given = tmp_path / "luci.json"
+    given.write_text(json.dumps(context))
+    code = 'cat "$LUCI_CONTEXT"; stat -c %a "$LUCI_CONTEXT" >&2'
+    done = run(root, "--switch-to-account", account, "sh", "-c", code, LUCI_CONTEXT=str(given))
+    told = json.loads(done.stdout)
+    assert told["local_auth"].get("default_account_id") == expected
+    assert (told["more"], done.stderr) == (1, "600\n")
+    assert json.loads(given.read_text()) == context
+
+
+def test_account_needs_a_context_that_can_be_read(root: Path) -> None:
+    done = run(root, "--switch-to-account", "x", "true", LUCI_CONTEXT="/absent.json")
+    assert done.returncode == 1
+    assert "Cannot switch to the account 'x'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_containment_other_than_job_objects_has_no_effect(root: Path, tmp_path: Path) -> None:
+    root.mkdir()
+    assert run(root, "--containment-type", "AUTO", "--limit-processes", "1", "true").returncode == 0
+    done = run(root, "--containment-type", "JOB_OBJECT", "--json", tmp_path / "json", "true")
+    assert done.returncode == 1
+    told = json.loads((tmp_path / "json").read_text())
+    assert (told["exit_code"], told["internal_failure"][:11]) == (None, "Job objects")
+
+
+def test_named_cache_comes_back(root: Path, tmp_path: Path) -> None:
+    flags: list[str | Path] = ["--named-cache-root", tmp_path / "named", "--named-cache", "git", "checkout/git", "1000"]
+    assert run(root, *flags, "sh", "-c", "ls checkout/git; echo 1 > checkout/git/file").stdout == ""
+    assert run(root, *flags, "sh", "-c", "cat checkout/git/file; exit 3").stdout == "1\n"
+    assert (tmp_path / "named/named/git/file").read_text() == "1\n"
+    assert run(root, "--clean", "--cache", tmp_path / "c", "--named-cache-root", tmp_path / "named").returncode == 0
+    assert (tmp_path / "named/named/git/file").read_text() == "1\n"
+
+
+def test_named_cache_survives_a_command_that_is_killed_and_is_lost_with_one_that_removes_it(
+    root: Path, tmp_path: Path
+) -> None:
+    flags: list[str | Path] = ["--named-cache-root", tmp_path / "named", "--named-cache", "a", "a", "-1"]
+    killed = run(
+        root, *flags, "--hard-timeout", "0.2", "--grace-period", "0.1", "sh", "-c", "touch a/f; sleep 99 & wait"
+    )
+    assert killed.returncode & 0xFF in {256 - 15, 256 - 9}
+    assert (tmp_path / "named/named/a/f").exists()
+    lost = run(root, *flags, "sh", "-c", "rm -r a; ln -s / a")
+    assert lost.returncode == 0
+    assert "The named cache 'a' is lost" in lost.stderr
+    assert run(root, *flags, "ls", "a").stdout == ""
+
+
+def test_parameter_without_a_value_stays_and_is_told(root: Path) -> None:
+    done = run(root, "echo", "${SWARMING_BOT_FILE}")
+    assert done.stdout == "${SWARMING_BOT_FILE}\n"
+    assert "warning: ${SWARMING_BOT_FILE} stays as it is" in done.stderr
+    done = run(root, "echo", "${ISOLATED_OUTDIR}/x")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "needs an isolate server" in done.stderr
+
+
+def test_name_of_a_program_written_on_windows(root: Path) -> None:
+    code = "mkdir bin; printf '#!/bin/sh\\necho ran\\n' > bin/x; chmod +x bin/x"
+    flags: list[str | Path] = ["--named-cache-root", root.parent / "named", "--named-cache", "c", "c", "0"]
+    assert run(root, *flags, "sh", "-c", f"cd c; {code}").returncode == 0
+    assert run(root, *flags, "c\\bin\\x").stdout == "ran\n"
+
+
+def test_log_is_written_where_asked_and_rotates_into_the_directory_by_default(root: Path, tmp_path: Path) -> None:
+    assert run(root, "-l", tmp_path / "my.log", "sh", "-c", "exit 3").returncode == 3
+    assert '"exit_code": 3' in (tmp_path / "my.log").read_text()
+    assert not (tmp_path / "run_isolated.log").exists()
+    run(root, "true")
+    assert "Run None of None: ('true',)" in (tmp_path / "run_isolated.log").read_text()
+    (tmp_path / "run_isolated.log").unlink()
+    run(root, "--no-log", "true")
+    assert not (tmp_path / "run_isolated.log").exists()
+
+
+def test_log_that_cannot_be_written_matters_only_to_who_asked_for_it(root: Path, tmp_path: Path) -> None:
+    root.mkdir()
+    (tmp_path / "run_isolated.log").mkdir()
+    assert run(root, "echo", "ran").stdout == "ran\n"
+    done = run(root, "-l", tmp_path / "absent/log", "echo", "ran")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Cannot write the log" in done.stderr
+
+
+def test_cipd_that_is_switched_off_is_fine(root: Path) -> None:
+    done = run(root, "--cipd-cache", "x", "--cipd-enabled=false", "--cipd-server", "https://x", "echo", "ran")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cipd-enabled=true", "true"], "CIPD is not supported"),
+        (["--cipd-server", "https://x", "true"], "--cipd-server: CIPD is not supported (--cipd-enabled=false)"),
+        (["--cipd-enabled=false", "--cipd-package", "a:b:c", "true"], "CIPD packages are not supported"),
+        (["--cas-instance", "x", "true"], "Trees in a remote CAS are not supported"),
+        (["--cas-digest", "x/1", "true"], "Trees in a remote CAS are not supported"),
+        (["--cas-cache", "x", "true"], "the cache is --cache"),
+        (["--named-cache", "A", "a", "0", "true"], "'A' cannot name a cache"),
+        (["--named-cache", "a", "../a", "0", "true"], "is not inside the run directory"),
+        (["--named-cache", "a", ".", "0", "true"], "cannot be the run directory itself"),
+        (["--named-cache", "a", "a", "x", "true"], "the hint 'x' is not a number of bytes"),
+        (["--named-cache", "a", "a", "0", "--named-cache", "a", "b", "0", "true"], "collides with a"),
+        (["--named-cache", "a", "x", "0", "--named-cache", "b", "x", "0", "true"], "collides with a"),
+        (["--named-cache", "a", "a", "0", "--clean"], "--clean goes with none of"),
+        (["--map", "symlink", "true"], "'symlink' is not one of"),
+        (["--containment-type", "X", "true"], "'X' is not one of"),
+    ],
+)
+def test_usage_errors_are_one_line_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ISOLATE_SERVER", raising=False)
+    assert run_command(PROGRAM, cli, ["--no-log", *arguments]) == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("\n")) == ("", 1)
+    assert message in told.err
+
+
+@pytest.mark.parametrize("home", ["unset", "read-only", "absent"])
+def test_home_that_is_of_no_use(root: Path, tmp_path: Path, home: str) -> None:
+    """A run needs no home when it is told where its directories are."""
+    env = {"PATH": os.environ["PATH"]}
+    if home != "unset":
+        env["HOME"] = "/proc/self" if home == "read-only" else "/absent"  # nobody, root included, can write there
+    command = [COMMAND, "--root-dir", str(root), "--cache", str(tmp_path / "cache"), "sh", "-c", "echo ${HOME-unset}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd="/proc")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{env.get('HOME', 'unset')}\n", "")
+
+
+def test_home_that_cannot_be_written_is_told_when_it_is_needed() -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": "/proc/self"}
+    done = subprocess.run([COMMAND, "true"], capture_output=True, text=True, env=env, cwd="/proc")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Cannot make a work directory in '/proc/self/.cache/isolate'" in done.stderr
+    assert done.stderr.count("\n") == 1
