@@ -16,6 +16,7 @@ from isolate.http import HttpClient, RetryPolicy
 from isolate.monitor import NullMonitor
 from server.stores.blobs import LocalBlobStores
 from server.stores.limits import BlobLimits
+from server.stores.shared import SharedBlobStores
 from tests.cas_server import serving_cas
 from tests.faults import ScriptedStore
 
@@ -66,6 +67,29 @@ async def local(root: Path) -> AsyncIterator[Backend]:
 
 
 @asynccontextmanager
+async def shared(root: Path) -> AsyncIterator[Backend]:
+    """The local stores behind the wrapper that the API of 2020 shares with this one."""
+    stores = await LocalBlobStores.open(root, SystemClock(), NullMonitor(), LIMITS)
+    both = SharedBlobStores(stores)
+
+    async def close() -> None:
+        await both.close()
+        await stores.close()
+
+    async def reopen() -> None:
+        nonlocal stores, both
+        await close()
+        stores = await LocalBlobStores.open(root, SystemClock(), NullMonitor(), LIMITS)
+        both = SharedBlobStores(stores)
+
+    def store(namespace: Namespace) -> BlobStore:
+        return both.shared(namespace)
+
+    yield Backend(store, reopen)
+    await close()
+
+
+@asynccontextmanager
 async def http(root: Path) -> AsyncIterator[Backend]:
     """The client, the transfer API and the local stores, over a real socket; every reopening is a new server."""
     server = AsyncExitStack()
@@ -91,5 +115,6 @@ BACKENDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Backend]]] = {
     "memory": memory,
     "scripted": scripted,
     "local": local,
+    "shared": shared,
     "http": http,
 }
