@@ -29,6 +29,7 @@ from server.api_routes import SWARMING, documentation_routes
 from server.auth import LoopbackGuard, url_host
 from server.auth_v1 import auth_routes
 from server.bot_api import BotApi, WaitingPolls
+from server.bot_code import BotArchives, BotCodeApi
 from server.bot_config import BotConfigFile
 from server.bot_config_v1 import BotConfigApi
 from server.cas_api import cas_routes
@@ -77,6 +78,7 @@ class Services:
     sweeper: Sweeper
     settings: LiveSettings
     bot_config: BotConfigFile
+    archives: BotArchives
     clock: Clock
     janitor: Janitor
 
@@ -134,9 +136,14 @@ async def serve(config: ServerConfig, announce: Callable[[str], object]) -> None
             await services.janitor.run()
             data.settled = services.janitor.is_calm
 
+        async def renew_for_code() -> None:
+            if await asyncio.to_thread(services.archives.has_changed):
+                polls.renew()
+
         jobs = [
             Job("tick", 1.0, services.scheduler.tick),
             Job("drop gone", 1.0, polls.drop_gone),
+            Job("bot code", 1.0, renew_for_code),
             Job("tidy", TIDY_S, tidy),
             Job("settings", RELOAD_S, services.settings.reload),
             Job("sweep", SWEEP_S, services.sweeper.run),
@@ -196,6 +203,7 @@ async def open_services(
         sweeper=sweeper,
         settings=settings,
         bot_config=BotConfigFile(data.path, clock),
+        archives=BotArchives(data.path),
         clock=clock,
         janitor=janitor,
     )
@@ -222,8 +230,11 @@ def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Appl
     app.add_routes(ClientApi(scheduler, clock, __version__, settings).routes())
     app.add_routes(documentation_routes(__version__))
     app.add_routes(discovery_routes([SWARMING, ISOLATE]))
-    app.add_routes(BotApi(scheduler, clock, __version__, polls, services.bot_config.current, settings).routes())
-    app.add_routes(BotConfigApi(services.bot_config, polls.renew).routes())
+    hooks, archives = services.bot_config, services.archives
+    bots = BotApi(scheduler, clock, __version__, polls, hooks.current, settings, update=archives.due)
+    app.add_routes(bots.routes())
+    app.add_routes(BotCodeApi(archives).routes())
+    app.add_routes(BotConfigApi(hooks, polls.renew).routes())
     app.add_routes(Pages(scheduler, clock, __version__).routes())
     app.add_routes(BrowsePages(services.blobs, __version__).routes())
     return app

@@ -12,7 +12,7 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from isolate.cas.digest import SHA256
 from isolate.clock import Clock
 from isolate.errors import InvalidInput
 from swarming.bot import machine
+from swarming.bot.update import own_version
+from swarming.unpack import platform_key
 
 KEY = re.compile(r"[a-zA-Z\-_.][0-9a-zA-Z\-_.]{0,63}")
 MAX_VALUE_CHARS = 256
@@ -45,9 +47,17 @@ class Identity:
 class Attributes:
     """Answers with the dimensions and the state of this bot, now."""
 
-    def __init__(self, identity: Identity, facts: machine.Machine, env: Mapping[str, str], clock: Clock) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        facts: machine.Machine,
+        env: Mapping[str, str],
+        clock: Clock,
+        refused: Callable[[], str | None] = lambda: None,  # the version this bot could not become
+    ) -> None:
         self.identity = identity
-        self.version = code_version()
+        self.version = own_version() or code_version()
+        self._refused = refused
         self._facts, self._env, self._clock = facts, env, clock
         self._kernel = platform.release()
         self._started_ts, self._started_at = clock.now(), clock.monotonic()
@@ -99,6 +109,8 @@ class Attributes:
             "started_ts": round(self._started_ts),
             "user": user_name(),
         }
+        if own_version() is not None:
+            state["bot_archive"] = {"platform": platform_key(), "refused": self._refused()}
         if temperatures := machine.temperatures(THERMAL):
             state["temp"] = temperatures
         if facts.boot_time is not None:

@@ -18,7 +18,9 @@ from isolate.terminal import EXIT_FAILED, EXIT_HELP, CommandGroup, run_command, 
 if TYPE_CHECKING:
     from isolate.clock import Clock
     from swarming.bot.config import BotConfig
+    from swarming.bot.hands import MachineHands
     from swarming.bot.main import Ending
+    from swarming.bot.protocol import BotApi
     from swarming.bot.script import Script
     from swarming.bot.settings import Settings
     from swarming.bot.workdir import WorkDirectory
@@ -75,8 +77,9 @@ def cli() -> None:
     type=click.FloatRange(0, min_open=True),
     help="How long a hook of the server's bot_config.py may take; a bot whose hooks hang is quarantined.",
 )
+@click.option("--trial", metavar="SESSION", hidden=True, help="Only introduce this version to the server, for another.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
-def run(*, verbose: bool, **flags: Any) -> int:
+def run(*, verbose: bool, trial: str | None, **flags: Any) -> int:
     """Ask the server for tasks and run them, one at a time, until told to end.
 
     SIGTERM or Ctrl-C: the task at hand is finished first; a second one ends the task, too. A second bot on one machine
@@ -87,11 +90,14 @@ def run(*, verbose: bool, **flags: Any) -> int:
     from swarming.bot.workdir import WorkDirectory
 
     config = load(**flags)
+    if trial is not None:
+        asyncio.run(_introduce(config, trial))
+        return 0
     with WorkDirectory.taken(config.directory) as directory:
         _start_log(directory.logs, verbose=verbose)
-        ending = asyncio.run(_serve(config, directory))
+        ending, python = asyncio.run(_serve(config, directory))
     if ending is Ending.RESTART:
-        _start_anew()
+        _start_anew(python)
     return EXIT_FAILED if ending is Ending.REPLACED else 0
 
 
@@ -111,21 +117,18 @@ def attributes(**flags: Any) -> None:
     click.echo(json.dumps(shown, indent=2, sort_keys=True))
 
 
-async def _serve(config: BotConfig, directory: WorkDirectory) -> Ending:
-    """Put the bot together and let it live."""
+async def _serve(config: BotConfig, directory: WorkDirectory) -> tuple[Ending, Path | None]:
+    """Let the bot live; return how it ended, and the interpreter to go on with if it is another."""
     import logging
-    import signal
     import uuid
 
     from isolate import __version__
     from isolate.clock import SystemClock
     from isolate.http import HttpClient
-    from swarming.bot.attributes import Attributes
+    from swarming import unpack
     from swarming.bot.hands import MachineHands
-    from swarming.bot.machine import read_machine
-    from swarming.bot.main import Bot
-    from swarming.bot.portrait import Portrait
     from swarming.bot.protocol import BotApi
+    from swarming.bot.update import Updater
     from swarming.bot.workplace import Workplace
 
     log, clock, identity = logging.getLogger(__name__), SystemClock(), config.identity
@@ -135,26 +138,81 @@ async def _serve(config: BotConfig, directory: WorkDirectory) -> Ending:
     if ended:
         log.warning("Ended %d processes that a crashed bot left here", ended)
     script = _script(config, directory, clock)
-    found = Attributes(identity, read_machine(), config.env, clock)
-    me = Portrait(found, script, lambda: _complaints(directory, script.settings, clock))
     async with HttpClient(config.server, user_agent=f"swarming_bot/{__version__}", connections=2, clock=clock) as http:
-        api = BotApi(http, identity.bot_id, str(uuid.uuid4()), script.headers)
+        session = str(uuid.uuid4())
+        api = BotApi(http, identity.bot_id, session, script.headers)
         place = Workplace(directory, config.server, identity.bot_id, config.env, identity.cost_usd_hour, script)
-        hands = MachineHands(api, place, config.reboot_command, clock)
-        bot = Bot(api, me, hands, script, clock)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, bot.interrupt)
+        trial = [*sys.argv[1:], "--trial", session]
+        updater = Updater(http, directory.root / unpack.FOLDER, trial, config.env, clock)
+        hands = MachineHands(api, place, config.reboot_command, updater, clock)
         try:
-            await script.start()
-            async with asyncio.TaskGroup() as group:
-                renewing = group.create_task(script.keep_authenticated())
-                ending = await bot.run()
-                renewing.cancel()
+            ending = await _live(config, api, hands, script, lambda: updater.refused)
         finally:
             await hands.close()
             await script.close()
     log.info("Ended: %s", ending.value)
+    return ending, updater.chosen
+
+
+async def _live(
+    config: BotConfig, api: BotApi, hands: MachineHands, script: Script, refused: Callable[[], str | None]
+) -> Ending:
+    """Put the bot together, and let signals end it."""
+    import signal
+
+    from isolate.clock import SystemClock
+    from swarming.bot.attributes import Attributes
+    from swarming.bot.machine import read_machine
+    from swarming.bot.main import Bot
+    from swarming.bot.portrait import Portrait
+
+    clock, directory = SystemClock(), hands.directory
+    found = Attributes(config.identity, read_machine(), config.env, clock, refused)
+    me = Portrait(found, script, lambda: _complaints(directory, script.settings, clock))
+    bot = Bot(api, me, hands, script, clock)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, bot.interrupt)
+    await script.start()
+    async with asyncio.TaskGroup() as group:
+        renewing = group.create_task(script.keep_authenticated())
+        ending = await bot.run()
+        renewing.cancel()
     return ending
+
+
+async def _introduce(config: BotConfig, session: str) -> None:
+    """Show that this version works here: start a runner, and shake hands as the bot that wants to know it."""
+    from isolate import __version__
+    from isolate.clock import SystemClock
+    from isolate.errors import InternalFailure
+    from isolate.http import HttpClient
+    from swarming.bot.attributes import Attributes
+    from swarming.bot.crew import RunnerProcess
+    from swarming.bot.launch import RUNNER_COMMAND, Launch
+    from swarming.bot.machine import read_machine
+    from swarming.bot.portrait import Portrait
+    from swarming.bot.protocol import BotApi
+    from swarming.bot.workdir import WorkDirectory
+
+    clock, directory = SystemClock(), WorkDirectory(config.directory)
+    script = _script(config, directory, clock)
+    try:
+        await script.start()
+        found = Attributes(config.identity, read_machine(), config.env, clock)
+        hello = await Portrait(found, script, list).hello(None, 0)
+        launch = Launch(RUNNER_COMMAND, config.env)
+        runner = await RunnerProcess.start(launch, directory.root, directory.logs / "trial.log")
+        try:
+            if await runner.receive() is None:
+                raise InternalFailure("Its runner does not start")
+        finally:
+            runner.kill()
+            await runner.close()
+        agent = f"swarming_bot/{__version__}"
+        async with HttpClient(config.server, user_agent=agent, connections=1, clock=clock) as http:
+            await BotApi(http, config.identity.bot_id, session, script.headers).handshake(hello)
+    finally:
+        await script.close()
 
 
 def _script(config: BotConfig, directory: WorkDirectory, clock: Clock) -> Script:
@@ -205,11 +263,12 @@ def _start_log(folder: Path, *, verbose: bool) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
-def _start_anew() -> None:
-    """Become a fresh process of the same program, as the same bot."""
+def _start_anew(python: Path | None) -> None:
+    """Become a fresh process of the same program, or of its next version, as the same bot."""
     import os
 
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "swarming.bot.cli", *sys.argv[1:]])  # noqa: S606
+    program = sys.executable if python is None else str(python)
+    os.execv(program, [program, "-P", "-m", "swarming.bot.cli", *sys.argv[1:]])  # noqa: S606
 
 
 def main() -> int:

@@ -16,6 +16,8 @@ from swarming.bot.crew import RunnerProcess, Standby
 from swarming.bot.launch import Launch
 from swarming.bot.protocol import Manifest
 from swarming.bot.task import TaskRun
+from swarming.bot.update import Updater
+from swarming.bot.workdir import WorkDirectory
 from swarming.bot.workplace import Workplace
 
 RUNNER_LOG = "runner.log"
@@ -27,10 +29,17 @@ log = logging.getLogger(__name__)
 class MachineHands:
     """The `Hands` of a bot that runs tasks in processes of this machine."""
 
-    def __init__(self, api: TaskApi, place: Workplace, reboot_command: Sequence[str], clock: Clock) -> None:
+    def __init__(
+        self, api: TaskApi, place: Workplace, reboot_command: Sequence[str], updater: Updater, clock: Clock
+    ) -> None:
         self._api, self._place, self._clock = api, place, clock
-        self._reboot_command = reboot_command
+        self._reboot_command, self._updater = reboot_command, updater
         self._standby = Standby(self._start_runner, place.usual)
+
+    @property
+    def directory(self) -> WorkDirectory:
+        """Where all of it happens."""
+        return self._place.directory
 
     async def prepare(self) -> None:
         await self._standby.prepare()
@@ -48,6 +57,10 @@ class MachineHands:
             log.error("Cannot run %s: %s", self._reboot_command[0], error.strerror)  # noqa: TRY400 - foreseen
             return False
         return await process.wait() == 0
+
+    async def update(self, version: str) -> None:
+        """See `Updater`."""
+        await self._updater.update(version)
 
     async def close(self) -> None:
         """Leave no process behind."""

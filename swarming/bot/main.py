@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Protocol
 
 from isolate.clock import Clock
-from isolate.errors import IsolateError, LeaseLost, Unavailable
+from isolate.errors import InternalFailure, IsolateError, LeaseLost, Unavailable
 from swarming.bot import protocol
 from swarming.bot.courier import pause_s
 from swarming.bot.hooks import Wishes
@@ -98,6 +98,13 @@ class Hands(Protocol):
 
     async def reboot(self) -> bool:
         """Restart the machine; False where that is not allowed."""
+        ...
+
+    async def update(self, version: str) -> None:
+        """Get another version of this program ready, to be started by a restart.
+
+        Raises InternalFailure when that is impossible, and NotFound, Unavailable as calls do.
+        """
         ...
 
 
@@ -218,6 +225,8 @@ class Bot:
                 return Ending.RESTART
             case protocol.Reboot(message):
                 await self._reboot(message)
+            case protocol.Update(version):
+                return await self._update(version)
         return None
 
     async def _run(self, manifest: Manifest) -> None:
@@ -235,6 +244,18 @@ class Bot:
         log.warning("Task %s cannot run here: %s", task_id, reason)
         await self._api.update(task_id, {"cost_usd": 0.0})
         await self._api.fail(task_id, reason)
+
+    async def _update(self, version: str) -> Ending | None:
+        """Become another version; one that cannot be is reported once, and this one goes on."""
+        log.info("Updating to %s", version)
+        try:
+            await self._hands.update(version)
+        except InternalFailure as error:
+            log.error("%s", error)  # noqa: TRY400 - foreseen, no traceback
+            await self._event("bot_error", str(error))
+            return None
+        await self._event("bot_log", f"About to restart: Updating to {version}")
+        return Ending.RESTART
 
     async def _reboot(self, message: str) -> None:
         log.error("The server asks for a reboot of this machine: %s", message)

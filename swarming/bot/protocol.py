@@ -144,7 +144,15 @@ class Reboot:
     message: str
 
 
-Command = Sleep | Run | Unfit | Terminate | Restart | Reboot
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Become this version of the program."""
+
+    NAME: ClassVar = "update"
+    version: str
+
+
+Command = Sleep | Run | Unfit | Terminate | Restart | Reboot | Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +230,8 @@ def parse_command(reply: object) -> Command:
             return Terminate(str(fields.get("task_id", "")))
         case "bot_restart":
             return Restart(str(fields.get("message", "")))
+        case "update":
+            return Update(str(fields.get("version", "")))
         case "restart" | "host_reboot":
             return Reboot(str(fields.get("message", "")))
         case other:

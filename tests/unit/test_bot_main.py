@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from isolate.errors import LeaseLost, Refused, Unavailable
+from isolate.errors import InternalFailure, LeaseLost, Refused, Unavailable
 from swarming.bot import protocol
 from swarming.bot.main import Bot, Ending
 from swarming.bot.protocol import Greeting, Hello, Manifest
@@ -60,6 +60,8 @@ class ScriptedHands:
         self.prepared = 0
         self.reboots = 0
         self.may_reboot = False
+        self.updates: list[str] = []
+        self.update_error: Exception | None = None
         self.works: list[Manifest] = []
         self.next_work = ScriptedWork()
         self.next_work.over.set()
@@ -70,6 +72,11 @@ class ScriptedHands:
     def work(self, manifest: Manifest) -> ScriptedWork:
         self.works.append(manifest)
         return self.next_work
+
+    async def update(self, version: str) -> None:
+        self.updates.append(version)
+        if self.update_error is not None:
+            raise self.update_error
 
     async def reboot(self) -> bool:
         self.reboots += 1
@@ -271,3 +278,18 @@ async def test_what_hooks_ask_for_is_done_once_they_have_returned() -> None:
     assert await scene.live() is Ending.RESTART
     assert scene.hands.reboots == 1
     assert scene.api.events[:2] == [("bot_log", "hello"), ("bot_rebooting", "deeply")]
+
+
+async def test_an_update_is_a_restart() -> None:
+    scene = Scene(protocol.Update("abc"))
+    assert await scene.live() is Ending.RESTART
+    assert scene.hands.updates == ["abc"]
+    assert scene.api.events[0] == ("bot_log", "About to restart: Updating to abc")
+
+
+async def test_an_update_that_does_not_work_is_reported_and_work_goes_on() -> None:
+    scene = Scene(protocol.Update("abc"), RUN)
+    scene.hands.update_error = InternalFailure("Version abc does not work here")
+    assert await scene.live() is Ending.STOPPED
+    assert scene.api.events[0] == ("bot_error", "Version abc does not work here")
+    assert scene.hands.works == [RUN.manifest]

@@ -1,0 +1,116 @@
+"""Makes a bot archive: all the files a bot needs besides a Python, from wheels or from what is installed here.
+
+Knows no route. The invariant: the same inputs make the same archive, so building again changes nothing for the bots.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import re
+import zipfile
+from pathlib import Path
+
+from isolate.cas.files import sync_directory
+from isolate.errors import InvalidInput
+from swarming.bot_archive import PLATFORM, write_archive
+from swarming.unpack import platform_key
+
+FOLDER = "bot_archives"
+DISTRIBUTION = "isolate-toolkit"
+PACKAGES = ("isolate", "run_isolated", "swarming")  # of ours; a bot has no use for the server
+NOT_NEEDED = {"rich"}  # the progress bars of other commands
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def build(data_dir: Path, wheels: Path | None, platform: str | None) -> tuple[str, str]:
+    """Put an archive for `platform` (default: this one) in the data directory; return (platform, version).
+
+    Raises InvalidInput.
+    """
+    key = platform or platform_key()
+    if not PLATFORM.fullmatch(key):
+        raise InvalidInput(f"Platform {key!r}: say SYSTEM-MACHINE-cpXY, as in {platform_key()}")
+    if wheels is None and key != platform_key():
+        raise InvalidInput(f"What is installed here is for {platform_key()}: name a folder with wheels for {key}")
+    files = installed_files() if wheels is None else wheel_files(wheels)
+    missing = [name for name in PACKAGES if f"{name}/__init__.py" not in files]
+    if missing:
+        raise InvalidInput(f"Nothing here has the package {missing[0]!r}: the wheel of {DISTRIBUTION} is needed, too")
+    folder = data_dir / FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = folder / f".{key}.{os.getpid()}"
+        version = write_archive(fresh, files)
+        fresh.replace(folder / f"{key}.zip")
+        sync_directory(folder)
+    except OSError as error:
+        raise InvalidInput(f"Cannot write to {folder}: {error.strerror}") from error
+    return key, version
+
+
+def wheel_files(folder: Path) -> dict[str, bytes]:
+    """Return what the wheels in a folder install; raises InvalidInput."""
+    wheels = sorted(folder.glob("*.whl"))
+    if not wheels:
+        raise InvalidInput(f"{folder} has no wheels (*.whl)")
+    files: dict[str, bytes] = {}
+    for wheel in wheels:
+        try:
+            with zipfile.ZipFile(wheel) as packed:
+                files |= {
+                    place: packed.read(name)
+                    for name in packed.namelist()
+                    if (place := _place(name)) and not name.endswith("/")
+                }
+        except (OSError, zipfile.BadZipFile) as error:
+            raise InvalidInput(f"{wheel} is no wheel: {error}") from error
+    return {name: content for name, content in files.items() if not name.startswith("server/")}
+
+
+def installed_files() -> dict[str, bytes]:
+    """Return what is installed here of this product and all it needs; raises InvalidInput."""
+    files: dict[str, bytes] = {}
+    for package in PACKAGES:
+        root = Path(next(iter(importlib.import_module(package).__path__)))
+        for path in root.rglob("*"):
+            inner = path.relative_to(root)
+            if path.is_file() and "__pycache__" not in inner.parts:
+                files[f"{package}/{inner.as_posix()}"] = path.read_bytes()
+    for name in sorted(_needed(DISTRIBUTION, NOT_NEEDED) - {DISTRIBUTION}):
+        for file in importlib.metadata.distribution(name).files or ():
+            path = Path(str(file.locate()))
+            if ".." not in file.parts and "__pycache__" not in file.parts and path.is_file():
+                files[file.as_posix()] = path.read_bytes()
+    return files
+
+
+def _needed(name: str, without: set[str]) -> set[str]:
+    """Return the names of a distribution and of all it needs, extras aside."""
+    found: set[str] = set()
+    open_ends = [name]
+    while open_ends:
+        one = open_ends.pop()
+        if one in found or one in without:
+            continue
+        try:
+            requirements = importlib.metadata.requires(one) or ()
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for another system or another Python than this one, else this program would not run
+        found.add(one)
+        for requirement in requirements:
+            wanted, _, condition = requirement.partition(";")
+            match = _NAME.match(wanted.strip())
+            if match and "extra" not in condition:
+                open_ends.append(match[0].lower())
+    return found
+
+
+def _place(name: str) -> str:
+    """Return where a file of a wheel goes, "" for what is no library."""
+    first, _, rest = name.partition("/")
+    if not first.endswith(".data"):
+        return name
+    kind, _, inner = rest.partition("/")
+    return inner if kind in {"purelib", "platlib"} else ""

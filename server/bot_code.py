@@ -1,0 +1,132 @@
+"""Serves the code of bots: `/bootstrap`, `/bot_code` and the archives by version.
+
+Knows the archives in the data directory and no bot. The invariant: what is served as a version has that version,
+because it is computed from the content whenever a file has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from aiohttp import web
+
+from isolate.errors import NotFound
+from server.bot_archive import FOLDER
+from server.middleware import server_url
+from swarming import unpack
+from swarming.bot_archive import PLATFORM, archive_version
+from swarming.bots import BotHello
+
+VERSIONED = "/swarming/api/v1/bot/bot_code"
+MAX_AGE_S = 3600
+
+
+class BotArchives:
+    """The archives of one server, by platform."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._folder = data_dir / FOLDER
+        self._known: dict[str, tuple[tuple[int, int, int], str]] = {}  # platform -> stamp, version
+        self._last = self._stamps()
+
+    def path(self, platform: str) -> Path:
+        """Return where the archive of a platform is, or would be."""
+        return self._folder / f"{platform}.zip"
+
+    def version(self, platform: str) -> str | None:
+        """Return the version of the archive for a platform, None when there is none; cheap while nothing changes."""
+        if not PLATFORM.fullmatch(platform):
+            return None
+        path = self.path(platform)
+        try:
+            stamp = _stamp(path)
+        except OSError:
+            return None
+        known = self._known.get(platform)
+        if known is None or known[0] != stamp:
+            known = self._known[platform] = (stamp, archive_version(path))
+        return known[1]
+
+    def due(self, hello: BotHello) -> str | None:
+        """Return the version that a bot is to become, None when it may stay what it is.
+
+        Only a bot that came from an archive of ours says for which platform; one that could not become a version is
+        not asked again.
+        """
+        told = hello.state.get("bot_archive")
+        platform = told.get("platform") if hello.session and isinstance(told, Mapping) else None
+        if not isinstance(told, Mapping) or not isinstance(platform, str):
+            return None
+        version = self.version(platform)
+        return None if version in {None, hello.version, told.get("refused")} else version
+
+    def has_changed(self) -> bool:
+        """Say whether some archive is another one than at the last call."""
+        before, self._last = self._last, self._stamps()
+        return self._last != before
+
+    def _stamps(self) -> dict[str, tuple[int, int, int]]:
+        found = {}
+        for path in self._folder.glob("[!.]*.zip"):
+            with contextlib.suppress(OSError):  # it was just replaced
+                found[path.stem] = _stamp(path)
+        return found
+
+    def by_version(self, version: str) -> Path | None:
+        """Return the archive that has this version now."""
+        return next((self.path(platform) for platform in self._stamps() if self.version(platform) == version), None)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    found = os.stat(path)
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class BotCodeApi:
+    """Handlers over the archives."""
+
+    def __init__(self, archives: BotArchives) -> None:
+        self._archives = archives
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return every route."""
+        return [
+            web.get("/bootstrap", self.bootstrap),
+            web.get("/bot_code", self.code),
+            web.get(f"{VERSIONED}/{{version:[0-9a-f]{{40,64}}}}", self.versioned),
+        ]
+
+    async def bootstrap(self, request: web.Request) -> web.Response:
+        text = f"{inspect.getsource(unpack)}\n\nhost_url = {server_url(request)!r}\nbootstrap_token = ''\n"
+        text += "bootstrap(host_url, sys.argv[1:])\n"
+        disposition = {"Content-Disposition": "attachment; filename=swarming_bot_bootstrap.py"}
+        return web.Response(text=text, content_type="text/x-python", headers=disposition)
+
+    async def code(self, request: web.Request) -> web.StreamResponse:
+        platform = request.query.get("platform") or unpack.platform_key()
+        version = await asyncio.to_thread(self._archives.version, platform)
+        if version is None:
+            raise NotFound(
+                f"This server has no bot for {platform[:100]}; its administrator makes one with "
+                f"`swarming-server bot-archive build --platform {platform[:100]}`"
+            )
+        raise web.HTTPFound(f"{VERSIONED}/{version}")
+
+    async def versioned(self, request: web.Request) -> web.StreamResponse:
+        version = request.match_info["version"]
+        if request.query_string:
+            raise web.HTTPFound(request.path)
+        path = await asyncio.to_thread(self._archives.by_version, version)
+        if path is None:
+            raise web.HTTPFound("/bot_code")
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Disposition": "attachment; filename=swarming_bot.zip",
+            "Cache-Control": f"public, max-age={MAX_AGE_S}",
+        }
+        return web.FileResponse(path, headers=headers)

@@ -1,0 +1,46 @@
+"""What a bot archive is called: a hash of its content, the same on the server and on the bot that unpacks it.
+
+Pure, but for reading the archive. The rule is that of 2020: over the files in the order of their names, the length of
+each name, the name, the length of the content, the content.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from isolate.cas.digest import SHA256
+from isolate.errors import InvalidInput
+
+VERSION = re.compile(r"[0-9a-f]{64}")
+PLATFORM = re.compile(r"[a-z0-9_]{1,30}-[a-z0-9_]{1,30}-cp[0-9]{2,4}")
+MAX_ARCHIVE_BYTES = 256 << 20
+
+
+def content_version(files: Iterable[tuple[str, bytes]]) -> str:
+    """Return the version of an archive with these files, which come in the order of their names."""
+    hasher = SHA256.hasher()
+    for name, content in files:
+        encoded = name.encode()
+        for part in (str(len(encoded)).encode(), encoded, str(len(content)).encode(), content):
+            hasher.update(part)
+    return hasher.digest().hex()
+
+
+def archive_version(archive: Path) -> str:
+    """Return the version of a packed archive; raises InvalidInput for a file that is none."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            return content_version((name, packed.read(name)) for name in sorted(packed.namelist()))
+    except (OSError, zipfile.BadZipFile, EOFError, RuntimeError) as error:
+        raise InvalidInput(f"{archive} is no bot archive: {error}") from error
+
+
+def write_archive(path: Path, files: Mapping[str, bytes]) -> str:
+    """Pack files so that equal ones make equal archives; return the version."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as packed:
+        for name in sorted(files):
+            packed.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), files[name], zipfile.ZIP_DEFLATED)
+    return content_version((name, files[name]) for name in sorted(files))

@@ -1,0 +1,95 @@
+"""Brings a bot to a machine that has only a Python: fetch an archive, unpack it once, become the bot.
+
+Needs nothing but the standard library, because its text is what `/bootstrap` serves; a bot that updates itself uses the
+same functions. The invariant: a folder named by a version is whole, because it gets its name last.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from pathlib import Path
+
+FOLDER = "code"  # below the directory of the bot: one folder per version
+PARAMETERS = "archive.json"  # in each of them
+CURRENT, PREVIOUS = "current", "previous"  # links to the version in use and to the one before
+
+
+def platform_key() -> str:
+    """Return what an archive must be made for to run here: `linux-x86_64-cp311`."""
+    libc = "" if sys.platform != "linux" or platform.libc_ver()[0] else "musl"
+    return f"{sys.platform}{libc}-{platform.machine().lower()}-cp{sys.version_info[0]}{sys.version_info[1]}"
+
+
+def unpack(archive: Path, folder: Path, version: str) -> Path:
+    """Make an archive a private environment in `folder`, unless it is there; return its interpreter. Raises OSError."""
+    place = folder / version
+    if not place.exists():
+        fresh = folder / f".{version}.{os.getpid()}"
+        shutil.rmtree(fresh, ignore_errors=True)
+        library = fresh / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+        library.mkdir(parents=True)
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(library)
+        base = Path(sys.executable).resolve()
+        (fresh / "bin").mkdir()
+        (fresh / "bin" / "python").symlink_to(base)
+        (fresh / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
+        try:
+            fresh.rename(place)
+        except OSError:
+            shutil.rmtree(fresh, ignore_errors=True)  # another process was faster
+            if not place.exists():
+                raise
+    return place / "bin" / "python"
+
+
+def choose(folder: Path, version: str) -> None:
+    """Make a version the one that is started from now on; the one before stays as the last known good, others go."""
+    current = folder / CURRENT
+    before = os.readlink(current) if current.is_symlink() else ""
+    if before and before != version:
+        _link(folder / PREVIOUS, before)
+    _link(current, version)
+    kept = {CURRENT, PREVIOUS, version, before}
+    for entry in folder.iterdir():
+        if entry.name not in kept and not (before == version and entry.name == _target(folder / PREVIOUS)):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _link(link: Path, target: str) -> None:
+    fresh = link.with_name(f".{link.name}.{os.getpid()}")
+    fresh.symlink_to(target)
+    fresh.replace(link)
+
+
+def _target(link: Path) -> str:
+    return os.readlink(link) if link.is_symlink() else ""
+
+
+def bootstrap(url: str, arguments: list[str]) -> None:
+    """Fetch the archive for this machine from the server at `url`, and become a bot in the current directory."""
+    folder = Path.cwd() / FOLDER
+    folder.mkdir(exist_ok=True)
+    wanted = f"{url}/bot_code?{urllib.parse.urlencode({'platform': platform_key()})}"
+    archive = folder / f".download.{os.getpid()}"
+    try:
+        with urllib.request.urlopen(wanted, timeout=60) as reply, archive.open("wb") as file:  # noqa: S310 - as configured
+            version = urllib.parse.urlsplit(reply.url).path.rpartition("/")[2]
+            shutil.copyfileobj(reply, file)
+        python = unpack(archive, folder, version)
+    except urllib.error.HTTPError as error:
+        sys.exit(f"swarming-bot: error: {error.read(1000).decode(errors='replace')}")
+    except (OSError, zipfile.BadZipFile) as error:
+        sys.exit(f"swarming-bot: error: Cannot get the bot from {wanted}: {error}")
+    finally:
+        archive.unlink(missing_ok=True)
+    choose(folder, version)
+    program = [str(python), "-P", "-m", "swarming.bot.cli", "run", "--server", url, "--dir", str(Path.cwd())]
+    os.execv(program[0], program + arguments)  # noqa: S606

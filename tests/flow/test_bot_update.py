@@ -1,0 +1,143 @@
+"""Bots that came from a server become what the server has: through three versions, one of them broken."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from swarming.bot_archive import write_archive
+from swarming.unpack import FOLDER, platform_key
+from tests.flow.bots import API, BotProcess, Gate, result, submit
+from tests.flow.servers import COMMAND, ServerProcess
+
+BASE = os.path.realpath(sys.executable)  # a Python that knows nothing of this project
+KEY = platform_key()
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of an archive, made by the command."""
+    data = tmp_path_factory.mktemp("data")
+    done = subprocess.run([COMMAND, "bot-archive", "build", "--data", str(data)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{KEY}  ")
+    with zipfile.ZipFile(data / "bot_archives" / f"{KEY}.zip") as packed:
+        return {name: packed.read(name) for name in packed.namelist()}
+
+
+def publish(server: ServerProcess, files: Mapping[str, bytes]) -> str:
+    folder = server.data_dir / "bot_archives"
+    folder.mkdir(exist_ok=True)
+    version = write_archive(folder / ".fresh", files)
+    (folder / ".fresh").replace(folder / f"{KEY}.zip")
+    return version
+
+
+class BootstrappedBot(BotProcess):
+    """A bot that `curl URL/bootstrap | python3` brought up."""
+
+    def __init__(self, server: ServerProcess, directory: Path) -> None:
+        directory.mkdir()
+        self.directory, self.bot_id, self.said = directory, "bot-1", ""
+        _, headers, script = server.raw("GET", "/bootstrap")
+        assert headers["Content-Type"].startswith("text/x-python")
+        self.process = subprocess.Popen(
+            [BASE, "-I", "-", "--id", "bot-1"],
+            cwd=directory,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={"PATH": os.environ["PATH"], "HOME": str(directory.parent)},
+        )
+        assert self.process.stdin is not None
+        self.process.stdin.write(script)
+        self.process.stdin.close()
+
+
+@contextmanager
+def bootstrapped(server: ServerProcess, directory: Path) -> Iterator[BootstrappedBot]:
+    bot = BootstrappedBot(server, directory)
+    try:
+        bot.expect("Connected as bot-1")
+        yield bot
+    finally:
+        bot.end()
+
+
+def ran(server: ServerProcess, bot: BotProcess) -> str:
+    """Run a task and return the version of the bot that ran it."""
+    task = submit(server, [sys.executable, "-c", "import sys; sys.exit('PYTHONPATH' in __import__('os').environ)"])
+    bot.expect("exit code 0")
+    found = result(server, task)
+    assert found["state"] == "COMPLETED"
+    return str(found["bot_version"])
+
+
+@pytest.mark.slow
+def test_three_versions_one_of_them_broken(server: ServerProcess, tmp_path: Path, archive: dict[str, bytes]) -> None:
+    first = publish(server, archive)
+    gate = Gate(tmp_path / "gate")
+    with bootstrapped(server, tmp_path / "bot") as bot:
+        assert ran(server, bot) == first
+        in_flight = submit(server, gate.task())
+        gate.wait_for_task()
+        # A broken version arrives while a task runs: the task is not touched, the version is tried and refused.
+        broken = publish(server, {**archive, "swarming/bot/portrait.py": b"raise RuntimeError('broken on purpose')\n"})
+        gate.let_pass()
+        gate.wait_for_end()
+        bot.expect(f"Version {broken[:10]} does not work here, this one stays")
+        found = result(server, in_flight)
+        assert (found["state"], found["bot_version"]) == ("COMPLETED", first)
+        assert ran(server, bot) == first
+        events = server.call("GET", f"{API}/bot/bot-1/get")[1]
+        assert broken in events["state"]
+        # The third is fine; it, too, comes while a task runs.
+        in_flight = submit(server, gate.task())
+        gate.wait_for_task()
+        third = publish(server, {**archive, "swarming/third.py": b'"""New."""\n'})
+        gate.let_pass()
+        gate.wait_for_end()
+        bot.expect(f"Updating to {third}")
+        bot.expect("Connected as bot-1")
+        found = result(server, in_flight)
+        assert (found["state"], found["bot_version"]) == ("COMPLETED", first)
+        assert ran(server, bot) == third
+        slots = tmp_path / "bot" / FOLDER
+        assert {name: os.readlink(slots / name) for name in ("current", "previous")} == {
+            "current": third,
+            "previous": first,
+        }
+        assert sorted(entry.name for entry in slots.iterdir()) == sorted(["current", "previous", first, third])
+    gate.close()
+
+
+def test_a_platform_without_an_archive_is_named(server: ServerProcess, tmp_path: Path) -> None:
+    bot = BootstrappedBot(server, tmp_path / "bot")
+    try:
+        line = bot.expect("has no bot for")
+        assert f"swarming-server bot-archive build --platform {KEY}" in line
+        assert bot.wait() == 1
+    finally:
+        bot.end()
+
+
+def test_a_bot_that_was_installed_is_left_alone(
+    server: ServerProcess, tmp_path: Path, archive: dict[str, bytes]
+) -> None:
+    publish(server, archive)
+    bot = BotProcess(server.url, tmp_path / "bot", "bot-1")
+    try:
+        bot.expect("Connected as")
+        version = ran(server, bot)
+        assert version not in {path.name for path in tmp_path.iterdir()}
+        assert not (tmp_path / "bot" / FOLDER).exists()
+    finally:
+        bot.end()
+    shutil.rmtree(tmp_path / "bot")
