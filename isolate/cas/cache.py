@@ -15,6 +15,7 @@ Layout: `files/<algorithm>/ab/abcd…` and `abcd….x`, `index.sqlite`, `session
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Self
@@ -60,7 +61,7 @@ class LocalCache:
         with translated(root):
             (root / "files").mkdir(parents=True, exist_ok=True)
             with locked(root):
-                self._others_died = cache_session.reap(root)
+                self._dead = cache_session.find_dead(root)
                 self._session = Session.start(root)
         self._shelf = Shelf(root, policy, clock, monitor, boot_id)
         self._index, self._files = self._shelf.index, self._shelf.files
@@ -81,8 +82,7 @@ class LocalCache:
         try:
             with translated(root):
                 cache.usage()  # finds a corrupt index now rather than in the middle of a run
-                if cache._others_died:
-                    cache._shelf.sweep()
+                cache._bury()
         except BaseException:
             cache.close()
             raise
@@ -101,6 +101,9 @@ class LocalCache:
     def close(self) -> None:
         """End all pins and remove temporary files; everything else is refused from now on."""
         self._index.close()
+        for session in self._dead:  # not buried, so that the next one does it
+            os.close(session.lock)
+        self._dead = []
         with translated(self.root), locked(self.root):
             self._session.close()
 
@@ -238,9 +241,8 @@ class LocalCache:
         """Evict until every limit of the policy holds or only pinned files are left; returns the sizes evicted."""
         with translated(self.root):
             with locked(self.root):
-                died = cache_session.reap(self.root)
-            if died:
-                self._shelf.sweep()
+                self._dead += cache_session.find_dead(self.root)
+            self._bury()
             return self._shelf.evict()
 
     def is_over(self) -> bool:
@@ -260,6 +262,17 @@ class LocalCache:
     def temporary(self) -> str:
         """Return a path for a new file on the cache's file system; removed at the latest when the cache is closed."""
         return self._session.temporary()
+
+    def _bury(self) -> None:
+        """Clean up after processes that died here: what they had pinned is hashed before anybody uses it.
+
+        A command may have killed the one that would have found out what it did to its inputs.
+        """
+        if self._dead:
+            self._shelf.doubt(set().union(*(session.pinned for session in self._dead)))
+            self._shelf.sweep()
+            cache_session.bury(self._dead)
+            self._dead = []
 
     def _key(self, digest: bytes, *, executable: bool = False) -> bytes:
         return key_of(self._algorithm, digest, executable=executable)

@@ -112,6 +112,11 @@ class Rows:
         rows = [(used_s, boot, key) for key in keys]
         self._database.executemany("UPDATE item SET used_s = ?, boot = ? WHERE key = ?", rows)
 
+    def doubt(self, keys: Iterable[bytes]) -> None:
+        """Say that the items are not known to be good."""
+        rows = [(UNKNOWN_BOOT, key) for key in keys]
+        self._database.executemany("UPDATE item SET boot = ? WHERE key = ?", rows)
+
 
 class Index:
     """The index of the cache at `root`; call its methods from any thread."""

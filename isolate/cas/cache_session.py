@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from isolate.cas.digest import ALGORITHMS, Algorithm
 
@@ -81,26 +81,37 @@ class Session:
         os.close(self._lock)
 
 
-def reap(root: Path) -> bool:
-    """Remove the sessions of dead processes and say whether there were any; the caller holds `locked(root)`."""
-    found = False
+class Dead(NamedTuple):
+    """The session of a process that was killed, ours to bury."""
+
+    path: Path
+    lock: int
+    pinned: set[bytes]  # what its command had at hand, and nobody looked at afterwards
+
+
+def find_dead(root: Path) -> list[Dead]:
+    """Return the sessions of dead processes; the caller holds `locked(root)`, and calls `bury` later, without it."""
+    found = []
     for path in _sessions(root):
         try:
             lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:  # killed while it was being made, or ending right now
-            lock = -1
-        try:
-            if lock >= 0:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
             shutil.rmtree(path, ignore_errors=True)
-            found = True
-        finally:
-            if lock >= 0:
-                os.close(lock)
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        found.append(Dead(path, lock, _pinned_in(path)))
     return found
+
+
+def bury(dead: Iterable[Dead]) -> None:
+    """Remove dead sessions with all they had."""
+    for session in dead:
+        shutil.rmtree(session.path, ignore_errors=True)
+        os.close(session.lock)
 
 
 class Pin:
@@ -147,12 +158,15 @@ class Pin:
 
 def pinned(root: Path) -> set[bytes]:
     """Return all that is pinned, each as its algorithm's code and its digest."""
+    return set().union(*map(_pinned_in, _sessions(root)))
+
+
+def _pinned_in(session: Path) -> set[bytes]:
     found: set[bytes] = set()
-    for path in _sessions(root):
-        for code, pin in _pins(path):
-            prefix = bytes([code])
-            with suppress(FileNotFoundError):
-                found.update(prefix + digest for digest in _split(pin.read_bytes(), ALGORITHMS[code].digest_bytes))
+    for code, pin in _pins(session):
+        prefix = bytes([code])
+        with suppress(FileNotFoundError):
+            found.update(prefix + digest for digest in _split(pin.read_bytes(), ALGORITHMS[code].digest_bytes))
     return found
 
 

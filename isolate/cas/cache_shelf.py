@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -109,6 +110,13 @@ class Shelf:
             or self._policy.shortage_bytes(self._free_bytes()) > 0
             or self._policy.is_too_old(self.index.oldest_s(), self._clock.now())
         )
+
+    def doubt(self, prefixes: Collection[bytes]) -> None:
+        """Have both variants of files hashed before their next use."""
+        keys = [prefix + variant for prefix in prefixes for variant in (b"\0", b"\1")]
+        for start in range(0, len(keys), BATCH):
+            part = keys[start : start + BATCH]
+            self.index.write(partial(Rows.doubt, keys=part))
 
     def evict(self, needed: Usage = NOTHING) -> list[int]:
         """Remove files until every limit holds with `needed` more, or only pinned ones are left; returns sizes."""

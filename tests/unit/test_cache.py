@@ -336,6 +336,28 @@ def test_a_killed_process_holds_no_pin_and_leaves_nothing(opener: Opener) -> Non
     assert leftovers(cache) == []
 
 
+def test_what_a_killed_process_had_pinned_is_hashed_before_it_is_used(opener: Opener, monitor: TallyMonitor) -> None:
+    with opener() as cache:
+        fill(cache, A, B)
+        paths = [cache.path(blob, executable=executable) for blob, executable in ((A, True), (B, False))]
+    command = [sys.executable, "-c", PINNING_PROCESS, str(cache.root), A.digest.hex()]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"pinned\n"
+        for path in paths:
+            before = path.stat()
+            path.chmod(0o700)
+            path.write_bytes(b"CONTENT 0")
+            path.chmod(before.st_mode & 0o777)
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # a stat sees nothing
+        process.kill()
+    again = opener()
+    assert again.absent([A], executable=True) == [A]
+    assert again.path(A, executable=True).read_bytes() == CONTENTS[0]
+    assert again.absent([B]) == []  # it was not pinned: nobody can have got at it through that process
+    assert monitor.counters["damaged_cache_files"] == 1
+
+
 def test_files_a_dead_process_placed_and_never_listed_are_swept(opener: Opener) -> None:
     with opener() as cache:
         fill(cache, A)
