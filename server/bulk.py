@@ -82,7 +82,8 @@ class Bulk:
     async def _take(self, ticket: Ticket, pieces: AsyncIterator[bytes], length: int) -> None:
         """Store a body, or read it to its end when nobody needs it."""
         old = self._stores.shared(ticket.namespace).old
-        if not await old.find([ticket.blob.digest]):
+        is_long = length > MAX_SEGMENT_BYTES  # a short one is looked up when it is committed
+        if not (is_long and await old.find([ticket.blob.digest])):
             try:
                 await old.store(ticket.blob, pieces, length, bulk=True)
             except (UploadCorrupt, InvalidRecord) as error:

@@ -19,6 +19,8 @@ from isolate.cas.digest import Algorithm
 from isolate.errors import InvalidInput, InvalidRecord, Refused, TooLarge
 from server.stores.budget import ByteBudget
 
+INLINE_BYTES = 16 << 10  # parsed at once: a hop into a thread takes longer
+
 T = TypeVar("T")
 
 
@@ -33,7 +35,7 @@ class Intake:
     async def parsed(
         self, request: web.Request, max_bytes: int, parse: Callable[[bytes], T], weight: int = 1
     ) -> AsyncIterator[T]:
-        """Receive a whole body and give what `parse` makes of it in a thread; raises TooLarge.
+        """Receive a whole body and give what `parse` makes of it, a large one in a thread; raises TooLarge.
 
         `weight` says how many bytes are held for each byte of the body while the `async with` lasts.
         """
@@ -46,7 +48,10 @@ class Intake:
                 body += piece
                 if len(body) > max_bytes:
                     raise TooLarge(f"Body of more than {max_bytes} bytes")
-            yield await asyncio.to_thread(parse, bytes(body))
+            if len(body) <= INLINE_BYTES:
+                yield parse(bytes(body))
+            else:
+                yield await asyncio.to_thread(parse, bytes(body))
 
     async def segments(self, request: web.Request, segment_bytes: int) -> AsyncIterator[bytes]:
         """Yield the body in pieces of `segment_bytes`, the last one shorter; one that is empty for an empty body.

@@ -21,6 +21,7 @@ from server.stores.sqlite_index import BlockRow, Kind, Lookup
 from server.stores.uploading import Upload
 
 SUFFIX = "~old"  # `~` is in no namespace
+INLINE_BYTES = 16 << 10  # hashed at once: a hop into a thread takes longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,9 @@ class OldBlobs:
                 segment = Segment(algorithm, codec, bulk, blob, encoded_bytes, number, data)
                 number += 1
                 last = number == count
-                record = await self._stores.run(partial(_verified, unwrapping, segment, last=last))
+                verify = partial(_verified, unwrapping, segment, last=last)
+                is_small = max(len(data), blob.size) <= INLINE_BYTES
+                record = verify() if is_small else await self._stores.run(verify)
                 if last and ids and not await self._stores.index.touch(ids, self._stores.presence.hour()):
                     # A slow sender may take longer than anything is promised.
                     raise Unavailable("A part of the upload went before the rest came", retry_after_s=1.0)
@@ -101,7 +104,8 @@ class OldBlobs:
         if data is None:
             raise BlobsMissing([blob.digest])
         try:
-            segment = await self._stores.run(lambda: Segment.decode(data, self._namespace.algorithm))
+            decode = partial(Segment.decode, data, self._namespace.algorithm)
+            segment = decode() if len(data) <= INLINE_BYTES else await self._stores.run(decode)
             if (segment.blob, segment.number) != (blob, number):
                 raise InvalidRecord(f"Not segment {number} of blob {blob.digest.hex()}")
         except InvalidRecord as error:

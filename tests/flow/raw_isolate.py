@@ -43,6 +43,7 @@ class Wire:
     def __init__(self, host: str, port: int) -> None:
         self.host = f"{host}:{port}"
         self.socket = socket.create_connection((host, port), TIMEOUT_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # head and body are two segments
         self.file = self.socket.makefile("rb")
 
     def __enter__(self) -> Self:
