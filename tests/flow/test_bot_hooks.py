@@ -229,19 +229,19 @@ def test_hooks_end_with_a_killed_bot(server: ServerProcess, tmp_path: Path) -> N
         assert reader.read() == ""  # nobody is left who could write
 
 
-def test_credentials_go_with_every_call_from_the_second_start_on(server: ServerProcess, tmp_path: Path) -> None:
-    """The code is kept, so a bot can say who it is before the server gives it newer code."""
-    give(server, "def get_authentication_headers(bot): return {'X-Who': 'me'}, 4102444800")
-    with running_bot(server, tmp_path / "bot", "bot-1"):
-        pass
+def test_the_code_is_kept_for_the_next_start_as_long_as_there_is_some(server: ServerProcess, tmp_path: Path) -> None:
+    """A bot can say who it is before the server gives it newer code."""
     kept = tmp_path / "bot" / "config" / "bot_config.py"
-    assert "X-Who" in kept.read_text()
-    with running_bot(server, tmp_path / "bot", "bot-1"):
-        assert kept.exists()
-        give(server, "")
-    status, reply = server.call("GET", f"{API}/server/get_bot_config")
-    assert (status, reply) == (200, {"content": "", "version": "default"})
-    with running_bot(server, tmp_path / "bot", "bot-1"):
+    give(server, "def get_authentication_headers(bot): return {'X-Who': 'me'}, 4102444800")
+    with running_bot(server, tmp_path / "bot", "bot-1") as bot:
+        submit(server, ["true"])
+        bot.expect("exit code 0")
+        assert "X-Who" in kept.read_text()
+    give(server, "")
+    assert server.call("GET", f"{API}/server/get_bot_config") == (200, {"content": "", "version": "default"})
+    with running_bot(server, tmp_path / "bot", "bot-1") as bot:
+        submit(server, ["true"])
+        bot.expect("exit code 0")
         assert not kept.exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 from tests.flow.bots import API, result, running_bot, submit
@@ -102,8 +103,10 @@ def test_a_directory_that_broke_and_was_repaired(server: ServerProcess, tmp_path
     with running_bot(server, tmp_path / "bot", "bot-1") as bot:
         submit(server, ["true"])
         bot.expect("exit code 0")
+        bot.signal(signal.SIGSTOP)  # it must not look in between
         shutil.rmtree(cache)
         cache.touch()
+        bot.signal(signal.SIGCONT)
         give(server, "")  # ends its long poll, and so the wait for the next look
         bot.expect("The server keeps this bot in quarantine")
         assert state_of(server)["quarantined"] == f"Cannot write to {cache}: File exists"
