@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.flow.bots import Gate, running_bot
-from tests.flow.servers import ServerProcess, running_server
+from tests.flow.bots import Gate
+from tests.flow.fleet import Fleet, running_fleet, task_id_in
 
-BIN = Path(sys.executable).parent
 SCRIPT = """\
 import os, sys
 print('shard', os.environ.get('GTEST_SHARD_INDEX'), *sys.argv[2:])
@@ -23,38 +20,10 @@ sys.exit(int(os.environ.get('EXIT', '0')))
 """
 
 
-class Fleet:
-    """A server with two bots, and commands run beside it."""
-
-    def __init__(self, server: ServerProcess, home: Path) -> None:
-        self.server, self.home = server, home
-
-    def run(self, *argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        env = {
-            "PATH": f"{BIN}:/usr/bin:/bin",
-            "HOME": str(self.home),
-            "SWARMING_SERVER": self.server.url,
-            "ISOLATE_SERVER": self.server.url,
-            "USER": "tester",
-        }
-        return subprocess.run(argv, env=env, cwd=cwd or self.home, capture_output=True, text=True, timeout=120)
-
-    def ok(self, *argv: str) -> str:
-        done = self.run(*argv)
-        assert done.returncode == 0, done.stderr + done.stdout
-        return done.stdout
-
-
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    place = tmp_path_factory.mktemp("fleet")
-    (place / "home").mkdir()
-    with (
-        running_server(place / "data") as server,
-        running_bot(server, place / "bot1", "bot-1", "--dimension", "flavor", "sweet"),
-        running_bot(server, place / "bot2", "bot-2", "--dimension", "flavor", "sour"),
-    ):
-        yield Fleet(server, place / "home")
+    with running_fleet(tmp_path_factory.mktemp("fleet")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +39,6 @@ def digest(fleet: Fleet) -> str:
     found, name = printed.split()
     assert name == "t"
     return found
-
-
-def task_id_in(printed: str) -> str:
-    (line,) = [line for line in printed.splitlines() if "/user/task/" in line]
-    return line.rpartition("/")[2]
 
 
 def test_the_form_of_the_user_guide(fleet: Fleet, digest: str) -> None:
