@@ -1,0 +1,259 @@
+"""Tasks that mean harm, as real runs: the cache stays intact, nothing is left, the result is true."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isolate.archive import ArchiveOptions, Remote, archive_tree
+from isolate.cas.cache import CachePolicy, LocalCache
+from isolate.cas.digest import Namespace
+from isolate.clock import SystemClock
+from isolate.monitor import NullMonitor
+from tests.flow.servers import ServerProcess
+from tests.trees import Executable, Tree, read_tree, write_tree
+
+COMMAND = str(Path(sys.executable).parent / "run_isolated")
+NS = Namespace.parse("blake3-zstd")
+TREE: Tree = {"a": b"right", "d": {"x": Executable(b"#!/bin/sh\necho right\n")}, "big": bytes(range(256)) * 100}
+READ = "cat a; d/x; sha256sum big"
+NO_SPACE = ("--min-free-space", "0")
+# The strongest there is: what a stat shows is as it was.
+OVERWRITE = """
+import os
+for name in ("a", "d/x", "big"):
+    before = os.stat(name); os.chmod(name, 0o700)
+    with open(name, "r+b") as file: file.write(b"X" * 4)
+    os.chmod(name, before.st_mode & 0o777); os.utime(name, ns=(before.st_atime_ns, before.st_mtime_ns))
+"""
+DAEMONS = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal(signal.SIGHUP, signal.SIG_IGN)
+for _ in range(10):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork(): os._exit(0)
+        os.chdir("/"); os.environ.clear(); sys.stdout.write("held"); signal.pause()
+"""
+
+
+@dataclass
+class Place:
+    """A server with one tree, and where runs keep their things."""
+
+    server: ServerProcess
+    root: Path
+    tree: str = ""
+    tag: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    async def archive(self, tree: Tree) -> str:
+        source = write_tree(self.root / f"source-{len(os.listdir(self.root))}", tree)
+        return (await archive_tree(source, Remote(self.server.url, NS, "tests"), ArchiveOptions(), NullMonitor())).hash
+
+    def call(
+        self, *command: str, flags: tuple[str, ...] = (), tree: str = "", disk: Path | None = None
+    ) -> tuple[dict[str, Any], str]:
+        """Run; return the result and what was printed, having checked that no process is left."""
+        disk = disk or self.root
+        told = self.root / "result.json"
+        told.unlink(missing_ok=True)
+        places = ("-I", self.server.url, "--cache", str(disk / "cache"), "--root-dir", str(disk / "work"), "--no-log")
+        about = ("-s", tree or self.tree, "--json", str(told), "--env", f"TAG={self.tag}", "--raw-cmd")
+        arguments = [COMMAND, *places, *about, *flags, "--", *command]
+        done = subprocess.run(arguments, capture_output=True, text=True, cwd=self.root, timeout=120)
+        assert self.processes() == []
+        result = json.loads(told.read_text())
+        assert done.returncode in {1 if result["internal_failure"] else 0, -9}
+        return result, done.stdout
+
+    def python(self, code: str, **kwargs: Any) -> tuple[dict[str, Any], str]:
+        return self.call(sys.executable, "-c", code, **kwargs)
+
+    def processes(self) -> list[str]:
+        """Return those that have our mark in their environment, or work below our directory."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                marked = self.tag.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+                if marked or os.readlink(f"/proc/{pid}/cwd").startswith(f"{self.root}/work"):
+                    found.append(pid)
+            except OSError:
+                continue
+        return found
+
+    def check_innocent_run(self, disk: Path | None = None) -> None:
+        """A next run sees the right bytes, and leaves nothing of itself or those before."""
+        disk = disk or self.root
+        result, printed = self.call("sh", "-c", READ, disk=disk)
+        assert (result["exit_code"], result["internal_failure"]) == (0, None)
+        assert printed.splitlines()[0] == "rightright"
+        assert os.listdir(disk / "work") == []
+        with LocalCache.open(disk / "cache", NS, CachePolicy(), SystemClock(), NullMonitor()) as cache:
+            blobs = [NS.blob(content) for content in (b"right", TREE["big"]) if isinstance(content, bytes)]
+            assert cache.absent(blobs) == []
+            assert all(cache.recheck(blob, executable=False) for blob in blobs)
+
+
+@pytest.fixture
+async def place(server: ServerProcess, tmp_path: Path) -> Place:
+    made = Place(server, tmp_path)
+    made.tree = await made.archive(TREE)
+    return made
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 12 MB."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(mounted)], capture_output=True)
+    if done.returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        yield mounted
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A directory where files cost little, if there is one."""
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(dir=parent) as directory:
+        yield Path(directory)
+
+
+async def test_writing_through_inputs_fails_the_run_and_harms_nobody(place: Place) -> None:
+    place.call("true")
+    result, _ = place.python(OVERWRITE)
+    assert result["exit_code"] == 0
+    assert "was overwritten while the command ran" in result["internal_failure"]
+    place.check_innocent_run()
+
+
+async def test_killing_the_runner_after_writing_through_inputs_harms_nobody(place: Place) -> None:
+    place.call("true")
+    parent = "open(f'/proc/{os.getppid()}/stat').read().rpartition(')')[2].split()[1]"  # above the launcher
+    result, _ = place.python(f"{OVERWRITE}\nos.kill(int({parent}), 9)\nimport time; time.sleep(100)")
+    assert result == {**result, "internal_failure": "Was terminated before completion", "exit_code": None}
+    place.check_innocent_run()
+
+
+async def test_killing_the_launcher_after_writing_through_inputs_harms_nobody(place: Place) -> None:
+    place.call("true")
+    result, _ = place.python(f"{OVERWRITE}\nos.kill(os.getppid(), 9)\nimport time; time.sleep(100)")
+    assert result["exit_code"] is None
+    assert result["internal_failure"]
+    place.check_innocent_run()
+
+
+async def test_daemons_that_hold_stdout_are_gone(place: Place) -> None:
+    result, _ = place.python(DAEMONS)
+    assert (result["exit_code"], result["internal_failure"], result["had_hard_timeout"]) == (0, None, False)
+    assert os.listdir(place.root / "work") == []
+
+
+async def test_daemons_outlive_neither_the_hard_timeout(place: Place) -> None:
+    limits = ("--hard-timeout", "1", "--grace-period", "0.1")
+    result, _ = place.python(f"{DAEMONS}\nsignal.pause()", flags=limits)
+    assert (result["exit_code"], result["internal_failure"], result["had_hard_timeout"]) == (-9, None, True)
+    assert os.listdir(place.root / "work") == []
+
+
+async def test_deleting_the_work_directory(place: Place) -> None:
+    result, _ = place.call("sh", "-c", 'cd /; rm -rf "$TMPDIR/.."; exit 4')
+    assert result["exit_code"] == 4
+    place.check_innocent_run()
+
+
+async def test_a_hundred_thousand_files_that_cannot_be_changed(place: Place, memory: Path) -> None:
+    code = """
+import os
+for folder in range(100):
+    os.mkdir(f"many-{folder}")
+    for file in range(1000): os.mknod(f"many-{folder}/{file}")
+    os.chmod(f"many-{folder}", 0o500 if folder % 2 else 0)
+os.system("chattr +i many-1/1 many-3 2>/dev/null; chattr +a many-5 2>/dev/null"); os.chmod(".", 0)
+"""
+    result, _ = place.python(code, disk=memory)
+    assert (result["exit_code"], result["internal_failure"]) == (0, None)
+    assert os.listdir(memory / "work") == []
+
+
+async def test_names_of_any_bytes_are_outputs_and_are_deleted(place: Place) -> None:
+    code = """
+import os, sys
+for name in (b"new\\nline", b"\\xff\\xfe", b" ", b"-rf", b"\\\\", b"a" * 255):
+    os.mkdir(name); open(name + b"/" + name, "wb").write(name)
+    os.makedirs(os.fsencode(sys.argv[1]) + b"/" + name); open(os.fsencode(sys.argv[1]) + b"/" + name + b"/f", "wb")
+"""
+    result, _ = place.call(sys.executable, "-c", code, "${ISOLATED_OUTDIR}")
+    assert (result["exit_code"], result["internal_failure"]) == (0, None)
+    assert os.listdir(place.root / "work") == []
+    target = place.root / "target"
+    isolate = str(Path(COMMAND).parent / "isolate")
+    fetched = [isolate, "download", "-I", place.server.url, "-s", result["outputs_ref"]["isolated"], "-t", str(target)]
+    cache = {"XDG_CACHE_HOME": str(place.root / "xdg"), "PATH": os.environ["PATH"]}
+    done = subprocess.run(fetched, capture_output=True, text=True, env=cache, cwd=place.root)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(read_tree(target)) == {"new\nline", "\udcff\udcfe", " ", "-rf", "\\", "a" * 255}
+
+
+async def test_filling_the_disk_fails_the_command_and_nobody_after_it(place: Place, disk: Path) -> None:
+    place.call("true", flags=NO_SPACE, disk=disk)
+    result, _ = place.call("sh", "-c", "cat /dev/zero > $TMPDIR/zero", flags=NO_SPACE, disk=disk)
+    assert result["exit_code"] == 1
+    full = "cat /dev/zero > ${ISOLATED_OUTDIR}/zero; exit 5"
+    result, _ = place.call("sh", "-c", full, flags=NO_SPACE, disk=disk)
+    assert result["exit_code"] == 5
+    assert os.listdir(disk / "work") == []
+    result, printed = place.call("cat", "a", flags=NO_SPACE, disk=disk)
+    assert (result["exit_code"], result["internal_failure"], printed) == (0, None, "right")
+
+
+async def test_tree_larger_than_the_disk_is_one_clear_answer_and_the_cache_goes_on(place: Place, disk: Path) -> None:
+    source = random.Random(1)
+    large = await place.archive({str(number): source.randbytes(1 << 20) for number in range(16)})
+    place.call("true", flags=NO_SPACE, disk=disk)
+    result, _ = place.call("true", flags=NO_SPACE, tree=large, disk=disk)
+    assert result["exit_code"] is None
+    assert "space" in result["internal_failure"]
+    assert os.listdir(disk / "work") == []
+    result, printed = place.call("cat", "a", flags=NO_SPACE, disk=disk)
+    assert (result["exit_code"], result["internal_failure"], printed) == (0, None, "right")
+
+
+async def test_cache_on_another_file_system_means_copies(place: Place, disk: Path) -> None:
+    elsewhere = ("--root-dir", str(place.root / "work"), *NO_SPACE)
+    result, _ = place.python(OVERWRITE, flags=elsewhere, disk=disk)
+    assert (result["exit_code"], result["internal_failure"]) == (0, None)  # it wrote to copies of its own
+    result, printed = place.call("cat", "a", flags=elsewhere, disk=disk)
+    assert (result["exit_code"], printed) == (0, "right")
+    result, _ = place.call("true", flags=(*elsewhere, "--map", "hardlink"), disk=disk)
+    assert "cross-device link" in result["internal_failure"]
+    assert os.listdir(place.root / "work") == []
+
+
+async def test_mapped_copies_can_be_written_and_verified_inputs_are_right(place: Place) -> None:
+    result, _ = place.call("sh", "-c", "chmod u+w a; echo mine > a", flags=("--map", "copy"))
+    assert (result["exit_code"], result["internal_failure"]) == (0, None)
+    with LocalCache.open(place.root / "cache", NS, CachePolicy(), SystemClock(), NullMonitor()) as cache:
+        path = cache.path(NS.blob(b"right"))
+        before = path.stat()
+        path.chmod(0o600)
+        path.write_bytes(b"wrong")  # by whoever, between two runs, and hidden from a stat
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    result, printed = place.call("cat", "a", flags=("--verify-inputs",))
+    assert (result["exit_code"], result["internal_failure"], printed) == (0, None, "right")
+    place.check_innocent_run()
