@@ -13,7 +13,7 @@ from aiohttp import web
 
 from isolate.cas.digest import DEFAULT_NAMESPACE
 from isolate.clock import Clock
-from isolate.errors import InvalidInput
+from isolate.errors import InvalidInput, NotFound
 from server.api_routes import BASES, Handler, call_routes
 from server.api_table import CALLS
 from server.middleware import IDENTITY, own_servers, reply, server_url
@@ -133,13 +133,18 @@ class ClientApi:
         return reply(wire_out.bot_count(found, self._clock.now()))
 
     async def bot(self, request: web.Request) -> web.Response:
-        return reply(wire_out.bot_info(await self._scheduler.bot(request.match_info["bot_id"])))
+        bot_id = request.match_info["bot_id"]
+        try:
+            return reply(wire_out.bot_info(await self._scheduler.bot(bot_id)))
+        except NotFound:
+            return reply(wire_out.bot_info(await self._scheduler.past_bot(bot_id)) | {"deleted": True})
 
     async def bot_tasks(self, request: web.Request) -> web.Response:
         query = _query(request)
-        wire.choice(wire.first(query, "sort"), wire.SORTS, "sort", "CREATED_TS")  # there is one order: newest first
         bot_id = request.match_info["bot_id"]
-        page = await self._scheduler.bot_runs(bot_id, wire_query.cursor(query), wire.limit(query))
+        page = await self._scheduler.bot_runs(
+            bot_id, wire_query.cursor(query), wire.limit(query), wire_query.run_query(query)
+        )
         out = self._outbox(request)
         return reply(wire_out.page([out.result(view) for view in page.items], page.cursor, self._clock.now()))
 

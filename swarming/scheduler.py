@@ -23,11 +23,15 @@ from swarming.overview import Aggregate, Overview
 from swarming.pending import Pending
 from swarming.policy import Policy
 from swarming.reaping import Reaper
+from swarming.runs import as_it_was, first_run, is_before, is_wanted_run
 from swarming.states import State
 from swarming.store import MAX_PAGE, OutputStore, Page, Record, Store, TaskQuery
 from swarming.submission import Inputs, NoInputs, Submitter, terminate_request
 
 __all__ = ["Canceled", "Inputs", "Scheduler", "TaskView"]
+
+
+EVERYTHING = TaskQuery()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,21 +239,34 @@ class Scheduler:
         """Return the dimensions of all bots, or those of one pool; raises NotFound for a pool without bots."""
         return self._overview.dimensions(pool)
 
-    async def bot_runs(self, bot_id: str, cursor: str | None, limit: int) -> Page[TaskView]:
-        """Return the runs a bot had, newest first."""
-        page = await self._store.runs_of(bot_id, cursor, limit)
-        return Page(
-            tuple(
-                TaskView(task=run.task, execution=run.execution, attempt=run.attempt, is_run=True) for run in page.items
-            ),
-            page.cursor,
-        )
+    async def past_bot(self, bot_id: str) -> BotInfo:
+        """Return what was known of a bot that was forgotten, from its last event; raises NotFound."""
+        page = await self._store.events(bot_id, None, None, None, 1)
+        if not page.items:
+            raise NotFound(f"Bot {bot_id!r} is not known")
+        return as_it_was(page.items[0])
+
+    async def bot_runs(
+        self, bot_id: str, cursor: str | None, limit: int, query: TaskQuery = EVERYTHING
+    ) -> Page[TaskView]:
+        """Return the runs a bot had, newest first; of `query` the states and times count. Pages may have gaps."""
+        page = await self._store.runs_of(bot_id, first_run(query, cursor), limit)
+        found = [one for one in page.items if is_wanted_run(one, query)]
+        is_last = bool(page.items) and is_before(page.items[-1], query)
+        views = (TaskView(task=one.task, execution=one.execution, attempt=one.attempt, is_run=True) for one in found)
+        return Page(tuple(views), None if is_last else page.cursor)
 
     async def bot_events(
         self, bot_id: str, start: float | None, end: float | None, cursor: str | None, limit: int
     ) -> Page[BotEvent]:
-        """Return what happened to a bot, newest first; events of the last seconds may not be there yet."""
-        return await self._store.events(bot_id, start, end, cursor, limit)
+        """Return what happened to a bot, newest first; events of the last seconds may not be there yet.
+
+        Raises NotFound for a bot of which nothing was ever heard.
+        """
+        page = await self._store.events(bot_id, start, end, cursor, limit)
+        if not page.items and self._ledger.fleet.get(bot_id) is None:
+            await self.past_bot(bot_id)
+        return page
 
     async def forget_bot(self, bot_id: str) -> None:
         """Forget a bot; if it is alive it is back with its next poll."""

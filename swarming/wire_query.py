@@ -45,6 +45,12 @@ def task_query(query: wire.Query) -> TaskQuery:
     return TaskQuery(tags=tags, created_from=start, created_to=end, sort=_SORTS[sort], **meant)
 
 
+def run_query(query: wire.Query) -> TaskQuery:
+    """Return which runs of a bot are meant; raises InvalidInput. There is one order: newest first."""
+    wire.choice(wire.first(query, "sort"), wire.SORTS, "sort", "CREATED_TS")
+    return task_query([(key, value) for key, value in query if key not in {"sort", "tags"}])
+
+
 def check_tags(tags: Sequence[str]) -> None:
     """Raise InvalidInput for what is no tag."""
     for tag in tags:
