@@ -55,6 +55,7 @@ class CommandGroup(click.Group):
     command_class = Command
 
     def __init__(self, *args: Any, default: str = "help", **kwargs: Any) -> None:
+        kwargs.setdefault("context_settings", {}).setdefault("help_option_names", ["-h", "--help"])
         super().__init__(*args, **kwargs)
         self._default = default
         self.add_command(_help)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from isolate import __version__
 from isolate.commands import Command
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -56,6 +57,7 @@ def unused(*names: str, **how: Any) -> Callable[[Decorated], Decorated]:
 
 server_option = options(
     click.option("-S", "--swarming", envvar="SWARMING_SERVER", metavar="URL", help="The server [env SWARMING_SERVER]."),
+    click.version_option(__version__, message="%(prog)s %(version)s"),
     unused("--auth-disabled", is_flag=True),
     unused("--auth-no-local-webserver", is_flag=True),
     unused("--auth-tokens-cache"),

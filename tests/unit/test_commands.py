@@ -67,6 +67,11 @@ def test_what_means_two_things_or_none_is_refused(capsys: pytest.CaptureFixture[
     assert f"No such option '{option}'" in said(capsys, "collect", option, status=2)
 
 
+def test_help_is_short_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--decorate" in said(capsys, "collect", "-h")
+    assert "bot-delete" in said(capsys, "-h")
+
+
 @pytest.mark.parametrize("name", ["bot-delete", "bot_delete", "bot-d", "bot-delte", "bot_del"])
 def test_a_command_by_any_name_that_can_be_no_other(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert said(capsys, name) == "deleted\n"
