@@ -8,7 +8,7 @@ enough that it keeps them; what is in flight is bounded whatever the size of the
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from isolate.crew import GrowingCrew
 from isolate.denylist import DEFAULT, Denylist
 from isolate.errors import FileChanged, IsolateError, Unavailable
 from isolate.hands import Remote, Target, open_target
-from isolate.isolated import Manifest, dumps
+from isolate.isolated import Entry, Manifest, dumps
 from isolate.monitor import Monitor
 from isolate.pipeline import Built, Pipeline
 from isolate.scan import Found, ScanRules, scan
@@ -44,6 +44,18 @@ class InformedStore(Protocol):
     async def info(self) -> StoreInfo: ...
 
 
+class Record(Protocol):
+    """Sees every entry of a tree in the order of paths, so that nobody needs to hold them all."""
+
+    def begin(self) -> None:
+        """Forget what was seen: the tree is looked at from the start, perhaps again."""
+        ...
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """See the next entries."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveOptions:
     """How to archive; the defaults suit a tree that a user names."""
@@ -53,6 +65,8 @@ class ArchiveOptions:
     stat_cache: Path | None = None  # where digests of unchanged files are remembered; None reads every file
     workers: int | None = None  # processes for a large tree; 0 for none, None for as many as are useful
     clock: Clock = field(default_factory=SystemClock)
+    record: Record | None = None
+    collapse_links: bool = False  # take what links lead to instead of the links; for selections
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +80,7 @@ class Archived:
     uploaded_blobs: int
     uploaded_bytes: int
     manifest: bytes = b""  # what `root` is the digest of; nothing for a single file
+    group_parts: tuple[bytes, ...] = ()  # manifests of the groups of a selection, the first of its includes
 
     @property
     def hash(self) -> str:
@@ -83,6 +98,7 @@ class Plan:
     command: tuple[str, ...] = ()
     relative_cwd: str | None = None
     read_only: int | None = None
+    groups: tuple[str, ...] = ()  # beginnings of paths that get manifests of their own
 
 
 async def archive_tree(root: Path, target: Target, options: ArchiveOptions, monitor: Monitor) -> Archived:
@@ -91,14 +107,14 @@ async def archive_tree(root: Path, target: Target, options: ArchiveOptions, moni
     Raises InvalidInput for what cannot be archived, Unreadable, FileChanged for a file that did not stay the same while
     it was archived, and what the store raises.
     """
-    rules = _rules(options, target.namespace, monitor)
+    rules = rules_of(options, target.namespace, monitor)
     where = os.path.abspath(root)
     return await _archive(Plan(name=where, root=where, entries=lambda: scan(where, rules)), target, options, monitor)
 
 
 async def archive_files(selection: Selection, target: Target, options: ArchiveOptions, monitor: Monitor) -> Archived:
     """Store what a `.isolate` selects; raises as `archive_tree` does."""
-    rules = _rules(options, target.namespace, monitor)
+    rules = rules_of(options, target.namespace, monitor)
     plan = Plan(
         name=selection.name,
         root=selection.root,
@@ -106,6 +122,8 @@ async def archive_files(selection: Selection, target: Target, options: ArchiveOp
         command=selection.command,
         relative_cwd=selection.relative_cwd,
         read_only=selection.read_only,
+        # 2020 kept what changes rarely apart; our own namespaces find it by where parts begin.
+        groups=() if target.namespace.is_ours else selection.groups,
     )
     return await _archive(plan, target, options, monitor)
 
@@ -122,7 +140,7 @@ async def archive_file(path: Path, target: Target, options: ArchiveOptions, moni
         tally.count("hashed_bytes", blob.size)
         if blob.size and await store.missing([blob]):
             await Sender(store, crew, options.clock, tally).send([Wanted(os.path.realpath(path), blob)])
-    return tally.archived(blob, target.namespace, 1, blob.size)
+    return tally.archived(blob, target.namespace, Built((), (), 1, blob.size))
 
 
 async def _archive(plan: Plan, target: Target, options: ArchiveOptions, monitor: Monitor) -> Archived:
@@ -141,7 +159,7 @@ async def _archive(plan: Plan, target: Target, options: ArchiveOptions, monitor:
         )
         root = target.namespace.blob(content)
         await Sender(store, crew, options.clock, tally).send_content(root, content)
-    return tally.archived(root, target.namespace, built.files, built.size_bytes, content)
+    return tally.archived(root, target.namespace, built, content)
 
 
 @asynccontextmanager
@@ -168,7 +186,20 @@ async def _build(plan: Plan, store: BlobStore, crew: GrowingCrew, options: Archi
                 if options.stat_cache is not None:
                     tree = StatCache(options.stat_cache, plan.name, namespace.algorithm, clock, monitor)
                     cache = stack.enter_context(tree)
-                pipeline = Pipeline(store, crew, cache, clock, monitor, skip_broken=options.skip_broken)
+                recorded = None
+                if options.record is not None:
+                    options.record.begin()
+                    recorded = options.record.add
+                pipeline = Pipeline(
+                    store,
+                    crew,
+                    cache,
+                    clock,
+                    monitor,
+                    skip_broken=options.skip_broken,
+                    groups=plan.groups,
+                    recorded=recorded,
+                )
                 built = await pipeline.run(plan.root, plan.entries())
         except FileChanged:
             if attempt == ATTEMPTS:
@@ -209,24 +240,24 @@ class _Tally:
     def problem(self, message: object) -> None:
         self._monitor.problem(message)
 
-    def archived(
-        self, root: Blob, namespace: Namespace, files: int, size_bytes: int, manifest: bytes = b""
-    ) -> Archived:
+    def archived(self, root: Blob, namespace: Namespace, built: Built, manifest: bytes = b"") -> Archived:
         return Archived(
             root=root,
             namespace=namespace,
-            files=files,
-            size_bytes=size_bytes,
+            files=built.files,
+            size_bytes=built.size_bytes,
             uploaded_blobs=self._uploaded_blobs,
             uploaded_bytes=self._uploaded_bytes,
             manifest=manifest,
+            group_parts=built.group_parts,
         )
 
 
-def _rules(options: ArchiveOptions, namespace: Namespace, monitor: Monitor) -> ScanRules:
+def rules_of(options: ArchiveOptions, namespace: Namespace, monitor: Monitor) -> ScanRules:
     """Return how to scan a directory for an archive in `namespace`."""
     return ScanRules(
         is_denied=options.is_denied,
         keep_dangling=namespace.is_ours,
         broken=monitor.problem if options.skip_broken else None,
+        collapse=options.collapse_links,
     )

@@ -1,6 +1,7 @@
 """The `isolate` and `isolateserver` commands: parse, call one function, print its result.
 
-A root. Everything heavy is imported inside functions, because `--help` has 150 ms.
+A root. Everything heavy is imported inside functions, because `--help` has 150 ms. What the flags mean is in
+`choosing`, `storing` and `checkout`; the commands that look at trees of a server are in `tree_commands`.
 """
 
 from __future__ import annotations
@@ -8,37 +9,34 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from isolate import __version__, errors, flags
+from isolate import errors, flags, tree_commands
 from isolate.config import load_settings
 from isolate.terminal import (
+    EXIT_FAILED,
     EXIT_HELP,
     CommandGroup,
     Console,
     TerminalMonitor,
+    log_options,
     run_command,
-    verbose_option,
+    summary_option,
     version_option,
 )
+from isolate.tree_commands import USER_AGENT, fetch, required, run
 
 if TYPE_CHECKING:
     from isolate.archive import Archived, ArchiveOptions, Remote
-    from isolate.selection import Selection
+    from isolate.choosing import Wish
+    from isolate.scan import Found
 
-Result = TypeVar("Result")
-
-USER_AGENT = f"isolate/{__version__}"
-# Of the cache that `download` fills; as in 2020.
-MAX_CACHE_BYTES, MIN_FREE_BYTES, MAX_CACHE_ITEMS, MAX_CACHE_AGE_S = 50 << 30, 2 << 30, 100_000, 21 * 86_400
-# What only the server or the way to it can be blamed for.
-_UPLOAD_ERRORS = (errors.Unavailable, errors.Refused, errors.NoSpace, errors.NotFound, errors.UploadCorrupt)
+common = flags.all_of(summary_option, log_options, version_option)
 
 
 def main() -> int:
@@ -52,24 +50,30 @@ def isolateserver_main() -> int:
 
 
 @click.group("isolate", cls=CommandGroup, epilog=EXIT_HELP)
-@verbose_option
+@summary_option
 @version_option
 def isolate() -> None:
     """Turn files into a hash, and a hash back into files."""
 
 
+for command in tree_commands.ALL:
+    isolate.add_command(command)
+
+
 @isolate.command("archive", cls=flags.CommandWithVariables, epilog=EXIT_HELP)
 @flags.selecting
-@click.option(
-    "-s", "--isolated", type=flags.PATH, metavar="FILE", help="With -i: write the manifest to this *.isolated."
-)
 @flags.storing
-@verbose_option
-@version_option
+@common
 @click.argument("files", nargs=-1, metavar="[PATH]...")
 @click.pass_obj
 def archive_command(
-    console: Console, /, isolate_file: Path | None, isolated: Path | None, files: tuple[str, ...], **given: Any
+    console: Console,
+    /,
+    files: tuple[str, ...],
+    server: str | None,
+    namespace: str,
+    dump_json: Path | None,
+    **given: Any,
 ) -> None:
     """Store directories, files or what a .isolate selects, and print `HASH  NAME` for each.
 
@@ -78,62 +82,147 @@ def archive_command(
 
     Of a PATH everything is stored; a directory that a .isolate selects goes without its *.pyc, *.swp, .git and .svn.
     """
-    config, paths = given.pop("config"), given.pop("paths")
-    if isolate_file is None and isolated is None:
+    wish = _wish(given)
+    if wish.isolate_file is None and wish.isolated is None:
         if not files:
             raise click.UsageError("Nothing to archive: name directories or files, or a .isolate with -i")
-        _store(console, {name: name for name in files}, "  ", leave_out_junk=False, **given)
-        return
-    if isolate_file is None or isolated is None or files:
-        raise click.UsageError("-i FILE.isolate and -s FILE.isolated go together, and with no PATH")
-    if isolated.suffix != ".isolated":
-        raise click.UsageError("--isolated value must end with '.isolated'")
-    selection = _select(isolate_file, config, paths)
-    archived = _store(console, {isolated.stem: selection}, "  ", leave_out_junk=True, **given)
-    _write(isolated, archived[isolated.stem].manifest)
+        if wish.subdir or given["collapse"]:
+            raise click.UsageError("--subdir and --collapse_symlinks go with -i FILE.isolate")
+        target, options = _target(server, namespace), _options(given, leave_out_junk=False)
+        hashes = _store_paths(console, files, target, options, "  ")
+    else:
+        if files or wish.isolated is None:
+            raise click.UsageError("-i FILE.isolate and -s FILE.isolated go together, and with no PATH")
+        target, options = _target(server, namespace), _options(given, leave_out_junk=True)
+        with console.watch() as monitor:
+            hashes = {wish.isolated.stem: _archive_selected(console, wish, target, options, monitor)}
+        _tell_reads(console, monitor)
+    if dump_json is not None:
+        _dump(dump_json, hashes)
+
+
+@isolate.command("batcharchive", epilog=EXIT_HELP)
+@flags.storing
+@common
+@click.argument("orders", nargs=-1, metavar="GEN_JSON...", required=True)
+@click.pass_obj
+@click.pass_context
+def batch_command(
+    ctx: click.Context,
+    console: Console,
+    /,
+    orders: tuple[str, ...],
+    server: str | None,
+    namespace: str,
+    dump_json: Path | None,
+    **given: Any,
+) -> int:
+    """Store several trees, each ordered by a file {"version": 1, "dir": DIR, "args": [flags of archive]}.
+
+    Prints `HASH  NAME` for each. Good trees are stored also when others are broken; then the exit status is 1.
+    """
+    from isolate.batch import read_order
+
+    target = _target(server, namespace)
+    batch = []
+    for order in map(read_order, orders):
+        with _named(order.source):
+            inner = archive_command.make_context("archive", list(order.args), parent=ctx).params
+        wish = _wish(inner, order.directory)
+        if wish.isolated is None or inner["files"]:
+            raise click.UsageError(f"{order.source}: 'args' need -s FILE.isolated, and no PATH")
+        inner["denied"] = (*given["denied"], *inner["denied"])
+        inner["skip_broken"] |= given["skip_broken"]
+        inner["no_stat_cache"] |= given["no_stat_cache"]
+        batch.append((wish, wish.isolated.stem, _options(inner, leave_out_junk=True)))
+    hashes: dict[str, str | None] = {}
+    try:
+        with console.watch() as monitor:
+            for wish, name, options in batch:
+                hashes[name] = None
+                try:
+                    hashes[name] = _archive_selected(console, wish, target, options, monitor)
+                except errors.UploadFailed:
+                    raise
+                except errors.IsolateError as error:
+                    console.error(f"{name}: {error}")
+        _tell_reads(console, monitor)
+    except errors.UploadFailed:
+        hashes = {}
+        raise
+    finally:
+        if dump_json is not None:
+            _dump(dump_json, hashes)
+    return EXIT_FAILED if None in hashes.values() else 0
 
 
 @isolate.command("check", cls=flags.CommandWithVariables, epilog=EXIT_HELP)
 @flags.selecting
 @flags.scanning
-@verbose_option
-@version_option
-def check_command(
-    isolate_file: Path | None,
-    config: dict[str, str],
-    paths: dict[str, str],
-    denied: Sequence[str],
-    *,
-    skip_broken: bool,
-) -> None:
-    """Look whether everything a .isolate selects is there; prints nothing when it is."""
-    from isolate.denylist import denylist
-    from isolate.scan import ScanRules
-
-    if isolate_file is None:
-        raise click.UsageError("--isolate is required")
-    selection = _select(isolate_file, config, paths)
-    monitor = TerminalMonitor("isolate")
-    try:
-        broken = monitor.problem if skip_broken else None
-        for _ in selection.entries(ScanRules(is_denied=denylist(denied), broken=broken)):
-            pass
-    except errors.InvalidInput as error:
-        raise errors.IsolateError(f"Failed to find an input file: {error}") from error
-
-
-@isolate.command("download", epilog=EXIT_HELP)
-@flags.fetching
-@verbose_option
-@version_option
+@flags.hashing
+@common
 @click.pass_obj
-def download_command(console: Console, /, **given: Any) -> None:
-    """Bring a tree or single files back."""
-    _fetch(console, **given)
+def check_command(console: Console, /, **given: Any) -> None:
+    """Look whether a .isolate is sound and everything it selects is there; prints nothing when it is.
+
+    With -s the .isolated and its state are written, as `archive` would, and nothing is sent.
+    """
+    wish = _wish(given)
+    if wish.isolate_file is None and wish.isolated is None:
+        raise click.UsageError("--isolate is required (or --isolated with a state that remembers it)")
+    _look(console, wish, given)
+
+
+@isolate.command("remap", cls=flags.CommandWithVariables, epilog=EXIT_HELP)
+@flags.selecting
+@flags.scanning
+@flags.hashing
+@flags.recreating
+@click.option("-o", "--outdir", metavar="DIR", required=True, help="Where to; new or empty.")
+@common
+@click.pass_obj
+def remap_command(console: Console, /, outdir: str, **given: Any) -> None:
+    """Make the tree that a .isolate selects in another directory: links where the disk has them, else copies."""
+    from isolate.choosing import failures
+    from isolate.recreate import empty_directory, recreate
+
+    if "://" in outdir:
+        raise click.UsageError("--outdir is a directory, not a URL")
+    wish = _wish(given)
+    with failures():
+        root, entries, cwd, _, link = _recreated(console, wish, given)
+        place = empty_directory(Path(outdir))
+        click.echo(os.fsencode(f"Remapping into {place}"))
+        recreate(entries, root, place, link=link)
+        (place / cwd).mkdir(parents=True, exist_ok=True)
+    _save_after(console, wish, given)
+
+
+@isolate.command("run", cls=flags.CommandWithVariables, epilog=EXIT_HELP)
+@flags.selecting
+@flags.scanning
+@flags.hashing
+@flags.recreating
+@common
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT...]")
+@click.pass_obj
+def run_selected_command(console: Console, /, arguments: tuple[str, ...], **given: Any) -> int:
+    """Run the command of a .isolate in a fresh copy of its tree; the exit status is the command's."""
+    from isolate.checkout import run_selected
+    from isolate.choosing import failures
+
+    wish = _wish(given)
+    with failures():
+        root, entries, cwd, command, link = _recreated(console, wish, given)
+        words = (*command, *arguments) if command else ()
+        path = os.environ.get("PATH", os.defpath)
+        status = run_selected(entries, root, cwd, words, link=link, day=_today(), path=path)
+    _save_after(console, wish, given)
+    return status
 
 
 @click.group("isolateserver", cls=CommandGroup, epilog=EXIT_HELP)
-@verbose_option
+@summary_option
 @version_option
 def isolateserver() -> None:
     """Store files and bring them back, as its namesake of 2020."""
@@ -141,187 +230,189 @@ def isolateserver() -> None:
 
 @isolateserver.command("archive", epilog=EXIT_HELP)
 @flags.storing
-@verbose_option
-@version_option
+@common
 @click.argument("files", nargs=-1, metavar="PATH... | -")
 @click.pass_obj
-def archive_paths_command(console: Console, /, files: tuple[str, ...], **given: Any) -> None:
+def archive_paths_command(
+    console: Console,
+    /,
+    files: tuple[str, ...],
+    server: str | None,
+    namespace: str,
+    dump_json: Path | None,
+    **given: Any,
+) -> None:
     """Store files and directories and print `HASH PATH` for each; `-` reads the paths from stdin, one per line."""
     if files == ("-",):
         files = tuple(line for line in map(os.fsdecode, sys.stdin.buffer.read().splitlines()) if line)
+        if not files:
+            click.echo()  # as in 2020: no paths are an empty answer
+            return
     elif not files:
         raise click.UsageError("Nothing to upload")
-    _store(console, {name: name for name in files}, " ", leave_out_junk=True, **given)
+    target, options = _target(server, namespace), _options(given, leave_out_junk=True)
+    hashes = _store_paths(console, files, target, options, " ")
+    if dump_json is not None:
+        _dump(dump_json, hashes)
 
 
 @isolateserver.command("download", epilog=EXIT_HELP)
 @flags.fetching
-@verbose_option
-@version_option
+@common
 @click.pass_obj
 def download_paths_command(console: Console, /, target: Path, **given: Any) -> None:
     """Bring a tree or single files back; prints how to run the command of a tree."""
-    command, relative_cwd = _fetch(console, target=target, **given)
-    if command:
-        click.echo(f"To run this test please run from the directory {target / relative_cwd}:")
-        click.echo(f"  {' '.join(command)}")
+    manifest = fetch(console, target=target, **given)
+    if manifest is not None and manifest.command:
+        click.echo(f"To run this test please run from the directory {target / (manifest.relative_cwd or '.')}:")
+        click.echo(f"  {' '.join(manifest.command)}")
 
 
-def _select(isolate_file: Path, config: dict[str, str], paths: dict[str, str]) -> Selection:
-    from isolate.selection import select
+def _wish(given: dict[str, Any], cwd: Path | None = None) -> Wish:
+    """Return what the flags of `flags.selecting` ask for."""
+    from isolate.choosing import Wish
+    from isolate.saved import checked_isolated
+    from isolate.selection import Variables
 
-    return select(isolate_file, config, paths, Path.cwd())
+    cwd = cwd or Path.cwd()
+    isolated: Path | None = given["isolated"]
+    if isolated is not None:
+        checked_isolated(cwd / isolated)
+    return Wish(
+        isolate_file=given["isolate_file"],
+        isolated=isolated,
+        given=Variables(config=given["config"], paths=given["paths"], extra=given["extra"]),
+        subdir=given["subdir"],
+        cwd=cwd,
+        platform=sys.platform,
+    )
 
 
-def _run(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    import asyncio
-
-    return asyncio.run(coroutine)
-
-
-def _required(server: str | None) -> str:
-    if not server:
-        raise click.UsageError("--isolate-server is required (or set ISOLATE_SERVER)")
-    return server
-
-
-def _store(
-    console: Console,
-    things: dict[str, str | Selection],
-    separator: str,
-    *,
-    server: str | None,
-    namespace: str,
-    denied: Sequence[str],
-    leave_out_junk: bool,
-    skip_broken: bool,
-    no_stat_cache: bool,
-    dump_json: Path | None,
-) -> dict[str, Archived]:
-    """Archive `things` by name, printing a line for each when it is stored."""
-    from isolate import config
-    from isolate.archive import ArchiveOptions, Remote
+def _target(server: str | None, namespace: str) -> Remote:
     from isolate.cas.digest import Namespace
+    from isolate.hands import Remote
+    from isolate.urls import normalize_url
+
+    return Remote(normalize_url(required(server)), Namespace.parse(namespace), USER_AGENT)
+
+
+def _options(given: dict[str, Any], *, leave_out_junk: bool) -> ArchiveOptions:
+    from isolate import config
+    from isolate.archive import ArchiveOptions
     from isolate.denylist import denylist
 
-    target = Remote(_required(server), Namespace.parse(namespace), USER_AGENT)
-    for name, thing in things.items():
-        if isinstance(thing, str) and not (os.path.isdir(thing) or os.path.isfile(thing)):
-            raise errors.InvalidInput(f"{name} is neither a file nor a directory")
-    options = ArchiveOptions(
-        is_denied=denylist(denied, defaults=leave_out_junk),
-        skip_broken=skip_broken,
-        stat_cache=None if no_stat_cache else config.load().stat_cache,
+    return ArchiveOptions(
+        is_denied=denylist(given["denied"], defaults=leave_out_junk),
+        skip_broken=given["skip_broken"],
+        stat_cache=None if given["no_stat_cache"] else config.load().stat_cache,
+        collapse_links=given.get("collapse", False),
     )
-    done: dict[str, Archived] = {}
 
-    async def store_all(monitor: TerminalMonitor) -> None:
-        for name, thing in things.items():
-            done[name] = await _archive(thing, target, options, monitor)
-            click.echo(os.fsencode(f"{done[name].hash}{separator}{name}"))
-            console.note(f"{name}: {_summary(done[name])}")
 
-    with console.watch() as monitor, _upload_errors():
-        _run(store_all(monitor))
+def _store_paths(
+    console: Console, paths: Sequence[str], target: Remote, options: ArchiveOptions, separator: str
+) -> dict[str, str | None]:
+    """Archive each of `paths` once, printing a line for each when it is stored."""
+    from isolate.storing import store_paths, summary, upload_errors
+
+    hashes: dict[str, str | None] = {}
+
+    def stored(name: str, archived: Archived) -> None:
+        hashes[name] = archived.hash
+        click.echo(os.fsencode(f"{archived.hash}{separator}{name}"))
+        console.note(f"{name}: {summary(archived)}")
+
+    with console.watch() as monitor, upload_errors():
+        run(store_paths(list(dict.fromkeys(paths)), target, options, monitor, stored))
+    _tell_reads(console, monitor)
+    return hashes
+
+
+def _archive_selected(
+    console: Console, wish: Wish, target: Remote, options: ArchiveOptions, monitor: TerminalMonitor
+) -> str:
+    """Archive what `wish` selects and print its line; returns the hash."""
+    from isolate.choosing import archive_choice, choose, failures
+    from isolate.storing import summary, upload_errors
+
+    assert wish.isolated is not None, "checked by the caller"
+    with failures(), upload_errors():
+        archived = run(archive_choice(choose(wish, console.warn), wish, target, options, monitor))
+    name = wish.isolated.stem
+    click.echo(os.fsencode(f"{archived.hash}  {name}"))
+    console.note(f"{name}: {summary(archived)}")
+    return archived.hash
+
+
+def _tell_reads(console: Console, monitor: TerminalMonitor) -> None:
     counted = monitor.snapshot()
-    console.note(
-        f"{counted.get('hashed_files', 0)} files read, {counted.get('cached_files', 0)} unchanged since last time"
-    )
-    if dump_json is not None:
-        hashes = {name: archived.hash for name, archived in done.items()}
-        _write(dump_json, json.dumps(hashes, indent=2, sort_keys=True).encode() + b"\n")
-    return done
+    read, unchanged = counted.get("hashed_files", 0), counted.get("cached_files", 0)
+    console.note(f"{read} files read, {unchanged} unchanged since last time")
 
 
-async def _archive(
-    thing: str | Selection, target: Remote, options: ArchiveOptions, monitor: TerminalMonitor
-) -> Archived:
-    from isolate.archive import archive_file, archive_files, archive_tree
+def _look(console: Console, wish: Wish, given: dict[str, Any]) -> None:
+    """Look at what `wish` selects; hash it, too, when a .isolated is to be written."""
+    from isolate.archive import rules_of
+    from isolate.cas.digest import Namespace
+    from isolate.choosing import archive_choice, choose, failures, look_at
+    from isolate.nowhere import Nowhere
 
-    if not isinstance(thing, str):
-        return await archive_files(thing, target, options, monitor)
-    archive = archive_tree if os.path.isdir(thing) else archive_file
-    return await archive(Path(thing), target, options, monitor)
+    namespace = Namespace.parse(given["namespace"])
+    options = _options(given, leave_out_junk=True)
+    with failures(), console.watch() as monitor:
+        choice = choose(wish, console.warn)
+        if wish.isolated is None:
+            files = look_at(choice.selection, rules_of(options, namespace, monitor))
+        else:
+            files = run(archive_choice(choice, wish, Nowhere(namespace), options, monitor)).files
+    console.note(f"{files} files are there")
 
 
-def _summary(archived: Archived) -> str:
-    uploaded = f"{archived.uploaded_blobs} uploaded ({archived.uploaded_bytes} bytes)"
-    return f"{archived.files} files of {archived.size_bytes} bytes; {uploaded}"
+def _recreated(
+    console: Console, wish: Wish, given: dict[str, Any]
+) -> tuple[str, Iterator[Found], str, tuple[str, ...], bool]:
+    """Return what is to be made again: root, entries, directory of the command, command, whether by links."""
+    from isolate.archive import rules_of
+    from isolate.cas.digest import Namespace
+    from isolate.choosing import choose, remembered
+    from isolate.recreate import saved_entries
+
+    if wish.isolate_file is None and wish.isolated is None:
+        raise click.UsageError("--isolate is required (or --isolated with a state that remembers it)")
+    if given["skip_refresh"]:
+        saved = remembered(wish, console.warn)
+        if not saved.root:
+            raise errors.IsolateError("Execution failure: --skip-refresh needs -s with a state beside it")
+        entries = saved_entries(saved.root, saved.files)
+        return saved.root, entries, saved.cwd, saved.command, not saved.read_only
+    selection = choose(wish, console.warn).selection
+    options = _options(given, leave_out_junk=True)
+    rules = rules_of(options, Namespace.parse(given["namespace"]), TerminalMonitor(console.program))
+    link = not selection.said_read_only
+    return selection.root, selection.entries(rules), selection.cwd, selection.command, link
+
+
+def _save_after(console: Console, wish: Wish, given: dict[str, Any]) -> None:
+    if wish.isolated is not None and not given["skip_refresh"]:
+        _look(console, wish, given)
+
+
+def _today() -> str:
+    from datetime import datetime
+
+    return datetime.now().astimezone().strftime("%Y-%m-%d")
+
+
+def _dump(path: Path, hashes: dict[str, str | None]) -> None:
+    from isolate.cas.files import write_atomic
+
+    write_atomic(path, json.dumps(hashes, indent=2, sort_keys=True).encode() + b"\n")
 
 
 @contextmanager
-def _upload_errors() -> Iterator[None]:
+def _named(source: str) -> Iterator[None]:
+    """Say which file holds the flags that are wrong."""
     try:
         yield
-    except _UPLOAD_ERRORS as error:
-        raise errors.UploadFailed(str(error)) from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    from isolate.cas.files import write_atomic
-
-    write_atomic(path, content)
-
-
-def _fetch(
-    console: Console,
-    *,
-    isolated: str | None,
-    files: Sequence[tuple[str, str]],
-    target: Path,
-    server: str | None,
-    namespace: str | None,
-    cache: Path | None,
-) -> tuple[tuple[str, ...], str]:
-    """Bring a tree or files to `target`; returns command and directory of a tree."""
-    from isolate import config
-    from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
-    from isolate.download import download_files
-    from isolate.hands import Remote
-
-    if (isolated is None) == (not files):
-        raise click.UsageError("Use one of -s HASH and -f HASH DEST")
-    url = _required(server)
-    content = Path(isolated).read_bytes() if isolated is not None and os.path.isfile(isolated) else None
-    if namespace is None:
-        space = Namespace.parse(DEFAULT_NAMESPACE) if content else Namespace.of_hash(isolated or files[0][0])
-    else:
-        space = Namespace.parse(namespace)
-    source = Remote(url, space, USER_AGENT)
-    with console.watch() as monitor:
-        if isolated is None:
-            wanted = {target / destination: space.algorithm.parse_hex(digest) for digest, destination in files}
-            _run(download_files(source, wanted, monitor))
-            return (), ""
-        root = isolated if content is None else space.blob(content).digest.hex()
-        folder = cache or config.load().blob_cache
-        return _run(_download_tree(source, root, content, target, folder, monitor))
-
-
-async def _download_tree(
-    source: Remote, root: str, content: bytes | None, target: Path, folder: Path, monitor: TerminalMonitor
-) -> tuple[tuple[str, ...], str]:
-    from isolate.cas.cache import CachePolicy, LocalCache
-    from isolate.clock import SystemClock
-    from isolate.fetch import fetch
-    from isolate.hands import open_target
-    from run_isolated.mapper import How, apply, plan
-
-    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
-        raise errors.InvalidInput(f"{str(target)!r} exists and is not an empty directory")
-    clock = SystemClock()
-    policy = CachePolicy(
-        max_bytes=MAX_CACHE_BYTES, max_items=MAX_CACHE_ITEMS, min_free_bytes=MIN_FREE_BYTES, max_age_s=MAX_CACHE_AGE_S
-    )
-    async with open_target(source, clock, monitor) as store:
-        with LocalCache.open(folder, source.namespace, policy, clock, monitor) as cache:
-            if content is not None:
-                cache.add([(source.namespace.blob(content), content)])
-            fetched = await fetch(store, cache, root, monitor)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside, fetched.pin:
-                # Nothing is visible before it is whole; taking the place of an empty directory is one step, too.
-                apply(plan(fetched.manifest), cache, Path(beside, "tree"), How.COPY)
-                os.rename(Path(beside, "tree"), target)
-            cache.trim()
-    return fetched.manifest.command, fetched.manifest.relative_cwd or "."
+    except click.UsageError as error:
+        raise click.UsageError(f"{source}: {error.format_message()}") from error

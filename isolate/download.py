@@ -6,8 +6,10 @@ Knows no manifests. The invariant: a file appears under its name only if it is w
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.files import atomic_file
@@ -30,20 +32,37 @@ async def download_file(client: HttpClient, namespace: Namespace, digest: bytes,
 
     Raises BlobsMissing, StoredCorrupt, Unavailable, OSError.
     """
+    async with AsyncExitStack() as stack:
+        file: BinaryIO | None = None
+
+        def write(piece: bytes) -> int:
+            nonlocal file
+            if file is None:  # not before the server has something to say: a failure leaves no directories
+                os.makedirs(destination.parent, exist_ok=True)
+                file = stack.enter_context(atomic_file(destination))
+            return file.write(piece)
+
+        size = await stream_blob(client, namespace, digest, write)
+        write(b"")
+        return size
+
+
+async def stream_blob(client: HttpClient, namespace: Namespace, digest: bytes, write: Callable[[bytes], object]) -> int:
+    """Hand the blob `digest` to `write`, piece by piece; returns its size in bytes.
+
+    Raises BlobsMissing; StoredCorrupt at the end, when all has been written; Unavailable.
+    """
     if digest == namespace.empty.digest:
-        os.makedirs(destination.parent, exist_ok=True)
-        with atomic_file(destination):
-            return 0
+        return 0
     hasher, size = namespace.algorithm.parallel_hasher(), 0
     try:
         async with client.request("GET", call_path(namespace.name, f"blob/{digest.hex()}")) as response:
-            os.makedirs(destination.parent, exist_ok=True)
-            with atomic_file(destination) as file:
-                async for piece in response.chunks():
-                    hasher.update(piece)
-                    size += file.write(piece)
-                if hasher.digest() != digest:
-                    raise StoredCorrupt(Blob(digest, size), hasher.digest(), "the store")
+            async for piece in response.chunks():
+                hasher.update(piece)
+                size += len(piece)
+                write(piece)
     except NotFound as error:
         raise BlobsMissing([digest]) from error
+    if hasher.digest() != digest:
+        raise StoredCorrupt(Blob(digest, size), hasher.digest(), "the store")
     return size

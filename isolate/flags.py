@@ -16,6 +16,9 @@ from isolate.commands import Command
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
+_VARIABLE_FLAGS = frozenset({"--path-variable", "--config-variable", "--extra-variable"})
+
+
 class CommandWithVariables(Command):
     """Accepts `--path-variable NAME VALUE` beside `NAME=VALUE`, as 2020 did."""
 
@@ -24,7 +27,9 @@ class CommandWithVariables(Command):
         left = iter(args)
         for argument in left:
             joined.append(argument)
-            if argument in {"--path-variable", "--config-variable"}:
+            if argument == "--":  # what follows is another command's
+                joined += left
+            elif argument in _VARIABLE_FLAGS:
                 name = next(left, "")
                 joined.append(name if "=" in name else f"{name}={next(left, '')}")
         return super().parse_args(ctx, joined)
@@ -38,6 +43,14 @@ def _variables(ctx: click.Context, parameter: click.Parameter, given: tuple[str,
     return {name: value for name, _, value in pairs}
 
 
+def _texts(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    for name, equals, _ in pairs:
+        if not name.isidentifier() or not equals:
+            raise click.BadParameter(f"{name!r} needs a name and a text, as NAME=TEXT", ctx, parameter)
+    return {name: value for name, _, value in pairs}
+
+
 def all_of(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
     def decorate(command: Decorated) -> Decorated:
         for option in reversed(options):
@@ -48,36 +61,75 @@ def all_of(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
 
 
 PATH = click.Path(path_type=Path)
-server = click.option(
-    "-I", "--isolate-server", "server", envvar="ISOLATE_SERVER", metavar="URL", help="Default: ISOLATE_SERVER."
+_SIZES = click.IntRange(min=0)
+
+
+def _accepted(*names: str, **kinds: Any) -> Callable[[Any], Any]:
+    """Add a flag of 2020 that changes nothing here."""
+    return click.option(*names, hidden=True, expose_value=False, help="Accepted, without effect.", **kinds)
+
+
+authenticating = all_of(
+    _accepted("--auth-disabled", is_flag=True),
+    _accepted("--auth-tokens-cache", metavar="FILE"),
+    _accepted("--auth-no-local-webserver", is_flag=True),
+    _accepted("--auth-host-port", multiple=True, type=int),
+    _accepted("--auth-service-account-json", metavar="FILE"),
+)
+server = all_of(
+    click.option(
+        "-I", "--isolate-server", "server", envvar="ISOLATE_SERVER", metavar="URL", help="Default: ISOLATE_SERVER."
+    ),
+    authenticating,
 )
 selecting = all_of(
     click.option("-i", "--isolate", "isolate_file", type=PATH, metavar="FILE", help="Take what this .isolate selects."),
+    click.option("-s", "--isolated", "-r", "--result", "isolated", type=PATH, metavar="FILE",
+                 help="Write the manifest to this *.isolated, and a state beside it: next time it knows the rest."),
     click.option("--config-variable", "config", multiple=True, callback=_variables, metavar="NAME=VALUE",
-                 help="For conditions and command; a number if it looks like one. Repeatable."),
+                 help="For conditions and command; a number if it looks like one. OS is this system's unless given."),
     click.option("--path-variable", "paths", multiple=True, callback=_variables, metavar="NAME=DIR",
                  help="For files and command; relative to the current directory. Repeatable."),
+    click.option("--extra-variable", "extra", multiple=True, callback=_texts, metavar="NAME=TEXT",
+                 help="For files and command, as it is. EXECUTABLE_SUFFIX is .exe on Windows, else nothing."),
+    click.option("-L", "--collapse_symlinks", "--collapse-symlinks", "collapse", is_flag=True,
+                 help="Take what links lead to instead of the links."),
+    click.option("--subdir", metavar="DIR", default="", help="Keep only files below DIR of the tree."),
 )  # fmt: skip
 scanning = all_of(
     click.option("--blacklist", "denied", multiple=True, metavar="REGEX",
                  help="Leave out children of directories that match. Repeatable."),
     click.option("--ignore_broken_items", "--ignore-broken-items", "skip_broken", is_flag=True,
                  envvar="ISOLATE_IGNORE_BROKEN_ITEMS", help="Report what cannot be archived and go on."),
+    click.option("--no-stat-cache", is_flag=True, help="Read every file, also those that look unchanged."),
 )  # fmt: skip
+hashing = click.option(
+    "--namespace", metavar="NAME", default="default-gzip", show_default=True, help="How to hash for -s."
+)
 storing = all_of(
     server,
     click.option("--namespace", metavar="NAME", default="blake3-zstd", show_default=True, help="How to hash."),
     scanning,
-    click.option("--no-stat-cache", is_flag=True, help="Read every file, also those that look unchanged."),
     click.option("--dump-json", type=PATH, metavar="FILE", help="Write {name: hash} there."),
 )
+recreating = all_of(
+    click.option("--skip-refresh", is_flag=True, help="Use the state beside -s only, and do not read the .isolate.")
+)
+naming = all_of(server, click.option("--namespace", metavar="NAME", help="Default: by the length of the hash."))
 fetching = all_of(
     click.option("-s", "--isolated", metavar="HASH", help="Fetch this tree; a local .isolated will do, too."),
     click.option("-f", "--file", "files", nargs=2, multiple=True, metavar="HASH DEST",
                  help="Fetch this file to DEST below the target. Repeatable."),
     click.option("-t", "--target", type=PATH, default="download", show_default=True, metavar="DIR",
                  help="Where to; for a tree a directory that is new or empty."),
-    server,
-    click.option("--namespace", metavar="NAME", help="Default: by the length of the hash."),
-    click.option("--cache", type=PATH, metavar="DIR", help="Where files are kept between runs."),
+    naming,
+    click.option("--cache", metavar="DIR", help="Where files are kept between runs; '' for nowhere."),
+    click.option("--max-cache-size", "max_bytes", type=_SIZES, default=50 << 30, metavar="BYTES",
+                 help="Of the cache; 0 for any. Default: 50 GiB."),
+    click.option("--min-free-space", "min_free_bytes", type=_SIZES, default=2 << 30, metavar="BYTES",
+                 help="On the disk of the cache. Default: 2 GiB."),
+    click.option("--max-items", type=_SIZES, default=100_000, metavar="NUMBER",
+                 help="In the cache; 0 for any. Default: 100000."),
+    click.option("--use-symlinks", is_flag=True, hidden=True,
+                 help="Accepted, needs a --cache; files are copied: a link would show what the cache drops later."),
 )  # fmt: skip

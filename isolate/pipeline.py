@@ -7,7 +7,7 @@ finishes first; a part of the manifest is sent after the blobs it names; every s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -29,6 +29,7 @@ SLAB_ENTRIES = 4_096  # what travels together when nothing has to be hashed
 SLABS_IN_FLIGHT = 16
 LOOKUP_ENTRIES = 16_384  # what one `missing` may ask about; it asks for less rather than wait
 UPLOADS_IN_FLIGHT = 32
+PARTS_IN_FLIGHT = 4  # parts of the manifest, 3.5 MB each, that wait for what they name
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Built:
     includes: tuple[bytes, ...]
     files: int
     size_bytes: int
+    group_parts: tuple[bytes, ...] = ()  # the manifests of the groups: the first of the includes
 
 
 @dataclass(slots=True)
@@ -70,19 +72,27 @@ class Pipeline:
         monitor: Monitor,
         *,
         skip_broken: bool,
+        groups: Sequence[str] = (),
+        recorded: Callable[[Sequence[Entry]], object] | None = None,
     ) -> None:
+        """`groups` are beginnings of paths that get parts of their own; `recorded` sees all entries in order."""
         self._store, self._crew, self._cache = store, crew, cache
         self._clock, self._monitor = clock, monitor
         self._sender = Sender(store, crew, clock, monitor)
         self._skip_broken = skip_broken
         self._namespace: Namespace = store.namespace
         self._splitter = Splitter()
+        self._groups = [(prefix, list[Entry]()) for prefix in groups]
+        self._recorded = recorded
         self._seen = {self._namespace.empty.digest}
         self._includes: list[bytes] = []
+        self._group_parts: list[bytes] = []
+        self._part_room = asyncio.Semaphore(PARTS_IN_FLIGHT)
         self._room = asyncio.Semaphore(UPLOADS_IN_FLIGHT)
         self._sending: set[asyncio.Task[None]] = set()
         self._held: _Slab | None = None  # the slab behind those that `_take_ready` gave
         self._files = self._size_bytes = 0
+        self._wanted_blobs = self._wanted_bytes = 0
         self._modes: dict[int, int] = {}  # of files to those of the manifest; there are few
 
     async def run(self, root: str, entries: Iterator[Found]) -> Built:
@@ -96,27 +106,41 @@ class Pipeline:
                 rest = await self._drain(queue)
         except BaseExceptionGroup as group:
             raise first_cause(group) from group
-        return Built(tuple(rest), tuple(self._includes), self._files, self._size_bytes)
+        return Built(tuple(rest), tuple(self._includes), self._files, self._size_bytes, tuple(self._group_parts))
 
     async def _drain(self, queue: asyncio.Queue[_Slab | None]) -> list[Entry]:
         """Do stages 2 and 3; return the entries that are not in a part by themselves."""
         while ready := await self._take_ready(queue):
             await self._look_up(ready)
             for slab in ready:
-                self._record(slab)
+                await self._record(slab)
+        await self._close_groups()
         rest, is_whole = self._splitter.finish()
         if is_whole:
             return rest
-        self._close_part(rest)
+        await self._close_part(rest)
         return []
+
+    async def _close_groups(self) -> None:
+        """Give each group that is not empty its part: the first includes, in the order of the groups."""
+        others, self._includes = self._includes, []
+        for _, entries in self._groups:
+            if entries:
+                self._group_parts.append(await self._close_part(entries))
+        self._includes += others
 
     # Stage 1: entries and remembered digests, in a thread because it does nothing but wait for the disk.
 
     async def _feed(self, slabs: Iterator[_Slab], queue: asyncio.Queue[_Slab | None]) -> None:
         loop = asyncio.get_running_loop()
+        unread_files = unread_bytes = 0  # so far: the totals of the bars grow while the scan is ahead
         with ThreadPoolExecutor(1, thread_name_prefix="scan") as scanner:
             while (slab := await loop.run_in_executor(scanner, next, slabs, None)) is not None:
                 if slab.unknown:
+                    unread_files += len(slab.unknown)
+                    unread_bytes += slab.unknown_bytes
+                    self._monitor.expect("hashed_files", unread_files)
+                    self._monitor.expect("hashed_bytes", unread_bytes)
                     slab.read_at_ns = int(self._clock.now() * 1e9)
                     paths = [self._source(slab.entries[index]) for index in slab.unknown]
                     slab.hashing = self._tasks.create_task(self._crew.hash(paths))
@@ -209,6 +233,11 @@ class Pipeline:
                     fresh.append((entry, blob))
         missing = set(await self._store.missing([blob for _, blob in fresh])) if fresh else set()
         self._monitor.count("present_blobs", len(fresh) - len(missing))
+        if missing:
+            self._wanted_blobs += len(missing)
+            self._wanted_bytes += sum(blob.size for blob in missing)
+            self._monitor.expect("uploaded_blobs", self._wanted_blobs)
+            self._monitor.expect("uploaded_bytes", self._wanted_bytes)
         for job in jobs_of([Wanted(self._source(entry), blob) for entry, blob in fresh if blob in missing]):
             await self._room.acquire()
             task = self._tasks.create_task(self._send(job))
@@ -223,7 +252,7 @@ class Pipeline:
 
     # Stage 3: entries in their order, into the manifest and the memory of digests.
 
-    def _record(self, slab: _Slab) -> None:
+    async def _record(self, slab: _Slab) -> None:
         entries = []
         file, modes = Kind.FILE, self._modes
         for found, blob in zip(slab.entries, slab.blobs, strict=True):
@@ -239,17 +268,35 @@ class Pipeline:
         if self._cache is not None:
             for index, blob, stamp in slab.learnt:
                 self._cache.store(slab.entries[index].path, stamp, blob.digest)
-        for part in self._splitter.extend(entries):
-            self._close_part(part)
+        if self._recorded is not None:
+            self._recorded(entries)
+        for part in self._splitter.extend(self._ungrouped(entries) if self._groups else entries):
+            await self._close_part(part)
 
-    def _close_part(self, entries: Sequence[Entry]) -> None:
-        """Make one part of the manifest, and send it after all that was sent before it."""
+    def _ungrouped(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Hand each entry that is of a group to it; return the others."""
+        others = []
+        for entry in entries:
+            group = next((group for prefix, group in self._groups if entry.path.startswith(prefix)), None)
+            if group is None:
+                others.append(entry)
+            else:
+                group.append(entry)
+        return others
+
+    async def _close_part(self, entries: Sequence[Entry]) -> bytes:
+        """Make one part of the manifest, and send it after all that was sent before it; return its bytes."""
+        await self._part_room.acquire()
         content = dumps(Manifest(algorithm=self._namespace.algorithm, entries=tuple(entries)))
         blob = self._namespace.blob(content)
         self._includes.append(blob.digest)
         self._tasks.create_task(self._send_part(blob, content, set(self._sending)))
+        return content
 
     async def _send_part(self, blob: Blob, content: bytes, before: set[asyncio.Task[None]]) -> None:
-        if before:
-            await asyncio.wait(before)  # the group ends us when one of them fails
-        await self._sender.send_content(blob, content)
+        try:
+            if before:
+                await asyncio.wait(before)  # the group ends us when one of them fails
+            await self._sender.send_content(blob, content)
+        finally:
+            self._part_room.release()

@@ -52,6 +52,7 @@ class ScanRules:
     broken: Callable[[IsolateError], None] | None = None  # told instead of raised
     # Told the path of a link to a directory outside of the root, which is an error otherwise.
     outside: Callable[[str], None] | None = None
+    collapse: bool = False  # treat every link as one that leaves the root
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
@@ -151,7 +152,7 @@ class Scanner:
 
     def _link(self, path: str, absolute: str) -> Found | None:
         target = os.readlink(absolute)
-        inside = self._inside(path, absolute, target)
+        inside = None if self._rules.collapse else self._inside(path, absolute, target)
         if inside is not None and (self._rules.keep_dangling or os.path.exists(absolute)):
             return Found(path, Kind.LINK, target=inside)
         try:

@@ -10,17 +10,19 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from isolate.conditions import Value
 from isolate.errors import InvalidInput, InvalidIsolateFile
 from isolate.isolated import Kind
 from isolate.isolatefile import Chosen, load_isolate, substitute, variables_in
+from isolate.isolatesyntax import MAX_TEXT
 from isolate.paths import RelPath
 from isolate.scan import Found, Scanner, ScanRules, stamp_of, what_is
 
 READ_ONLY = 1  # what 2020 writes when the `.isolate` says nothing; runners do not enforce it
+TEST_DATA = "test/data/"
 MAX_DEPTH = 255  # directories above an entry: more cannot be written into a manifest
 
 
@@ -32,12 +34,53 @@ class Selection:
     root: str  # absolute
     items: tuple[str, ...]
     command: tuple[str, ...]
-    relative_cwd: str | None
-    read_only: int
+    cwd: str  # of the command, relative to `root`
+    said_read_only: int | None  # by the `.isolate`
+    path_variables: Mapping[str, str]  # relative to the directory of the command
+    subdir: str = ""  # what paths must begin with
+
+    @property
+    def relative_cwd(self) -> str | None:
+        """What the manifest says of the directory of the command."""
+        return self.cwd if self.command else None
+
+    @property
+    def read_only(self) -> int:
+        return READ_ONLY if self.said_read_only is None else self.said_read_only
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Beginnings of paths that 2020 kept in manifests of their own, because they change rarely or together."""
+        product = self.path_variables.get("PRODUCT_DIR", "")
+        return (TEST_DATA, product) if product else (TEST_DATA,)
 
     def entries(self, rules: ScanRules) -> Iterator[Found]:
         """Yield the entries that are on disk now, sorted by path; raises InvalidInput for what is not there."""
-        return iter(_Expansion(self.root, rules).expand(self.items))
+        found = _Expansion(self.root, rules).expand(self.items)
+        return (entry for entry in found if entry.path.startswith(self.subdir)) if self.subdir else iter(found)
+
+
+class BadVariable(InvalidInput):
+    """A path variable that is no directory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variables:
+    """The variables of a command line: `paths` are directories, `extra` are texts for command and files."""
+
+    config: Mapping[str, str] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+NONE = Variables()
+
+
+def host_defaults(platform: str) -> Variables:
+    """Return what variables are without anybody saying so, on a host whose `sys.platform` is `platform`."""
+    is_windows = platform in {"win32", "cygwin"}
+    name = {"darwin": "mac", "win32": "win", "cygwin": "win"}.get(platform, platform)
+    return Variables(config={"OS": name}, extra={"EXECUTABLE_SUFFIX": ".exe" if is_windows else ""})
 
 
 def config_values(given: Mapping[str, str]) -> dict[str, Value]:
@@ -45,35 +88,57 @@ def config_values(given: Mapping[str, str]) -> dict[str, Value]:
     return {name: _int_or_text(value) for name, value in given.items()}
 
 
-def select(isolate_file: Path, config: Mapping[str, str], paths: Mapping[str, str], cwd: Path) -> Selection:
+def select(
+    isolate_file: Path,
+    given: Variables,
+    cwd: Path,
+    *,
+    defaults: Variables = NONE,
+    subdir: str = "",
+) -> Selection:
     """Return what `isolate_file` selects.
 
-    `config` and `paths` are the variables of the command line; the latter are directories relative to `cwd`. Raises
-    InvalidIsolateFile, InvalidInput.
+    Path variables are relative to `cwd`; what is `given` by any kind of flag goes before a default of that name. Raises
+    InvalidIsolateFile, BadVariable, InvalidInput.
     """
     name = posixpath.normpath(posixpath.join(cwd, isolate_file))
-    values = config_values(config)
+    values = config_values({**defaults.config, **given.config})
     chosen = load_isolate(name, values, _read)
     directory = chosen.directory
-    variables = {key: _path_variable(key, value, cwd, directory) for key, value in paths.items()}
-    items = [_item(chosen, where, item, variables, name) for where, item in chosen.files]
+    variables = {key: _path_variable(key, value, cwd, directory) for key, value in given.paths.items()}
+    in_files = {**defaults.extra, **variables, **given.extra}
+    in_command = {**config_values(defaults.config), **defaults.extra, **variables, **config_values(given.config)}
+    in_command.update(given.extra)
+    items = [_item(chosen, where, item, in_files, name) for where, item in chosen.files]
     used = [variables[variable] for text in chosen.command for variable in variables_in(text) if variable in variables]
     inner = [path for path, is_absolute in items if not is_absolute]
     root = _root(directory, [*inner, *(posixpath.join(directory, path) for path in used)])
-    command = tuple(substitute(text, {**variables, **values}, name) for text in chosen.command)
     return Selection(
         name=name,
         root=root,
         items=tuple(_below(root, path) for path, _ in items),
-        command=command,
-        relative_cwd=posixpath.relpath(directory, root) if command else None,
-        read_only=READ_ONLY if chosen.read_only is None else chosen.read_only,
+        command=tuple(substitute(text, in_command, name) for text in chosen.command),
+        cwd=posixpath.relpath(directory, root),
+        said_read_only=chosen.read_only,
+        path_variables=variables,
+        subdir=_subdir(subdir, root, directory, in_files),
     )
+
+
+def _subdir(text: str, root: str, directory: str, values: Mapping[str, object]) -> str:
+    """Return what `--subdir` keeps, relative to `root`; with a variable in it, it is relative to `directory`."""
+    if not variables_in(text):
+        return text.removeprefix("./")
+    path = posixpath.join(directory, substitute(text, values, "--subdir"))
+    return posixpath.relpath(path, root) + ("/" if path.endswith("/") else "")
 
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise InvalidIsolateFile(f"Cannot read {path!r}: it is not a file")
+        with open(path, "rb") as file:
+            return file.read(MAX_TEXT + 1).decode("utf-8")  # one byte too many is enough to be refused
     except OSError as error:
         raise InvalidIsolateFile(f"Cannot read {path!r}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -91,11 +156,11 @@ def _path_variable(name: str, value: str, cwd: Path, directory: str) -> str:
     """Return a path variable relative to the directory of the `.isolate`."""
     absolute = posixpath.normpath(posixpath.join(cwd, value.strip()))
     if not os.path.isdir(absolute):
-        raise InvalidInput(f"{name}={absolute} is not a directory")
+        raise BadVariable(f"{name}={absolute} is not a directory")
     return posixpath.relpath(absolute, directory)
 
 
-def _item(chosen: Chosen, where: str, item: str, variables: Mapping[str, str], name: str) -> tuple[str, bool]:
+def _item(chosen: Chosen, where: str, item: str, variables: Mapping[str, object], name: str) -> tuple[str, bool]:
     """Return one of the `files` as a normal absolute path with its trailing slash, and whether it was written so."""
     # What begins with a path variable is relative to the effective directory, wherever it was written.
     base = chosen.directory if item.startswith("<(") else where
@@ -164,6 +229,9 @@ class _Expansion:
         if link is None:
             self._add_plain(path)
             return
+        if self._rules.collapse:
+            self._add_outside(path)
+            return
         found = self._scanner.one(link)
         self._outside.clear()  # whether `link` leaves the root is seen from what was found
         if found is None:
@@ -210,8 +278,7 @@ class _Expansion:
                 raise InvalidInput(f"{absolute!r} is {what_is(status.st_mode)}, which cannot be archived")
             self._found[path] = Found(path, Kind.FILE, status.st_mode, stamp_of(status), real)
             return
-        holder = os.path.realpath(posixpath.dirname(absolute))
-        if f"{holder}/".startswith(f"{real.rstrip('/')}/") or path.count("/") >= MAX_DEPTH:
+        if self._is_within(real, path) or path.count("/") >= MAX_DEPTH:
             raise InvalidInput(f"Link {absolute} points to a directory that it is in, a recursive reference")
         rules = replace(
             self._rules,
@@ -221,6 +288,12 @@ class _Expansion:
         for found in Scanner(real, rules).below(""):
             source = found.source or posixpath.join(real, found.path)
             self._found[f"{path}/{found.path}"] = found._replace(path=f"{path}/{found.path}", source=source)
+
+    def _is_within(self, real: str, path: str) -> bool:
+        """Say whether the directory `real` is above `path`, or one that was gone through to get there."""
+        parts = path.split("/")[:-1]
+        ways = (posixpath.join(self._root, *parts[:end]) for end in range(len(parts) + 1))
+        return any(f"{os.path.realpath(way)}/".startswith(f"{real.rstrip('/')}/") for way in ways)
 
     def _first_link(self, path: str) -> str | None:
         """Return the shortest leading part of `path` that is a link."""

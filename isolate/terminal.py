@@ -13,7 +13,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -36,8 +36,10 @@ __all__ = [
     "describe",
     "drawing_console",
     "exit_status",
+    "log_options",
     "printable",
     "run_command",
+    "summary_option",
     "verbose_option",
     "version_option",
 ]
@@ -45,6 +47,7 @@ __all__ = [
 EXIT_FAILED, EXIT_USAGE, EXIT_UPLOAD_FAILED, EXIT_INTERRUPTED = 1, 2, 101, 130
 EXIT_HELP = "Exit status: 0 ok, 1 failed, 2 usage, 101 upload failed, 130 interrupted."
 
+_NO_LOG = "isolate.no_log"
 _DEBUG = 2  # verbosity from which an error comes with its traceback
 _QUIET_S = 1.0  # what ends within a second shows no progress
 _REFRESH_S = 0.1
@@ -59,14 +62,32 @@ class Console:
         self.program = program
         self.verbosity = 0
         self.settings = Settings()
+        self._log: TextIO | None = None
+
+    def log_to(self, file: TextIO) -> None:
+        """Write to `file`, from now on, whatever is said or could be."""
+        self._log = file
 
     def error(self, message: str) -> None:
         click.echo(f"{self.program}: error: {message}", err=True)
+        self._record(f"error: {message}")
 
     def note(self, message: str) -> None:
         """Say on stderr what only `-v` wants to know."""
         if self.verbosity:
             click.echo(f"{self.program}: {message}", err=True)
+        self._record(message)
+
+    def warn(self, message: object) -> None:
+        """Say on stderr what was survived."""
+        line = f"warning: {_one_line(str(message))}"
+        click.echo(f"{self.program}: {line}", err=True)
+        self._record(line)
+
+    def _record(self, line: str) -> None:
+        if self._log is not None and not self._log.closed:
+            self._log.write(f"{self.program}: {line}\n")
+            self._log.flush()
 
     @contextmanager
     def watch(self) -> Iterator[TerminalMonitor]:
@@ -110,26 +131,28 @@ class TerminalMonitor:
         click.echo(f"{self._program}: warning: {_one_line(str(message))}", err=True)
 
 
-def verbose_option(command: Decorated) -> Decorated:
-    """Add `-v/--verbose`, repeatable; its default is the number in ISOLATE_DEBUG."""
+def _verbosity(requests_from: int, text: str) -> Callable[[Decorated], Decorated]:
+    """Return what adds `-v/--verbose`, repeatable; requests are shown when it is given `requests_from` times."""
 
     def note(ctx: click.Context, _parameter: click.Parameter, count: int) -> None:
         console = ctx.find_object(Console)
         if console is not None:
             console.verbosity = max(console.verbosity, count)
-        if count:
+        if count >= requests_from:
             _show_requests(ctx)
 
-    option = click.option(
-        "-v",
-        "--verbose",
-        count=True,
-        expose_value=False,
-        envvar="ISOLATE_DEBUG",
-        callback=note,
-        help="Say more, such as each request; twice shows tracebacks.",
-    )
-    return option(command)
+    def decorate(command: Decorated) -> Decorated:
+        option = click.option(
+            "-v", "--verbose", count=True, expose_value=False, envvar="ISOLATE_DEBUG", callback=note, help=text
+        )
+        return option(command)
+
+    return decorate
+
+
+verbose_option = _verbosity(1, "Say more, such as each request; twice shows tracebacks.")
+# For commands that make very many requests, and have more to say than those.
+summary_option = _verbosity(2, "Say more; twice shows each request, and tracebacks.")
 
 
 def _show_requests(ctx: click.Context) -> None:
@@ -145,6 +168,38 @@ def _show_requests(ctx: click.Context) -> None:
         log.setLevel(logging.WARNING)
 
     ctx.call_on_close(stop)
+
+
+def log_options(command: Decorated) -> Decorated:
+    """Add `-l/--log-file` and `--no-log`, as the tools of 2020 have them."""
+
+    def note(ctx: click.Context, _parameter: click.Parameter, place: str | None) -> None:
+        console = ctx.find_object(Console)
+        if place is None or ctx.resilient_parsing or ctx.meta.get(_NO_LOG) or console is None:
+            return
+        import logging
+
+        try:
+            # Open until the process ends: the last line is the error it ends with.
+            file = open(place, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        except OSError as error:
+            raise click.UsageError(f"Cannot write {place!r}: {error.strerror}", ctx) from error
+        console.log_to(file)
+        log, handler = logging.getLogger("isolate.http"), logging.StreamHandler(file)
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        ctx.call_on_close(lambda: log.removeHandler(handler))
+
+    def silence(ctx: click.Context, _parameter: click.Parameter, given: bool) -> None:
+        ctx.meta[_NO_LOG] = given
+
+    no_log = click.option(
+        "--no-log", is_flag=True, is_eager=True, hidden=True, expose_value=False, callback=silence, help="Write no log."
+    )
+    to_file = click.option(
+        "-l", "--log-file", "log_file", metavar="FILE", expose_value=False, callback=note, help="Append a log to FILE."
+    )
+    return to_file(no_log(command))
 
 
 def version_option(command: Decorated) -> Decorated:

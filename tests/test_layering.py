@@ -24,6 +24,7 @@ LAYERS = {
     "isolate.retry": "leaf",
     "isolate.urls": "leaf",
     "isolate.cas": "storage",
+    "isolate.checkout": "execution",
     "run_isolated": "execution",
     "swarming": "scheduling",
     "swarming.actions": "client",
@@ -48,7 +49,7 @@ LAYERS = {
     "server": "server",
 }
 TOOLKIT_FALLBACK = "toolkit"  # every other module of `isolate`
-ROOTS = {"isolate.terminal", "run_isolated.pyz_start", "server.app", "swarming.commands"}
+ROOTS = {"isolate.terminal", "isolate.tree_commands", "run_isolated.pyz_start", "server.app", "swarming.commands"}
 ROOT_NAMES = {"cli", "config", "__main__"}
 
 MAY_IMPORT = {

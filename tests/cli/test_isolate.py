@@ -160,7 +160,7 @@ def test_isolateserver_has_one_space_and_reads_a_list(
 
 
 ZEROES = "0" * 64
-SELECT = ["archive", "-i", "good.isolate", "-s", "x.isolated", "--config-variable", "OS"]
+SELECT = ["archive", "-i", "good.isolate", "-s", "x.isolated", "--config-variable", "N"]
 
 
 @pytest.mark.parametrize(
@@ -168,13 +168,13 @@ SELECT = ["archive", "-i", "good.isolate", "-s", "x.isolated", "--config-variabl
     [
         (["archive"], 2, "Nothing to archive"),
         (["archive", "none"], 2, "none is neither a file nor a directory"),
-        (["archive", "-i", "none.isolate", "-s", "x.isolated"], 2, "Cannot read '.*none.isolate': No such file"),
-        (["archive", "-i", "bad.isolate", "-s", "x.isolated"], 2, "/bad.isolate:2:1: "),
+        (["archive", "-i", "none.isolate", "-s", "x.isolated"], 1, "Cannot read '.*none.isolate': No such file"),
+        (["archive", "-i", "bad.isolate", "-s", "x.isolated"], 1, "/bad.isolate:2:1: "),
         (["archive", "-i", "good.isolate"], 2, "-i FILE.isolate and -s FILE.isolated go together"),
         (["archive", "-i", "good.isolate", "-s", "x"], 2, "--isolated value must end with '.isolated'"),
-        (["archive", "-i", "good.isolate", "-s", "x.isolated"], 2, "missing from the command line: OS"),
+        (["archive", "-i", "good.isolate", "-s", "x.isolated"], 1, "missing from the command line: N"),
         (SELECT, 2, "needs a name and a value"),
-        ([*SELECT, "x"], 2, "none doesn't exist"),
+        ([*SELECT, "x"], 1, "none doesn't exist"),
         (["archive", "tree", "--namespace", "blake3-x"], 2, "Namespace 'blake3-x' is unknown"),
         (["archive", "tree", "--namespace", "a/b"], 2, "Namespace 'a/b' may hold only"),
         (["archive", "tree", "--blacklist", "("], 2, "is not a regular expression"),
@@ -186,6 +186,29 @@ SELECT = ["archive", "-i", "good.isolate", "-s", "x.isolated", "--config-variabl
         (["download", "-s", ZEROES, "-t", "out"], 1, f"Blob {ZEROES} not found"),
         (["download", "-f", ZEROES, "x", "-t", "out"], 1, f"Blob {ZEROES} not found"),
         (["download", "-s", ZEROES, "-t", "tree"], 2, "exists and is not an empty directory"),
+        (["check", "-i", "bad.isolate"], 1, "/bad.isolate:2:1: the file has the unknown key 'x'"),
+        (
+            ["check", "-i", "empty.isolate", "--path-variable", "X=none"],
+            1,
+            "Execution failure: X=/.*/none is not a dir",
+        ),
+        (["check", "-s", "x.isolated"], 1, "Execution failure: A .isolate file is required"),
+        (["check", "-i", "good.isolate", "-s", "no/x.isolated"], 2, "no' is not a directory"),
+        (["remap", "-i", "good.isolate"], 2, "Missing option '-o'"),
+        (["remap", "-i", "empty.isolate", "-o", "tree"], 1, "Can't remap in a non-empty directory"),
+        (["remap", "-i", "empty.isolate", "-o", "http://x"], 2, "not a URL"),
+        (["run", "-i", "empty.isolate"], 1, "Execution failure: No command to run"),
+        (["run", "--skip-refresh", "-s", "x.isolated"], 1, "Execution failure: --skip-refresh needs -s with a state"),
+        (["run", "-i", "absent.isolate"], 1, "Cannot run '.*no-such-program'"),
+        (["batcharchive", "none.json"], 2, "Cannot read 'none.json'"),
+        (["batcharchive", "empty.isolate"], 2, "version None, not 1"),
+        (["ls", "xyz"], 2, "'xyz' is not a hash"),
+        (["ls", ZEROES], 1, f"Blob {ZEROES} not found"),
+        (["cat", ZEROES, "x"], 1, f"Blob {ZEROES} not found"),
+        (["diff", ZEROES], 2, "Missing argument 'HASH'"),
+        (["fmt", "none"], 1, "No such file or directory: 'none'"),
+        (["fmt", "bad.isolate"], 2, "bad.isolate:2:1: the file has the unknown key 'x'"),
+        (["archive", "tree", "-l", "no/log"], 2, "Cannot write 'no/log': No such file"),
         (["check"], 2, "--isolate is required"),
         (["nonsense"], 2, "No such command 'nonsense'"),
     ],
@@ -195,8 +218,10 @@ def test_bad_input_is_one_line_and_the_right_status(
 ) -> None:
     write_tree(tmp_path, {"tree": TREE, "pipe": {}, "bad.isolate": b"{\n'x': 1}"})
     (tmp_path / "good.isolate").write_text(
-        "{'conditions': [['OS==1', {'variables': {}}]], 'variables': {'files': ['none']}}"
+        "{'conditions': [['N==1', {'variables': {}}]], 'variables': {'files': ['none']}}"
     )
+    (tmp_path / "empty.isolate").write_text("{}")
+    (tmp_path / "absent.isolate").write_text("{'variables': {'command': ['no-such-program']}}")
     os.mkfifo(tmp_path / "pipe/p")
     ended = shell.isolate(*arguments)
     assert (ended.status, ended.out) == (status, "")

@@ -19,7 +19,7 @@ from isolate.errors import FileChanged, InvalidInput, Refused, Unavailable
 from isolate.hashing import FileReader
 from isolate.isolated import Entry, Kind, Manifest, loads, resolve
 from isolate.monitor import NullMonitor, TallyMonitor
-from isolate.selection import select
+from isolate.selection import Variables, select
 from tests.clock import ManualClock
 from tests.faults import ScriptedStore
 from tests.trees import Executable, Link, Tree, write_tree
@@ -273,7 +273,7 @@ async def test_a_large_tree_is_split_and_is_the_same_tree(tmp_path: Path, monkey
 async def test_a_selection_brings_command_and_directory(tmp_path: Path) -> None:
     write_tree(tmp_path, {"src": {"a": b"1", "b": b"2"}})
     (tmp_path / "src/t.isolate").write_text("{'variables': {'command': ['x', '<(n)'], 'files': ['a']}}")
-    selection = select(tmp_path / "src/t.isolate", {"n": "1"}, {}, tmp_path)
+    selection = select(tmp_path / "src/t.isolate", Variables(config={"n": "1"}), tmp_path)
     archived = await archive_files(selection, MemoryStore(OURS), options(), TallyMonitor())
     manifest = loads(archived.manifest, OURS)
     assert [entry.path for entry in manifest.entries] == ["a"]

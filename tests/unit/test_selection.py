@@ -11,7 +11,7 @@ from isolate.denylist import denylist
 from isolate.errors import InvalidInput, InvalidIsolateFile, IsolateError
 from isolate.isolated import Kind
 from isolate.scan import Found, ScanRules
-from isolate.selection import Selection, select
+from isolate.selection import Selection, Variables, select
 from tests.trees import Link, Tree, write_tree
 
 SOURCES: Tree = {
@@ -23,7 +23,8 @@ SOURCES: Tree = {
 def selected(root: Path, files: list[str], where: str = "src", **flags: Any) -> Selection:
     path = root / where / "t.isolate"
     path.write_text(repr({"variables": {"files": files, "command": ["run", *flags.pop("arguments", [])]}}))
-    return select(path, flags.get("config", {}), flags.get("paths", {}), root)
+    variables = Variables(config=flags.get("config", {}), paths=flags.get("paths", {}), extra=flags.get("extra", {}))
+    return select(path, variables, root, defaults=flags.get("defaults", Variables()), subdir=flags.get("subdir", ""))
 
 
 def entries(selection: Selection, **rules: Any) -> dict[str, Found]:
@@ -151,7 +152,7 @@ def test_a_path_variable_must_be_a_directory(tmp_path: Path, value: str) -> None
 
 def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidIsolateFile, match=r"Cannot read '.*none\.isolate': No such file"):
-        select(tmp_path / "none.isolate", {}, {}, tmp_path)
+        select(tmp_path / "none.isolate", Variables(), tmp_path)
     (tmp_path / "latin.isolate").write_bytes(b"{} # \xe9")
     with pytest.raises(InvalidIsolateFile, match=r"latin\.isolate: not UTF-8"):
-        select(tmp_path / "latin.isolate", {}, {}, tmp_path)
+        select(tmp_path / "latin.isolate", Variables(), tmp_path)

@@ -1,0 +1,82 @@
+"""Trees on this disk for a while or for good: one of a server downloaded, a selected one run in a directory of its own.
+
+Knows no command line. The invariants: a downloaded tree is seen whole or not at all; the directory of a run is gone
+when the run is over.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+
+from isolate.cas.cache import CachePolicy, LocalCache
+from isolate.clock import SystemClock
+from isolate.errors import InvalidInput
+from isolate.fetch import fetch
+from isolate.hands import Remote, open_target
+from isolate.isolated import Manifest
+from isolate.monitor import Monitor
+from isolate.recreate import Failure, recreate
+from isolate.scan import Found
+from run_isolated.command import absolute, resolve
+from run_isolated.deletion import delete_tree
+from run_isolated.mapper import How, apply, plan
+
+
+async def download_tree(
+    source: Remote, root: str, content: bytes | None, target: Path, folder: Path, policy: CachePolicy, monitor: Monitor
+) -> Manifest:
+    """Bring the tree `root` to `target`, a directory that is new or empty; `content` is its manifest if known."""
+    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        raise InvalidInput(f"{str(target)!r} exists and is not an empty directory")
+    clock = SystemClock()
+    async with open_target(source, clock, monitor) as store:
+        with LocalCache.open(folder, source.namespace, policy, clock, monitor) as cache:
+            if content is not None:
+                cache.add([(source.namespace.blob(content), content)])
+            fetched = await fetch(store, cache, root, monitor)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside, fetched.pin:
+                # Nothing is visible before it is whole; taking the place of an empty directory is one step, too.
+                apply(plan(fetched.manifest), cache, Path(beside, "tree"), How.COPY)
+                os.rename(Path(beside, "tree"), target)
+            cache.trim()
+    return fetched.manifest
+
+
+def run_selected(
+    entries: Iterable[Found], root: str, relative_cwd: str, command: Sequence[str], *, link: bool, day: str, path: str
+) -> int:
+    """Run `command` in a copy of the tree, made beside `root`; returns its exit status, negative for a signal.
+
+    `path` is where programs are looked for. Raises Failure.
+    """
+    if not command:
+        raise Failure("Execution failure: No command to run")
+    outdir = Path(mkdtemp(prefix=f"isolate-{day}", dir=os.path.dirname(root.rstrip("/")) or "/"))
+    try:
+        recreate(entries, root, outdir, link=link)
+        cwd = outdir / relative_cwd
+        cwd.mkdir(parents=True, exist_ok=True)
+        return _run(resolve(command, cwd, path), cwd)
+    finally:
+        delete_tree(outdir)
+
+
+def _run(argv: Sequence[str], cwd: Path) -> int:
+    program = absolute(argv[0], cwd)
+    sys.stdout.flush()
+    try:
+        child = subprocess.Popen(argv, cwd=cwd, executable=program)
+    except OSError as error:
+        raise Failure(f"Cannot run {program!r}: {error.strerror}") from error
+    with child:
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:  # the child got it as well, and says how that ends
+                continue
