@@ -126,12 +126,21 @@ def test_messages_are_described_as_they_are_read(message: str, struct: Any) -> N
     assert set(MESSAGES[message]) == set(struct.__struct_fields__)
 
 
+KINDS: dict[str, Any] = {
+    "string": str,
+    "boolean": bool,
+    "number": (int, float),
+    "object": dict,
+    "array": list,
+    "integer": int,
+}
+
+
 def check(schema: dict[str, Any], value: Any, where: str) -> None:
     """Fail for a reply that says more, or otherwise, than its description."""
     if "$ref" in schema:
         schema = DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    kinds: dict[str, Any] = {"string": str, "boolean": bool, "number": (int, float), "object": dict, "array": list, "integer": int}
-    assert isinstance(value, kinds[schema["type"]]), (where, value)
+    assert isinstance(value, KINDS[schema["type"]]), (where, value)
     if "enum" in schema:
         assert value in schema["enum"], where
     if schema["type"] == "array":
