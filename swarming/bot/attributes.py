@@ -21,9 +21,11 @@ import run_isolated
 import swarming
 from isolate.cas.digest import SHA256
 from isolate.clock import Clock
-from isolate.errors import InvalidInput
+from isolate.errors import IndexCorrupt, InvalidInput
+from run_isolated import named_state
 from swarming.bot import machine
 from swarming.bot.update import own_version
+from swarming.bot.workdir import NAMED_CACHES
 from swarming.unpack import platform_key
 
 KEY = re.compile(r"[a-zA-Z\-_.][0-9a-zA-Z\-_.]{0,63}")
@@ -77,6 +79,8 @@ class Attributes:
             "python": machine.python_versions(),
             "ssd": ["1" if facts.ssd else "0"],
         }
+        if kept := self._named_caches():
+            found["caches"] = list(kept)
         if facts.model:
             found["mac_model"] = [facts.model]
         found |= self.identity.extra
@@ -109,6 +113,8 @@ class Attributes:
             "started_ts": round(self._started_ts),
             "user": user_name(),
         }
+        if kept := self._named_caches():
+            state["named_caches"] = {name: [[one.directory, one.size_bytes], one.used_s] for name, one in kept.items()}
         if own_version() is not None:
             state["bot_archive"] = {"platform": platform_key(), "refused": self._refused()}
         if temperatures := machine.temperatures(THERMAL):
@@ -116,6 +122,14 @@ class Attributes:
         if facts.boot_time is not None:
             state["uptime"] = max(0, round(self._clock.now() - facts.boot_time))
         return state
+
+    def _named_caches(self) -> named_state.State:
+        """Return the named caches that are here."""
+        try:
+            text = (self.identity.base_dir / NAMED_CACHES / "state.json").read_text(encoding="utf-8")
+            return named_state.loads(text)
+        except (OSError, ValueError, IndexCorrupt):
+            return {}  # there are none yet, or the next run repairs the list
 
 
 def parse_dimensions(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -29,7 +29,6 @@ MANIFEST_KEYS = frozenset(
 )
 # What a task may ask for and this bot does not have. Running such a task without it would be a lie.
 UNSUPPORTED = {
-    "caches": "named caches",
     "cipd_input": "CIPD packages",
     "cas_input_root": "inputs on a remote execution store",
     "resultdb": "ResultDB",
@@ -92,6 +91,8 @@ class Manifest:
     io_timeout_s: float
     grace_period_s: float
     dimensions: Mapping[str, list[str]]  # that were asked for
+    caches: tuple[tuple[str, str, int], ...] = ()  # name, path, and how large it will be, -1 when nobody knows
+    lower_priority: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +264,16 @@ def parse_manifest(data: Mapping[str, Any]) -> Manifest:
         io_timeout_s=float(data["io_timeout"] or 0),
         grace_period_s=float(data["grace_period"] or 0),
         dimensions=dict(data["dimensions"] or {}),
+        caches=tuple(_cache(cache) for cache in data["caches"] or ()),
+        lower_priority=bool((data["containment"] or {}).get("lower_priority")),
     )
+
+
+def _cache(entry: Mapping[str, Any]) -> tuple[str, str, int]:
+    try:
+        return str(entry["name"]), str(entry["path"]), int(entry.get("hint") or -1)
+    except (KeyError, ValueError) as error:
+        raise InvalidInput(f"{entry!r} is no named cache") from error
 
 
 def _object(reply: object) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from run_isolated.process import end_leftovers
 from run_isolated.workdir import delete_tree
 
 LOCK = "swarming.lck"
+NAMED_CACHES = "c"
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class WorkDirectory:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.work, self.logs = root / "w", root / "logs"
-        self.isolated_cache, self.named_caches = root / "isolated_cache", root / "c"
+        self.isolated_cache, self.named_caches = root / "isolated_cache", root / NAMED_CACHES
         self.config = root / "config"
         self.spool = self.work / "stdout"
         self.context = self.work / "luci_context.json"

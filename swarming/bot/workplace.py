@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
-from run_isolated.spec import RunSpec
+from run_isolated.spec import NamedCache, RunSpec
 from swarming.bot import health
 from swarming.bot.launch import RUNNER_COMMAND, Launch
 from swarming.bot.protocol import Manifest
@@ -82,6 +82,9 @@ class Workplace:
             hard_timeout_s=manifest.hard_timeout_s,
             grace_period_s=manifest.grace_period_s or NO_GRACE_S,
             bot_file=str(directory.bot_file),
+            named_caches=[NamedCache(*cache) for cache in manifest.caches],
+            named_cache_root=str(directory.named_caches),
+            lower_priority=manifest.lower_priority,
             max_cache_size_bytes=settings.cache_bytes,
             max_cache_items=settings.cache_items,
             min_free_space_bytes=health.min_free_bytes(directory.root, settings),

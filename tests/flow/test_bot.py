@@ -246,3 +246,15 @@ def test_a_second_bot_with_the_id_takes_over(server: ServerProcess, bot: BotProc
         assert bot.wait() == 1
         submit(server, ["true"])
         successor.expect("exit code 0")
+
+
+def test_a_named_cache_comes_back_with_the_next_task(server: ServerProcess, bot: BotProcess) -> None:
+    caches = [{"name": "ccache", "path": "kept/cc"}]
+    first = submit(server, ["sh", "-c", "ls kept/cc; echo x > kept/cc/object"], caches=caches)
+    bot.expect("exit code 0")
+    second = submit(server, ["sh", "-c", "ls kept/cc"], caches=caches, dimensions={"caches": "ccache"})
+    bot.expect("exit code 0")
+    assert (stdout(server, first), stdout(server, second)) == ("", "object\n")
+    found = server.call("GET", f"{API}/bot/bot-1/get")[1]
+    assert {"key": "caches", "value": ["ccache"]} in found["dimensions"]
+    assert "ccache" in json.loads(found["state"])["named_caches"]

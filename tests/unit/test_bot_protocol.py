@@ -108,8 +108,8 @@ def test_commands(reply: Any, expected: protocol.Command) -> None:
 
 
 def test_an_offer_that_cannot_be_taken_names_its_task() -> None:
-    command = parse_command({"cmd": "run", "manifest": {**MANIFEST, "caches": [{"name": "c"}]}})
-    assert command == protocol.Unfit("5cee488008811", "This bot has no support for named caches")
+    command = parse_command({"cmd": "run", "manifest": {**MANIFEST, "cipd_input": {"server": "x"}}})
+    assert command == protocol.Unfit("5cee488008811", "This bot has no support for CIPD packages")
 
 
 @pytest.mark.parametrize("reply", [None, [], "x", {}, {"cmd": "dance"}, {"cmd": "run", "manifest": None}])
@@ -145,3 +145,29 @@ async def test_how_often_to_report_is_kept_in_bounds(asked: float | None, expect
     reply = {"ok": True, "must_stop": False} | ({} if asked is None else {"update_every_s": asked})
     updated = await BotApi(RecordingHttp(reply), "b", "s").update("x1", {})
     assert updated == protocol.Updated(must_stop=False, update_every_s=expected)
+
+
+def test_named_caches_and_priority_come_along() -> None:
+    caches = [{"name": "git", "path": "cache/git", "hint": "1234"}, {"name": "ccache", "path": "cc", "hint": "-1"}]
+    task = parse_manifest({**MANIFEST, "caches": caches, "containment": {"lower_priority": True}})
+    assert task.caches == (("git", "cache/git", 1234), ("ccache", "cc", -1))
+    assert task.lower_priority
+
+
+@pytest.mark.parametrize("cache", [{"name": "c"}, {"name": "c", "path": "p", "hint": "many"}])
+def test_a_cache_that_is_none_is_refused(cache: dict[str, str]) -> None:
+    with pytest.raises(InvalidInput, match="no named cache"):
+        parse_manifest({**MANIFEST, "caches": [cache]})
+
+
+def test_an_update_names_its_version() -> None:
+    assert parse_command({"cmd": "update", "version": "abc"}) == protocol.Update("abc")
+
+
+async def test_credentials_go_with_every_call_as_they_are_then() -> None:
+    http, credentials = RecordingHttp({}), {"X-Token": "1"}
+    api = BotApi(http, "b", "s", credentials)
+    await api.event(HELLO, "bot_log", "x")
+    credentials["X-Token"] = "2"
+    await api.event(HELLO, "bot_log", "x")
+    assert [headers["X-Token"] for _, _, headers, _, _ in http.calls] == ["1", "2"]
