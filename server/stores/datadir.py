@@ -17,7 +17,7 @@ from isolate.errors import Busy, FormatTooNew, InvalidInput
 
 FORMAT = 1  # of the layout: packs/, blobs.sqlite, tasks.sqlite, …; each database counts its own schema
 _FORMAT_FILE, _LOCK_FILE, _RUNNING_FILE = "format.json", "lock", "running"
-_NOT_FOREIGN = {_LOCK_FILE, "lost+found"}  # the second is what a fresh file system contains
+_NOT_FOREIGN = {_LOCK_FILE, "config", "lost+found"}  # settings may come first; new file systems have the last
 
 
 class DataDirectory:
