@@ -50,7 +50,12 @@ class BrowsePages:
 
     def routes(self) -> list[web.RouteDef]:
         """Return every route of these pages."""
-        return [web.get("/browse", self._shown(self.browse)), web.get("/content", self._shown(self.content))]
+        return [
+            web.get("/browse", self._shown(self.browse)),
+            web.get("/content", self._shown(self.content)),
+            web.get("/newui", _newui),
+            web.get("/_ah/warmup", _warmup),
+        ]
 
     async def browse(self, request: web.Request) -> web.StreamResponse:
         digest = _digest(request)
@@ -120,6 +125,14 @@ class BrowsePages:
         links = [link("Home", "/"), link("Bots", "/botlist"), link("Tasks", "/tasklist"), link("Browse", "/browse")]
         header = tag("header", tag("strong", "Isolate"), *links, tag("span", self._version, class_="soft"))
         return _html(_document(title, header, tag("main", tag("h1", title), *content)), PAGE_POLICY, status)
+
+
+async def _newui(_: web.Request) -> web.StreamResponse:
+    raise web.HTTPFound("/")  # where the pages of 2020 were
+
+
+async def _warmup(_: web.Request) -> web.StreamResponse:
+    return web.Response(text="ok")
 
 
 def _digest(request: web.Request) -> str:

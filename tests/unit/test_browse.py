@@ -152,3 +152,9 @@ async def test_names_cannot_break_headers(site: Site) -> None:
     _, headers, _ = await page(site, "/content", **query)
     assert "X-Evil" not in headers
     assert headers["Content-Disposition"] == 'inline; filename="a%22%0D%0AX-Evil: 1%3B%C3%A9"'
+
+
+async def test_addresses_of_2020(site: Site) -> None:
+    assert (await site.get(f"{site.url}/_ah/warmup"))[::2] == (200, b"ok")
+    async with site.session.get(f"{site.url}/newui", allow_redirects=False) as reply:
+        assert (reply.status, reply.headers["Location"]) == (302, "/")
