@@ -160,7 +160,7 @@ def test_json_file_says_unfinished_while_the_command_runs(root: Path, tmp_path: 
 
 def test_hard_timeout_ends_the_command(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    limits = ["--hard-timeout", "0.1", "--grace-period", "0.1"]
+    limits = ["--hard-timeout", "1", "--grace-period", "0.1"]  # time enough to set the trap
     done = run_here(root, *limits, "--json", path, "sh", "-c", "trap '' TERM; while :; do sleep 1000; done")
     assert done.returncode == 0
     told = result(path)

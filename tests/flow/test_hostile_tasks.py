@@ -167,7 +167,8 @@ async def test_daemons_that_hold_stdout_are_gone(place: Place) -> None:
 async def test_daemons_outlive_neither_the_hard_timeout(place: Place) -> None:
     limits = ("--hard-timeout", "1", "--grace-period", "0.1")
     result, _ = place.python(f"{DAEMONS}\nsignal.pause()", flags=limits)
-    assert (result["exit_code"], result["internal_failure"], result["had_hard_timeout"]) == (-9, None, True)
+    assert result["exit_code"] in {-9, -15}  # on a slow machine Python may not have got to ignoring it
+    assert (result["internal_failure"], result["had_hard_timeout"]) == (None, True)
     assert os.listdir(place.root / "work") == []
 
 
