@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from server.pages import spell
 from server.pages.html import Html, facts, join, link, outside_link, tag
 from swarming.model import Attempt, TaskProperties
+from swarming.pending import Pending
 from swarming.scheduler import TaskView
 from swarming.states import State
 
@@ -15,7 +16,7 @@ SHOWN_BYTES = 64 * 1024  # of the output; the rest is one click away
 _REVISION_CHARS = 12
 
 
-def body(view: TaskView, output: bytes, server_url: str) -> Iterator[object]:
+def body(view: TaskView, output: bytes, server_url: str, why: Pending | None = None) -> Iterator[object]:
     """Yield the parts of the page."""
     task = view.task
     asked = task.request.slices[task.slice_index].properties
@@ -23,7 +24,8 @@ def body(view: TaskView, output: bytes, server_url: str) -> Iterator[object]:
         [
             ("Id", tag("code", view.attempt.run_id if view.is_run and view.attempt else task.task_id)),
             ("State", view.state.name if view.is_run else spell.state(task)),
-            ("Why pending", _why_pending(view)),
+            ("Why pending", _why_pending(view, why)),
+            ("Bots", _reasons(why)),
             ("Priority", task.request.priority),
             ("User", task.request.user),
             ("Authenticated", task.request.authenticated),
@@ -83,12 +85,16 @@ def _ran(run: Attempt, *, deduped: bool) -> list[tuple[str, object]]:
     ]
 
 
-def _why_pending(view: TaskView) -> str | None:
+def _why_pending(view: TaskView, why: Pending | None) -> str | None:
     if view.task.state is not State.PENDING:
         return None
     if view.attempt is not None and view.attempt.is_offer:
         return f"offered to {view.attempt.bot_id}, which has not begun yet"
-    return "no bot that matches its dimensions has asked for work since"
+    return None if why is None else why.summary
+
+
+def _reasons(why: Pending | None) -> str | None:
+    return None if why is None else "; ".join(f"{count} {reason}" for reason, count in why.reasons)
 
 
 def _commit(tags: tuple[str, ...]) -> Html | str | None:

@@ -132,7 +132,8 @@ class Pages:
             return self._page("Task", _ask("/task", "Enter a Task ID to get started."))
         view = await self._scheduler.view(task_id)
         output, _ = await self._scheduler.stdout(task_id, 0, task_page.SHOWN_BYTES)
-        return self._page(f"Task {view.task.request.name}", *task_page.body(view, output, server_url(request)))
+        why = await self._scheduler.why_pending(view)
+        return self._page(f"Task {view.task.request.name}", *task_page.body(view, output, server_url(request), why))
 
     async def output(self, request: web.Request) -> web.StreamResponse:
         task_id = request.query.get("id", "")

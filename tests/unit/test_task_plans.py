@@ -84,3 +84,9 @@ def test_look_ups_use_their_index(database: sqlite3.Connection, name: str, value
 def test_pages_are_not_sorted(database: sqlite3.Connection, name: str) -> None:
     values: object = (0.0, 1) if name == "overdue" else SEARCH
     assert "TEMP B-TREE" not in plan(database, name, values)
+
+
+def test_queues_are_found_one_from_the_other(database: sqlite3.Connection) -> None:
+    steps = plan(database, "queues", ())
+    assert "SEARCH later USING INDEX executions_by_queue (queue>?)" in steps
+    assert "SCAN executions USING INDEX executions_by_queue" not in steps

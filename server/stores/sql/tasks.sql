@@ -203,8 +203,16 @@ ORDER BY deadline_at, id LIMIT ?;
 SELECT body FROM executions INDEXED BY executions_taken WHERE is_taken = 1 ORDER BY id;
 
 -- queues --
--- Queues in which something waits or runs.
-SELECT queue FROM executions INDEXED BY executions_by_queue WHERE is_claimable = 1
+-- Queues in which something waits or runs. From each queue the index leads to the next: what waits is not looked at.
+WITH RECURSIVE waiting (queue) AS (
+    SELECT MIN(queue) FROM executions INDEXED BY executions_by_queue WHERE is_claimable = 1
+    UNION ALL
+    SELECT (
+        SELECT MIN(later.queue) FROM executions AS later INDEXED BY executions_by_queue
+        WHERE later.is_claimable = 1 AND later.queue > waiting.queue
+    ) FROM waiting WHERE waiting.queue IS NOT NULL
+)
+SELECT queue FROM waiting WHERE queue IS NOT NULL
 UNION SELECT queue FROM executions INDEXED BY executions_taken WHERE is_taken = 1 ORDER BY queue;
 
 -- parents --
