@@ -1,6 +1,7 @@
 """The command `swarming-bot`.
 
-A root: it puts a bot together and maps its end to an exit status.
+A root: it puts a bot together and maps its end to an exit status. Longer than others, because half of it declares flags
+and the other half is the one place where every part of a bot is known.
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from swarming.bot.script import Script
     from swarming.bot.settings import Settings
     from swarming.bot.workdir import WorkDirectory
-
-LOG_BYTES, LOG_FILES = 10 << 20, 5
 
 
 def identity_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,6 +85,7 @@ def run(*, verbose: bool, trial: str | None, **flags: Any) -> int:
     needs another --id, and another --dir if that is given.
     """
     from swarming.bot.config import load
+    from swarming.bot.logs import start_log
     from swarming.bot.main import Ending
     from swarming.bot.workdir import WorkDirectory
 
@@ -94,7 +94,7 @@ def run(*, verbose: bool, trial: str | None, **flags: Any) -> int:
         asyncio.run(_introduce(config, trial))
         return 0
     with WorkDirectory.taken(config.directory) as directory:
-        _start_log(directory.logs, verbose=verbose)
+        start_log(directory.logs, verbose=verbose)
         ending, python = asyncio.run(_serve(config, directory))
     if ending is Ending.RESTART:
         _start_anew(python)
@@ -115,6 +115,72 @@ def attributes(**flags: Any) -> None:
     found = Attributes(load_identity(**flags), read_machine(), {}, SystemClock())
     shown = {"dimensions": found.dimensions("", {}), "state": found.state(0), "version": found.version}
     click.echo(json.dumps(shown, indent=2, sort_keys=True))
+
+
+@cli.command(epilog=EXIT_HELP)
+@click.option("-S", "--server", metavar="URL", help="The server to work for. [default: $SWARMING_SERVER]")
+@identity_options
+def config(**flags: Any) -> None:
+    """Print what a bot with these flags would work with, as JSON."""
+    import json
+
+    from swarming.bot.config import load
+    from swarming.bot.update import own_version
+
+    found = load(**flags)
+    shown = {
+        "server": found.server,
+        "id": found.identity.bot_id,
+        "directory": str(found.directory),
+        "dimensions": found.identity.extra,
+        "cost_usd_hour": found.identity.cost_usd_hour,
+        "external_setup": found.external_setup,
+        "archive": own_version(),
+    }
+    click.echo(json.dumps(shown, indent=2, sort_keys=True))
+
+
+@cli.command(epilog=EXIT_HELP)
+def version() -> None:
+    """Print the version of the code of this bot, as a server sees it."""
+    from swarming.bot.attributes import code_version
+    from swarming.bot.update import own_version
+
+    click.echo(own_version() or code_version())
+
+
+@cli.command(epilog=EXIT_HELP)
+@click.option("-S", "--server", metavar="URL", help="The server to work for. [default: $SWARMING_SERVER]")
+@identity_options
+@click.option(
+    "--unit",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Where to write the unit. [default: ~/.config/systemd/user/swarming-bot-ID.service]",
+)
+def install(unit: Path | None, **flags: Any) -> None:
+    """Write a systemd unit that runs this bot, for the user who calls this; starts nothing.
+
+    Prints the file, and on stderr the command that starts the bot now and with the machine.
+    """
+    from isolate.cas.files import write_atomic
+    from isolate.errors import InvalidInput
+    from swarming.bot.config import load
+    from swarming.bot.unit import command, systemd_unit
+
+    found = load(**flags)
+    name = f"swarming-bot-{found.identity.bot_id}.service"
+    file = unit or Path.home() / ".config" / "systemd" / "user" / name
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(
+            file, systemd_unit(found.identity.bot_id, command(found.server, found.identity)).encode(), durable=True
+        )
+    except OSError as error:
+        raise InvalidInput(f"Cannot write {file}: {error.strerror}") from error
+    click.echo(file)
+    click.echo(f"Start it with: systemctl --user daemon-reload && systemctl --user enable --now {file.name}", err=True)
 
 
 async def _serve(config: BotConfig, directory: WorkDirectory) -> tuple[Ending, Path | None]:
@@ -225,12 +291,15 @@ def _script(config: BotConfig, directory: WorkDirectory, clock: Clock) -> Script
         clock,
         config.hook_limit_s,
     )
+    from swarming.bot.update import own_version
+    from swarming.unpack import FOLDER
+
     place = Place(
         bot_id=config.identity.bot_id,
         base_dir=directory.root,
         config_dir=directory.config,
         server=config.server,
-        archive="",
+        archive=str(directory.root / FOLDER / own) if (own := own_version()) else "",
         external_setup=config.external_setup,
     )
     return Script(hooks, place, clock)
@@ -240,27 +309,6 @@ def _complaints(directory: WorkDirectory, settings: Settings, clock: Clock) -> l
     from swarming.bot import health
 
     return health.complaints(health.read(directory.root, directory.vital, clock.now()), settings)
-
-
-def _start_log(folder: Path, *, verbose: bool) -> None:
-    """Log to a rotated file with times and origins, and to stderr in short lines."""
-    import logging
-    from logging.handlers import RotatingFileHandler
-
-    class ShortFormatter(logging.Formatter):
-        """Leaves origins and tracebacks to the file."""
-
-        def format(self, record: logging.LogRecord) -> str:
-            details = f" (details in {folder / 'bot.log'})" if record.exc_info else ""
-            return f"swarming-bot: {record.getMessage()}{details}"
-
-    file = RotatingFileHandler(folder / "bot.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
-    console = logging.StreamHandler()
-    console.setFormatter(ShortFormatter())
-    console.setLevel(logging.DEBUG if verbose else logging.INFO)
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[file, console], force=True)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
 def _start_anew(python: Path | None) -> None:

@@ -1,0 +1,172 @@
+"""Bot archives: what they are called, what is in them, and how a server hands them out."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
+
+from isolate.errors import InvalidInput
+from server.bot_archive import FOLDER, build, wheel_files
+from server.bot_code import BotArchives, BotCodeApi
+from swarming import unpack
+from swarming.bot_archive import archive_version, content_version, write_archive
+from swarming.bots import BotHello
+from swarming.unpack import platform_key
+from tests.unit.server_site import running_site
+
+KEY = "linux-x86_64-cp399"
+FILES = {"b.py": b"b", "a/__init__.py": b""}
+
+
+def offered(data: Path, files: dict[str, bytes], key: str = KEY) -> str:
+    (data / FOLDER).mkdir(exist_ok=True)
+    return write_archive(data / FOLDER / f"{key}.zip", files)
+
+
+def hello(version: str, session: str = "s", **archive: object) -> BotHello:
+    return BotHello(bot_id="b", session=session, version=version, state={"bot_archive": archive} if archive else {})
+
+
+def test_equal_files_make_equal_archives(tmp_path: Path) -> None:
+    one, two = tmp_path / "1.zip", tmp_path / "2.zip"
+    version = write_archive(one, FILES)
+    assert write_archive(two, dict(reversed(FILES.items()))) == version == archive_version(one)
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_names_and_contents_cannot_be_exchanged() -> None:
+    assert content_version([("ab", b"c")]) != content_version([("a", b"bc")])
+
+
+def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(b"nothing")
+    with pytest.raises(InvalidInput, match="no bot archive"):
+        archive_version(tmp_path / "x.zip")
+
+
+def wheel(path: Path, files: dict[str, str]) -> None:
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, content in files.items():
+            packed.writestr(name, content)
+
+
+def test_an_archive_is_made_from_wheels(tmp_path: Path) -> None:
+    wheels, data = tmp_path / "wheels", tmp_path / "data"
+    wheels.mkdir()
+    packages = {f"{name}/__init__.py": "" for name in ("isolate", "run_isolated", "swarming", "server")}
+    wheel(wheels / "ours.whl", packages | {"ours.data/scripts/isolate": "#!python"})
+    wheel(wheels / "other.whl", {"other.py": "1", "other.data/platlib/fast.so": "2", "other.dist-info/METADATA": "3"})
+    found = wheel_files(wheels)
+    assert found.keys() == {
+        "isolate/__init__.py",
+        "run_isolated/__init__.py",
+        "swarming/__init__.py",
+        "other.py",
+        "fast.so",
+        "other.dist-info/METADATA",
+    }
+    key, version = build(data, wheels, KEY)
+    assert (key, version) == (KEY, BotArchives(data).version(KEY))
+
+
+def test_an_archive_that_cannot_be_made_says_why(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="has no wheels"):
+        build(tmp_path, tmp_path, KEY)
+    with pytest.raises(InvalidInput, match="name a folder with wheels for linux-x86_64-cp399"):
+        build(tmp_path, None, KEY)
+    with pytest.raises(InvalidInput, match="SYSTEM-MACHINE-cpXY"):
+        build(tmp_path, None, "../x")
+    wheel(tmp_path / "other.whl", {"other.py": "1"})
+    with pytest.raises(InvalidInput, match="package 'isolate'"):
+        build(tmp_path, tmp_path, KEY)
+    (tmp_path / "other.whl").write_bytes(b"")
+    with pytest.raises(InvalidInput, match="is no wheel"):
+        build(tmp_path, tmp_path, KEY)
+
+
+def test_a_bot_is_due_for_what_its_platform_has_now(tmp_path: Path) -> None:
+    version = offered(tmp_path, FILES)
+    archives = BotArchives(tmp_path)
+    assert archives.due(hello("old", platform=KEY)) == version
+    assert archives.due(hello(version, platform=KEY)) is None
+    assert archives.due(hello("old", platform=KEY, refused=version)) is None
+    assert archives.due(hello("old", platform="linux-arm-cp399")) is None
+    assert archives.due(hello("old", platform="../../x")) is None
+    assert archives.due(hello("old", platform=3)) is None
+    assert archives.due(hello("old")) is None  # it was installed
+    assert archives.due(hello("old", session="", platform=KEY)) is None  # it is of 2020
+    assert not archives.has_changed()
+    newer = offered(tmp_path, {**FILES, "c": b""})
+    assert archives.has_changed()
+    assert archives.due(hello(version, platform=KEY, refused=version)) == newer
+
+
+@pytest.fixture
+async def url(tmp_path: Path) -> AsyncIterator[str]:
+    app = web.Application()
+    app.add_routes(BotCodeApi(BotArchives(tmp_path)).routes())
+    async with TestServer(app) as server:
+        yield str(server.make_url("")).rstrip("/")
+
+
+async def test_the_code_is_found_by_platform_and_by_version(url: str, tmp_path: Path) -> None:
+    version = offered(tmp_path, FILES)
+    async with ClientSession() as session:
+        async with session.get(f"{url}/bot_code?platform={KEY}") as reply:
+            assert reply.status == 200
+            assert reply.url.path.endswith(f"/bot_code/{version}")
+            assert reply.headers["Cache-Control"] == "public, max-age=3600"
+            assert await reply.read() == (tmp_path / FOLDER / f"{KEY}.zip").read_bytes()
+        versioned = f"{url}/swarming/api/v1/bot/bot_code/{version}"
+        async with session.get(f"{versioned}?x=1", allow_redirects=False) as reply:
+            assert (reply.status, reply.headers["Location"]) == (302, f"/swarming/api/v1/bot/bot_code/{version}")
+        async with session.get(f"{versioned[:-1]}x", allow_redirects=False) as reply:
+            assert reply.status == 404
+        async with session.get(f"{url}/swarming/api/v1/bot/bot_code/{'0' * 64}", allow_redirects=False) as reply:
+            assert (reply.status, reply.headers["Location"]) == (302, "/bot_code")
+
+
+async def test_the_bootstrap_is_a_whole_program(url: str) -> None:
+    async with ClientSession() as session, session.get(f"{url}/bootstrap") as reply:
+        assert reply.content_type == "text/x-python"
+        text = await reply.text()
+    assert f"host_url = {url!r}" in text
+    compile(text, "bootstrap", "exec")
+
+
+async def test_a_server_without_archives_asks_nobody_to_update() -> None:
+    async with running_site() as site:
+        state = {"bot_archive": {"platform": KEY}, "running_time": 1.0, "sleep_streak": 0}
+        said = {"dimensions": {"id": ["b"]}, "state": state, "version": "old"}
+        status, reply = await site.bot("poll", said, "s")
+        assert (status, reply["cmd"]) == (200, "sleep")
+
+
+def test_an_archive_becomes_a_private_environment(tmp_path: Path) -> None:
+    archive, folder = tmp_path / "x.zip", tmp_path / "code"
+    folder.mkdir()
+    version = write_archive(archive, FILES)
+    python = unpack.unpack(archive, folder, version)
+    assert python == folder / version / "bin" / "python"
+    assert python.exists()
+    assert [path.name for path in (folder / version).rglob("b.py")] == ["b.py"]
+    assert unpack.unpack(tmp_path / "not needed again", folder, version) == python
+    assert [entry.name for entry in folder.iterdir()] == [version]
+
+
+def test_two_versions_are_kept(tmp_path: Path) -> None:
+    for version in ("one", "two", "two", "three"):
+        (tmp_path / version).mkdir(exist_ok=True)
+        unpack.choose(tmp_path, version)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["current", "previous", "three", "two"]
+    assert ((tmp_path / "current").readlink(), (tmp_path / "previous").readlink()) == (Path("three"), Path("two"))
+
+
+def test_the_platform_of_this_machine_can_have_an_archive(tmp_path: Path) -> None:
+    version = offered(tmp_path, FILES, platform_key())
+    assert BotArchives(tmp_path).version(platform_key()) == version
