@@ -194,13 +194,13 @@ def back_off_s(streak: float, dice: float, longest_s: float) -> float:
 def reboot_due(bot: BotInfo) -> str:
     """Return why a bot that asks for it is due for its periodic reboot, or "".
 
-    The period varies by up to a fifth, always the same for one start of a bot, so that a fleet started together does
+    The period varies by up to a tenth, always the same for one start of a bot, so that a fleet started together does
     not reboot together.
     """
     period_s, running_s = bot.state.get("periodic_reboot_secs"), bot.state.get("running_time")
     if not _is_number(period_s) or not _is_number(running_s) or period_s <= 0:
         return ""
-    dice = random.Random(f"{bot.bot_id} {bot.state.get('started_ts')}").uniform(0.8, 1.2)
+    dice = random.Random(f"{bot.bot_id} {bot.state.get('started_ts')}").uniform(0.9, 1.1)
     return f"Periodic reboot: running longer than {period_s}s" if running_s > period_s * dice else ""
 
 

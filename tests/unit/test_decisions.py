@@ -141,8 +141,8 @@ def test_the_back_off_of_2020(streak: float, dice: float, expected: float) -> No
     [
         ({}, False),
         ({"periodic_reboot_secs": 100}, False),
-        ({"periodic_reboot_secs": 100, "running_time": 79}, False),
-        ({"periodic_reboot_secs": 100, "running_time": 121}, True),
+        ({"periodic_reboot_secs": 100, "running_time": 89}, False),
+        ({"periodic_reboot_secs": 100, "running_time": 111}, True),
         ({"periodic_reboot_secs": 0, "running_time": 121}, False),
         ({"periodic_reboot_secs": True, "running_time": 121}, False),
         ({"periodic_reboot_secs": "100", "running_time": 121}, False),
