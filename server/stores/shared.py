@@ -22,6 +22,7 @@ from isolate.cas.packing import BlockBuilder
 from isolate.cas.store import Written
 from isolate.errors import BlobCorrupt, BlobsMissing, InvalidRecord
 from server.stores.blobs import LocalBlobStore, LocalBlobStores
+from server.stores.budget import ByteBudget
 from server.stores.old_blobs import OldBlob, OldBlobs
 
 REBLOCK_LEVEL = 1  # somebody waits for it
@@ -45,6 +46,7 @@ class SharedBlobStores:
     def __init__(self, stores: LocalBlobStores) -> None:
         self._stores = stores
         self.limits = stores.limits
+        self._opening = ByteBudget(stores.limits.egress_bytes, "downloads")  # not the one that segments are read in
         self._shared: WeakValueDictionary[str, SharedBlobStore] = WeakValueDictionary()
         self._old: WeakValueDictionary[str, OldBlobs] = WeakValueDictionary()
 
@@ -58,7 +60,7 @@ class SharedBlobStores:
         if store is None:
             old = self._old.get(namespace.name) or OldBlobs(self._stores, namespace)
             self._old[namespace.name] = old
-            store = SharedBlobStore(self._stores, namespace, old)
+            store = SharedBlobStore(self._stores, namespace, old, self._opening)
             self._shared[namespace.name] = store
         return store
 
@@ -76,8 +78,9 @@ class SharedBlobStores:
 class SharedBlobStore:
     """One namespace of 2020; implements `isolate.cas.store.BlobStore`."""
 
-    def __init__(self, stores: LocalBlobStores, namespace: Namespace, old: OldBlobs) -> None:
+    def __init__(self, stores: LocalBlobStores, namespace: Namespace, old: OldBlobs, opening: ByteBudget) -> None:
         self.old = old
+        self._opening = opening
         self._stores, self._namespace = stores, namespace
         self._local = stores.namespace(namespace)
         self._adopting = asyncio.Lock()
@@ -204,7 +207,7 @@ class SharedBlobStore:
         """Yield blocks of old bytes, each blob whole in one; adds to `absent` what turned out to be bad."""
         builder = BlockBuilder(self._namespace.algorithm, REBLOCK_LEVEL)
         for one in small:
-            async with self._stores.egress.lease(2 * one.blob.size):
+            async with self._opening.lease(2 * one.blob.size):
                 try:
                     async with aclosing(self._plain(one)) as pieces:
                         content = b"".join([bytes(piece) async for piece in pieces])

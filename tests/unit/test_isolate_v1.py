@@ -415,6 +415,17 @@ async def test_very_large_old_bytes_become_a_recipe_once(site: Site) -> None:
     assert await site.fetch("default-gzip", content) == zlib.compress(content, 7)
 
 
+async def test_readers_never_wait_for_each_other_in_a_circle(tmp_path: Path) -> None:
+    async with isolate_site(tmp_path, BlobLimits(min_free_bytes=0, egress_bytes=1 << 20)) as site:
+        parts = [HUGE[start : start + 700_000] for start in range(0, 4_200_000, 700_000)]
+        for part in parts:
+            await site.store("default", part)
+        store = site.stores.namespace(Namespace.parse("default"))
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:  # a circle would last for 30 s
+            reads = [group.create_task(contents(store, *parts[number:], *parts[:number])) for number in range(6)]
+        assert all(sorted(read.result().values()) == sorted(parts) for read in reads)
+
+
 async def test_chunks_that_are_old_bytes_can_be_composed(site: Site) -> None:
     store = site.stores.namespace(Namespace.parse("default-gzip"))
     parts = [HUGE[:600_000], HUGE[600_000:900_000]]
