@@ -52,7 +52,7 @@ class OutputDownloader:
         except re.error as error:
             raise InvalidInput(f"--filepath-filter {path_filter!r} is no regular expression: {error}") from error
         self._stack = AsyncExitStack()
-        self._clients = {known.base_url: known} if known else {}
+        self.clients = {known.base_url: known} if known else {}
         self._places: dict[tuple[str, str], tuple[HttpStore, LocalCache]] = {}
         self._opening = asyncio.Lock()
 
@@ -91,10 +91,10 @@ class OutputDownloader:
 
     async def _client(self, server: str) -> HttpClient:
         url = normalize_url(server)
-        if url not in self._clients:
+        if url not in self.clients:
             http = HttpClient(url, user_agent=f"swarming/{__version__}", connections=CONNECTIONS, monitor=self._monitor)
-            self._clients[url] = await self._stack.enter_async_context(http)
-        return self._clients[url]
+            self.clients[url] = await self._stack.enter_async_context(http)
+        return self.clients[url]
 
     def _write(self, tree: Plan, cache: LocalCache, folder: Path) -> None:
         """Make the tree beside `folder`, then move it in, file by file."""

@@ -198,6 +198,15 @@ def test_post_is_what_it_says(fleet: Fleet) -> None:
     assert len(refused.stderr.splitlines()) == 1
 
 
+def test_what_can_be_queried(fleet: Fleet) -> None:
+    lines = fleet.ok("swarming", "query-list").splitlines()
+    assert "swarming:v1" in lines
+    assert "- tasks.list: tasks/list" in lines
+    assert not any("tasks.new" in line for line in lines)
+    fleet.ok("swarming", "query_list", "--json", "apis.json")
+    assert "swarming:v1" in json.loads((fleet.home / "apis.json").read_text())
+
+
 def test_bots_come_and_go(fleet: Fleet, tmp_path: Path) -> None:
     with running_bot(fleet.server, tmp_path / "b", "brief") as bot:
         task_id = fleet.ok("swarming", "terminate", "brief").strip()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from isolate.errors import InvalidInput, NotFound
+from isolate.errors import InvalidInput, NotFound, Unavailable
 from swarming import actions, report
 from swarming.client import OutputsRef, ShardResult, SwarmingClient
 from swarming.collect import FOREVER_S, NOW_S, Shard, Wanted, Watch, collect, exit_status
@@ -115,6 +115,20 @@ async def test_outputs_that_cannot_be_brought_do_not_lose_the_result() -> None:
     assert shard.problem == "Blob gone"
     assert shard.result.exit_code == 0
     assert exit_status([shard], 1) == 1
+
+
+async def test_a_download_that_is_interrupted_is_begun_again() -> None:
+    ref = {"isolated": "ab" * 32, "namespace": "blake3-zstd", "isolatedserver": "http://localhost:1"}
+    client = ScriptedClient({"a10": result("a10", outputs_ref=ref)})
+    tries = iter([Unavailable("Reply of http://localhost:1 was cut off"), Unavailable("Cannot reach it"), None])
+
+    async def flaky(_index: int, _outputs: OutputsRef) -> None:
+        if problem := next(tries):
+            raise problem
+
+    (shard,) = await run(client, ["a10"], Wanted(outputs=flaky), ManualClock())
+    assert shard.problem is None
+    assert list(tries) == []
 
 
 async def test_names_find_the_newest_task_or_all_its_shards() -> None:
