@@ -37,13 +37,12 @@ from run_isolated.waiting import Stopped, in_thread, unless_stopped
 from run_isolated.workdir import WorkDir, sweep
 
 if TYPE_CHECKING:  # what concerns trees is imported when there is one: a plain command does not pay 0.2 s for it
-    from isolate.cas.remote import HttpStore
+    from run_isolated.distant import DistantStore
     from run_isolated.inputs import Inputs
     from run_isolated.installed import Installed
 
 __all__ = ["NamedCache", "OutputsRef", "RunResult", "RunSpec", "Stats", "Transfer", "preload", "run"]
 
-_USER_AGENT = "run_isolated"
 _STDERR = 2
 
 
@@ -69,9 +68,9 @@ async def run(spec: RunSpec, *, stdout: int | None, stop: asyncio.Event, monitor
 def preload() -> None:
     """Import now what a run with a tree needs: for a process that is started ahead of time and waits."""
     from isolate.cas import remote
-    from run_isolated import inputs, installed, outputs
+    from run_isolated import distant, inputs, installed, outputs
 
-    _ = remote, inputs, installed, outputs
+    _ = distant, remote, inputs, installed, outputs
 
 
 class _Attempt:
@@ -105,7 +104,10 @@ class _Attempt:
         launcher = await stack.enter_async_context(Launcher.started(self._stdout))  # gets ready while we fetch
         store = None
         if spec.server is not None:
-            store = await self._open(spec.server, spec, stack)
+            from run_isolated.distant import DistantStore
+
+            distant = DistantStore(spec.server, spec.namespace, self._clock, self._monitor)
+            store = await stack.enter_async_context(distant)
             if spec.isolated is not None:
                 await self._map(spec.isolated, spec, store, work)
         elif spec.isolated is not None:
@@ -143,14 +145,7 @@ class _Attempt:
             if self._inputs is not None:
                 self._inputs.close()
 
-    async def _open(self, server: str, spec: RunSpec, stack: AsyncExitStack) -> HttpStore:
-        from isolate.cas.remote import HttpStore
-        from isolate.http import HttpClient
-
-        client = HttpClient(server, user_agent=_USER_AGENT, clock=self._clock, monitor=self._monitor)
-        return HttpStore(await stack.enter_async_context(client), spec.namespace)
-
-    async def _map(self, root: str, spec: RunSpec, store: HttpStore, work: WorkDir) -> None:
+    async def _map(self, root: str, spec: RunSpec, store: DistantStore, work: WorkDir) -> None:
         """Fetch and map the input tree."""
         from run_isolated.inputs import Inputs
         from run_isolated.mapper import How
@@ -205,8 +200,11 @@ class _Attempt:
         if ended.survivors:
             raise InternalFailure(f"{ended.survivors} processes of the command survived SIGKILL")
 
-    async def _upload(self, server: str, paths: Sequence[str], store: HttpStore, work: WorkDir) -> None:
+    async def _upload(self, server: str, paths: Sequence[str], store: DistantStore, work: WorkDir) -> None:
         """Store what the command left as outputs."""
+        with suppress(OSError):  # whatever it did to the directory is looked into below
+            if not paths and not os.listdir(work.out):
+                return
         from run_isolated import outputs
 
         await in_thread(
