@@ -48,7 +48,9 @@ class Shelf:
             new: dict[bytes, Row] = {}
             for file in staged:
                 row = listed.get(file.key)
-                if file.key in new or (row is not None and self.files.status(file.key) == row.identity):
+                # A list that was made anew has the size it found: unchanged since then is not yet whole.
+                whole = row is not None and row.size == file.identity[0]
+                if file.key in new or (whole and row is not None and self.files.status(file.key) == row.identity):
                     continue
                 placed.append(file.key)
                 self.files.place(file)

@@ -133,6 +133,24 @@ async def test_a_damaged_index_heals_itself(
         assert cache.absent([A]) == []
 
 
+@pytest.mark.parametrize("damage", [deleted, truncated, emptied, flipped, garbage, a_link_elsewhere])
+@pytest.mark.parametrize("executable", [False, True])
+async def test_a_file_damaged_while_the_index_is_lost_is_replaced_before_use(
+    store: MemoryStore, root: Path, tmp_path: Path, damage: Damage, executable: bool
+) -> None:
+    with opened(root) as cache:
+        await run(store, cache, tmp_path / "first")
+        path = cache.path(NS.blob(b"program") if executable else A, executable=executable)
+    path.rename(path.with_suffix(".mapped"))
+    shutil.copyfile(path.with_suffix(".mapped"), path)
+    damage(path)
+    for index in root.glob("index.sqlite*"):
+        index.unlink()
+    with opened(root) as cache:
+        assert await run(store, cache, tmp_path / "second") == TREE
+        assert await run(store, cache, tmp_path / "third") == TREE
+
+
 async def test_every_byte_of_the_index_in_turn(store: MemoryStore, root: Path, tmp_path: Path) -> None:
     with opened(root) as cache:
         await run(store, cache, tmp_path / "first")
