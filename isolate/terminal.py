@@ -68,6 +68,11 @@ class Console:
         """Write to `file`, from now on, whatever is said or could be."""
         self._log = file
 
+    def close(self) -> None:
+        """Close the log, if there is one."""
+        if self._log is not None:
+            self._log.close()
+
     def error(self, message: str) -> None:
         click.echo(f"{self.program}: error: {message}", err=True)
         self._record(f"error: {message}")
@@ -180,7 +185,7 @@ def log_options(command: Decorated) -> Decorated:
         import logging
 
         try:
-            # Open until the process ends: the last line is the error it ends with.
+            # Open until the command is over: the last line is the error it ends with.
             file = open(place, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         except OSError as error:
             raise click.UsageError(f"Cannot write {place!r}: {error.strerror}", ctx) from error
@@ -233,6 +238,8 @@ def run_command(
         return EXIT_USAGE
     except Exception as error:  # noqa: BLE001 - the one place where every error ends
         return _fail(console, error)
+    finally:
+        console.close()
 
 
 def exit_status(error: BaseException) -> int:

@@ -8,15 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from isolate.cli import isolate, isolateserver
-from isolate.terminal import run_command
-from tests.flow.servers import ServerProcess, running_server
+from tests.cli.shells import Shell
+from tests.flow.servers import ServerProcess
 from tests.processes import is_running, wait_until, workers_of
 from tests.trees import Executable, Link, Tree, read_tree, write_tree
 
@@ -28,50 +25,6 @@ TREE: Tree = {
     "l": Link("a"),
     "\udcff": b"y",
 }
-
-
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server for all tests here: no test depends on what is not in it."""
-    with running_server(tmp_path_factory.mktemp("server") / "data") as process:
-        yield process
-
-
-class Shell:
-    """Runs the commands in this process, in an environment of their own."""
-
-    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
-        self._capture = capture
-
-    def isolate(self, *arguments: object) -> Ended:
-        return self._run("isolate", isolate, arguments)
-
-    def isolateserver(self, *arguments: object) -> Ended:
-        return self._run("isolateserver", isolateserver, arguments)
-
-    def _run(self, program: str, command: object, arguments: tuple[object, ...]) -> Ended:
-        self._capture.readouterr()
-        status = run_command(program, command, [str(argument) for argument in arguments])  # type: ignore[arg-type]
-        return Ended(status, *self._capture.readouterr())
-
-
-@pytest.fixture
-def shell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], server: ServerProcess
-) -> Shell:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ISOLATE_SERVER", server.url)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("ISOLATE_DEBUG", raising=False)
-    return Shell(capfd)
 
 
 def test_a_tree_goes_there_and_comes_back(shell: Shell, tmp_path: Path) -> None:
