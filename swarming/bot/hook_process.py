@@ -107,7 +107,7 @@ class Talk:
             assert self._module is not None, "a hook was called before its module was loaded"
             self._utilities.facts = order["bot"]
             value = self._module.call(order["call"], Bot(order["bot"], self._wish), order["arguments"])
-            json.dumps([value, order["arguments"]])
+            json.dumps([value, order["arguments"]], allow_nan=False)
         except BaseException as error:  # noqa: BLE001 - a hook may raise what it likes, SystemExit included
             traceback.print_exc()
             return {"error": _describe(error)}

@@ -212,6 +212,9 @@ class Hooks:
             await self._fail(name, f"{what} ended the process it ran in, with {await self._lose()}")
         except OSError as error:
             await self._fail(name, f"{what} cannot be called: {error.strerror}")
+        except (ValueError, KeyError, asyncio.LimitOverrunError):
+            await self._lose()
+            await self._fail(name, f"{what} answered too much, or disturbed the channel to the bot")
         except asyncio.CancelledError:
             await asyncio.shield(self._drop())  # it may be in the middle of something
             raise

@@ -7,6 +7,7 @@ on with what it found itself.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -219,13 +220,22 @@ def _as_dimensions(value: Any) -> Dimensions:
         isinstance(values, list) and all(isinstance(one, str) for one in values) for values in value.values()
     ):
         raise InvalidInput(f"no dimensions: an object with lists of strings is needed, not {str(value)[:200]!r}")
-    return dict(value)
+    return _sendable(value)
 
 
 def _as_object(value: Any) -> dict[str, object]:
     if not isinstance(value, dict):
         raise InvalidInput(f"no object, but {str(value)[:200]!r}")
-    return dict(value)
+    return _sendable(value)
+
+
+def _sendable(value: dict[str, Any]) -> dict[str, Any]:
+    """Return `value` if a server can read it: one that cannot would not even hear that something is wrong."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput("text that is no Unicode") from error
+    return value
 
 
 def _as_credentials(value: Any) -> tuple[dict[str, str], float | None]:

@@ -137,6 +137,13 @@ async def test_dimensions_that_are_none_leave_the_found_ones(tmp_path: Path, val
     assert scene.script.problem.startswith("Hook get_dimensions() returned no dimensions")
 
 
+async def test_text_that_no_server_could_read_is_not_sent(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, get_state=lambda bot: {"name": "a\udc80"})
+    await scene.greeted()
+    assert await scene.script.describe({}, {"a": 1}) == ({}, {"a": 1})
+    assert scene.script.problem == "Hook get_state() returned text that is no Unicode"
+
+
 async def test_a_hook_that_returns_nothing_changes_nothing(tmp_path: Path) -> None:
     scene = Scene(tmp_path, get_dimensions=lambda bot: None, get_state=lambda bot: None, get_settings=lambda bot: None)
     await scene.greeted()
