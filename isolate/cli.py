@@ -301,10 +301,11 @@ def _options(given: dict[str, Any], *, leave_out_junk: bool) -> ArchiveOptions:
     from isolate.archive import ArchiveOptions
     from isolate.denylist import denylist
 
+    configured = config.load()
     return ArchiveOptions(
         is_denied=denylist(given["denied"], defaults=leave_out_junk),
-        skip_broken=given["skip_broken"],
-        stat_cache=None if given["no_stat_cache"] else config.load().stat_cache,
+        skip_broken=given["skip_broken"] or configured.skips_broken,
+        stat_cache=None if given["no_stat_cache"] else configured.stat_cache,
         collapse_links=given.get("collapse", False),
     )
 

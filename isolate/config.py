@@ -22,6 +22,7 @@ class Config:
     swarming_server: str | None
     verbosity: int
     cache_root: Path
+    skips_broken: bool = False  # what cannot be archived is reported and left out
 
     @property
     def stat_cache(self) -> Path:
@@ -43,6 +44,7 @@ def load(environment: Mapping[str, str] | None = None) -> Config:
         swarming_server=known.get("SWARMING_SERVER") or None,
         verbosity=int(debug) if debug.isdecimal() else 0,
         cache_root=_cache_home(known) / "isolate",
+        skips_broken=bool(known.get("ISOLATE_IGNORE_BROKEN_ITEMS")),
     )
 
 

@@ -100,7 +100,7 @@ scanning = all_of(
     click.option("--blacklist", "denied", multiple=True, metavar="REGEX",
                  help="Leave out children of directories that match. Repeatable."),
     click.option("--ignore_broken_items", "--ignore-broken-items", "skip_broken", is_flag=True,
-                 envvar="ISOLATE_IGNORE_BROKEN_ITEMS", help="Report what cannot be archived and go on."),
+                 help="Report what cannot be archived and go on. Default: whether ISOLATE_IGNORE_BROKEN_ITEMS is set."),
     click.option("--no-stat-cache", is_flag=True, help="Read every file, also those that look unchanged."),
 )  # fmt: skip
 hashing = click.option(

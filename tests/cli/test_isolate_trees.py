@@ -88,6 +88,17 @@ def test_remap_and_run(shell: Shell, split: Path, tmp_path: Path, capfd: pytest.
     assert not list(tmp_path.glob("isolate-*"))
 
 
+def test_broken_items_are_skipped_when_the_environment_says_so(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path, {"f": b"x", "t.isolate": b"{'variables': {'files': ['f', 'gone']}}"})
+    assert shell.isolate("archive", "-i", "t.isolate", "-s", "t.isolated").status == 1
+    monkeypatch.setenv("ISOLATE_IGNORE_BROKEN_ITEMS", "anything")
+    ended = shell.isolate("archive", "-i", "t.isolate", "-s", "t.isolated")
+    assert (ended.status, ended.err.count("gone doesn't exist")) == (0, 1)
+    assert shell.isolate("ls", "t.isolated").out == "f\n"
+
+
 def test_read_only_makes_copies_and_links_stay_links(shell: Shell, tmp_path: Path) -> None:
     write_tree(tmp_path / "s", {"f": b"x", "l": Link("f"), "e": Executable(b"y")})
     (tmp_path / "s/t.isolate").write_text("{'variables': {'files': ['l', 'e'], 'read_only': 1}}")

@@ -11,7 +11,7 @@ from isolate.denylist import denylist
 from isolate.errors import InvalidInput, InvalidIsolateFile, IsolateError
 from isolate.isolated import Kind
 from isolate.scan import Found, ScanRules
-from isolate.selection import Selection, Variables, select
+from isolate.selection import Selection, Variables, host_defaults, select
 from tests.trees import Link, Tree, write_tree
 
 SOURCES: Tree = {
@@ -156,3 +156,49 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.isolate").write_bytes(b"{} # \xe9")
     with pytest.raises(InvalidIsolateFile, match=r"latin\.isolate: not UTF-8"):
         select(tmp_path / "latin.isolate", Variables(), tmp_path)
+
+
+def test_variables_of_the_host_give_way_to_flags(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"src": {"x.exe": b"", "x": b""}})
+    words = ["<(OS)", "<(EXECUTABLE_SUFFIX)", "<(E)"]
+    flags: dict[str, Any] = {"arguments": words, "extra": {"E": "<(OS)"}, "defaults": host_defaults("linux")}
+    selection = selected(tmp_path, ["x<(EXECUTABLE_SUFFIX)"], **dict(flags))
+    assert (selection.command, [*entries(selection)]) == (("run", "linux", "", "<(OS)"), ["x"])
+    flags |= {"extra": {"EXECUTABLE_SUFFIX": ".exe", "E": ""}, "config": {"OS": "win"}}
+    selection = selected(tmp_path, ["x<(EXECUTABLE_SUFFIX)"], **dict(flags))
+    assert (selection.command, [*entries(selection)]) == (("run", "win", ".exe", ""), ["x.exe"])
+
+
+@pytest.mark.parametrize(
+    ("platform", "name", "suffix"),
+    [("linux", "linux", ""), ("darwin", "mac", ""), ("win32", "win", ".exe"), ("cygwin", "win", ".exe")],
+)
+def test_what_a_host_is_called(platform: str, name: str, suffix: str) -> None:
+    assert host_defaults(platform) == Variables(config={"OS": name}, extra={"EXECUTABLE_SUFFIX": suffix})
+
+
+def test_collapsed_links_are_what_they_lead_to(tmp_path: Path) -> None:
+    tree: Tree = {"d": {"f": b"1", "in": Link("f"), "out": Link("../../o")}, "l": Link("d"), "c": Link("l/f")}
+    write_tree(tmp_path, {"src": tree, "o": {"g": b"2"}})
+    found = entries(selected(tmp_path, ["l/", "c", "d/"]), collapse=True)
+    assert [*found] == ["c", "d/f", "d/in", "d/out/g", "l/f", "l/in", "l/out/g"]
+    assert {entry.kind for entry in found.values()} == {Kind.FILE}
+
+
+def test_collapsed_links_in_circles_end_in_an_error(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"src": {"a": {"x": Link("../b")}, "b": {"y": Link("../a")}}})
+    with pytest.raises(InvalidInput, match="a recursive reference"):
+        entries(selected(tmp_path, ["a/"]), collapse=True)
+
+
+def test_a_subdir_is_a_beginning_of_paths(tmp_path: Path) -> None:
+    write_tree(tmp_path, SOURCES)
+    for subdir, expected in (("src/lib/d", ["src/lib/deep/c"]), ("<(DATA)", ["data/d"]), ("./src/a", ["src/a.py"])):
+        flags: dict[str, Any] = {"paths": {"DATA": "data"}, "subdir": subdir}
+        assert [*entries(selected(tmp_path, ["lib/", "a.py", "<(DATA)/d"], **flags))] == expected
+
+
+def test_a_file_that_never_ends_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.isolate").symlink_to("/dev/zero")
+    with pytest.raises(InvalidIsolateFile, match="it is not a file"):
+        select(tmp_path / "t.isolate", Variables(), tmp_path)
