@@ -107,6 +107,9 @@ MESSAGES: Mapping[str, Mapping[str, str]] = {
         "cancel_task:bool cancel_tasks:bool delete_bot:bool get_bootstrap_token:bool get_configs:bool put_configs:bool "
         "terminate_bot:bool list_bots:string[] list_tasks:string[]"
     ),
+    "BootstrapToken": _fields("bootstrap_token"),
+    "FileContent": _fields("content version who when:ts"),
+    "FileContentRequest": _fields("content"),
     "ErrorBody": _fields("code message"),
     "Error": _fields("error:ErrorBody"),
 }

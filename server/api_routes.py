@@ -13,7 +13,7 @@ from aiohttp import web
 
 from server import masks, openapi
 from server.api_messages import MESSAGES
-from server.api_table import CALLS, Call
+from server.api_table import ALL_CALLS, Call
 from server.discovery import Api
 from server.middleware import JSON, reply
 from server.pages import api_page
@@ -22,7 +22,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 BASES = ("/_ah/api/swarming/v1", "/api/swarming/v1")
 METHODS = "DELETE, GET, OPTIONS, POST, PUT"
 HEADERS = "Origin, Authorization, Content-Type, Accept, User-Agent"
-SWARMING = Api("swarming", "v1", "Swarming", "Tasks and the bots that run them.", CALLS, MESSAGES)
+SWARMING = Api("swarming", "v1", "Swarming", "Tasks and the bots that run them.", ALL_CALLS, MESSAGES)
 
 
 def call_routes(calls: Sequence[Call], handlers: Mapping[str, Handler], bases: Sequence[str]) -> list[web.RouteDef]:

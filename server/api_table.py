@@ -188,4 +188,34 @@ CALLS = (
     Call("bot.delete", "POST", "bot/{bot_id}/delete", "Forget a bot.", (), None, "DeletedResponse"),
 )
 
-assert all(one.kind in {"string", "bool", "int64", "float", *ENUMS} for call in CALLS for one in call.all_parameters)
+BOOTSTRAP_CALLS = (
+    Call("server.token", "POST", "server/token", "What opens the bootstrap script.", (), None, "BootstrapToken"),
+    Call(
+        "server.get_bootstrap",
+        "GET",
+        "server/get_bootstrap",
+        "The script that fetches and starts a bot.",
+        (),
+        None,
+        "FileContent",
+    ),
+)
+
+CONFIG_CALLS = (
+    Call("server.get_bot_config", "GET", "server/get_bot_config", "The hooks of bots.", (), None, "FileContent"),
+    Call(
+        "server.put_bot_config",
+        "POST",
+        "server/put_bot_config",
+        "Give bots other hooks.",
+        (),
+        "FileContentRequest",
+        "FileContent",
+    ),
+)
+
+ALL_CALLS = (*CALLS, *BOOTSTRAP_CALLS, *CONFIG_CALLS)
+
+assert all(
+    one.kind in {"string", "bool", "int64", "float", *ENUMS} for call in ALL_CALLS for one in call.all_parameters
+)

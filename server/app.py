@@ -28,8 +28,9 @@ from isolate.monitor import TallyMonitor
 from server.api_routes import SWARMING, documentation_routes
 from server.auth import LoopbackGuard, url_host
 from server.auth_v1 import auth_routes
+from server.bootstrap_v1 import BootstrapApi
 from server.bot_api import BotApi, WaitingPolls
-from server.bot_code import BotArchives, BotCodeApi
+from server.bot_code import BotArchives, BotCodeApi, bootstrap_script
 from server.bot_config import BotConfigFile
 from server.bot_config_v1 import BotConfigApi
 from server.cas_api import cas_routes
@@ -234,6 +235,7 @@ def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Appl
     bots = BotApi(scheduler, clock, __version__, polls, hooks.current, settings, update=archives.due)
     app.add_routes(bots.routes())
     app.add_routes(BotCodeApi(archives).routes())
+    app.add_routes(BootstrapApi(bootstrap_script).routes())
     app.add_routes(BotConfigApi(hooks, polls.renew).routes())
     app.add_routes(Pages(scheduler, clock, __version__).routes())
     app.add_routes(BrowsePages(services.blobs, __version__).routes())

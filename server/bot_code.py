@@ -87,6 +87,12 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+def bootstrap_script(host_url: str) -> str:
+    """Return the program that fetches a bot from the server at `host_url` and starts it."""
+    text = f"{inspect.getsource(unpack)}\n\nhost_url = {host_url!r}\nbootstrap_token = ''\n"
+    return text + "bootstrap(host_url, sys.argv[1:])\n"
+
+
 class BotCodeApi:
     """Handlers over the archives."""
 
@@ -102,8 +108,7 @@ class BotCodeApi:
         ]
 
     async def bootstrap(self, request: web.Request) -> web.Response:
-        text = f"{inspect.getsource(unpack)}\n\nhost_url = {server_url(request)!r}\nbootstrap_token = ''\n"
-        text += "bootstrap(host_url, sys.argv[1:])\n"
+        text = bootstrap_script(server_url(request))
         disposition = {"Content-Disposition": "attachment; filename=swarming_bot_bootstrap.py"}
         return web.Response(text=text, content_type="text/x-python", headers=disposition)
 

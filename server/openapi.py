@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from server.api_messages import ENUMS, MESSAGES, SIMPLE
-from server.api_table import CALLS, Call, Parameter
+from server.api_table import ALL_CALLS, Call, Parameter
 
 Schema = dict[str, Any]
 
@@ -24,7 +24,7 @@ _LIMITS = {"limit": (1, 1000), "offset": (0, 2**62), "length": (0, 2**62)}
 def description(version: str, bases: tuple[str, ...]) -> Schema:
     """Return the OpenAPI document."""
     paths: dict[str, Any] = {}
-    for call in CALLS:
+    for call in ALL_CALLS:
         paths.setdefault("/" + call.path, {})[call.method.lower()] = _operation(call)
     schemas: dict[str, Schema] = {name: {"type": "string", "enum": list(values)} for name, values in ENUMS.items()}
     for name, fields in MESSAGES.items():

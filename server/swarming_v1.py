@@ -27,7 +27,6 @@ from swarming.states import State
 UNFINISHED = {State.PENDING, State.RUNNING}
 PERMISSIONS = ("cancel_task", "cancel_tasks", "delete_bot", "get_bootstrap_token", "get_configs", "put_configs",
                "terminate_bot")  # fmt: skip
-AVAILABLE = {"cancel_task", "cancel_tasks", "delete_bot", "terminate_bot"}  # of these, what this server can do at all
 
 
 class ClientApi:
@@ -184,7 +183,7 @@ class ClientApi:
         if task_id is not None:
             await self._scheduler.view(task_id)
         admin = request[IDENTITY].is_admin
-        return reply({name: admin and name in AVAILABLE for name in PERMISSIONS})
+        return reply(dict.fromkeys(PERMISSIONS, admin))
 
     def _outbox(self, request: web.Request) -> wire_out.Outbox:
         wanted = wire.boolean(_query(request), "include_performance_stats")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from server.api_messages import ENUMS, MESSAGES, SIMPLE
-from server.api_table import CALLS, Call
+from server.api_table import ALL_CALLS, Call
 from server.pages.html import Html, join, table, tag
 
 POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -21,7 +21,7 @@ def render(version: str, base: str) -> str:
         tag("h1", f"REST API, version {version}"),
         tag("p", about, " For programs: ", tag("a", "openapi.json", href="/api/openapi.json")),
         tag("h2", "Calls"),
-        *(part for call in CALLS for part in _call(call, base)),
+        *(part for call in ALL_CALLS for part in _call(call, base)),
         tag("h2", "Messages"),
         *(part for name, fields in MESSAGES.items() for part in (tag("h3", name, id=name), _fields(fields.items()))),
         tag("h2", "Words"),

@@ -13,7 +13,9 @@ from aiohttp.test_utils import unused_port
 
 from server.api_routes import SWARMING, documentation_routes
 from server.auth import LoopbackGuard
+from server.bootstrap_v1 import BootstrapApi
 from server.bot_api import BotApi, WaitingPolls
+from server.bot_code import bootstrap_script
 from server.discovery import discovery_routes
 from server.middleware import OWN_SERVERS, Gate
 from server.pages.views import Pages
@@ -148,6 +150,7 @@ async def running_site() -> AsyncIterator[Site]:
         app[OWN_SERVERS] = gate.own_servers
         app.on_response_prepare.append(gate.add_headers)
         app.add_routes(ClientApi(scheduler, clock, "0.1.0", lambda: site.settings).routes())
+        app.add_routes(BootstrapApi(bootstrap_script).routes())
         app.add_routes(documentation_routes("0.1.0"))
         app.add_routes(discovery_routes([SWARMING]))
         app.add_routes(BotApi(scheduler, clock, "0.1.0", site.polls, settings=lambda: site.settings).routes())

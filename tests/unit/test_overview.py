@@ -163,3 +163,10 @@ async def test_options_say_what_may_be_asked_but_not_by_whom(site: Site, path: s
         assert response.status == 200
         assert "POST" in response.headers["Access-Control-Allow-Methods"]
         assert "Access-Control-Allow-Origin" not in response.headers
+
+
+async def test_the_script_that_starts_a_bot(site: Site) -> None:
+    assert await site.post("server/token") == {"bootstrap_token": ""}
+    content = (await site.get("server/get_bootstrap"))["content"]
+    compile(content, "bootstrap", "exec")
+    assert f"host_url = '{site.url}'" in content

@@ -265,7 +265,7 @@ async def test_details_and_permissions(site: Site) -> None:
     assert details["default_isolate_server"] == site.url
     permissions = await site.get("server/permissions")
     assert permissions["cancel_task"] is True
-    assert permissions["get_bootstrap_token"] is False
+    assert permissions["get_bootstrap_token"] is True
     assert (await site.refused("GET", "server/permissions?task_id=5cee488008810"))[0] == 404
 
 
