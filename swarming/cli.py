@@ -24,7 +24,7 @@ from isolate.terminal import (
     verbose_option,
     version_option,
 )
-from swarming import commands, completing, config
+from swarming import commands, completing, config, task_commands
 from swarming.flags import (
     AFTER,
     IN_FILE,
@@ -143,7 +143,7 @@ def collect(
     return commands.with_session(console, swarming, act, bars=False)
 
 
-for command in commands.ALL:
+for command in (*commands.ALL, *task_commands.ALL):
     swarming.add_command(command)
 
 

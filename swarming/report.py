@@ -37,6 +37,22 @@ def decorated(shard: Shard, url: str) -> str:
     return "\n".join([border, row(first), border, shard.stdout.rstrip(), border, row(last), row(facts), border])
 
 
+_ENDINGS = {
+    "NO_RESOURCE": "no bot has these dimensions (--wait-for-capacity waits for one; `tasks why` says what is lacking)",
+    "EXPIRED": "no bot took it in time (`tasks why` says what is lacking)",
+    "CANCELED": "it was cancelled before it ran",
+    "KILLED": "it was cancelled while it ran",
+    "TIMED_OUT": "it ran or was silent for too long",
+    "BOT_DIED": "its bot was lost, or could not run it",
+}
+
+
+def ending(shard: Shard) -> str | None:
+    """Return in a line why a task did not end by itself; None when it did, or runs."""
+    reason = _ENDINGS.get(shard.result.state)
+    return f"Shard {shard.index} {shard.result.state}: {reason}" if reason else None
+
+
 def _facts(shard: Shard) -> str:
     result = shard.result
     pending = _duration(result.pending_s)

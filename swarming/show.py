@@ -89,6 +89,9 @@ class _Display:
             self._screen.out(report.decorated(shown, self._how.url) if self._how.decorate else report.plain(shown))
             if self._how.decorate and self.waiting:
                 self._screen.out("")
+            ending = None if self._how.decorate else report.ending(shard)  # a box says it
+            if ending:
+                self._screen.err(ending)
             if shard.problem:
                 self._screen.err(f"Outputs of shard {shard.index} are incomplete: {shard.problem}")
 

@@ -1,4 +1,4 @@
-"""Why a task is pending: what it asks for, set against the bots there are.
+"""Why a task is pending, or was until it was too late: what it asks for, set against the bots there are.
 
 Pure. The invariant: a reason is given only where the facts that were passed in show it.
 """
@@ -10,32 +10,32 @@ from typing import Any
 
 from swarming.listing import dimensions_of, status_of
 
+WAITED = {"PENDING", "NO_RESOURCE", "EXPIRED"}
 MOST_NAMED = 5  # bots named in one line
 Item = Mapping[str, Any]
 
 
 def explain(result: Item, request: Item, bots: Sequence[Item]) -> Iterator[str]:
-    """Yield lines for a user: the task, then what holds it up, slice by slice from the current one on."""
+    """Yield lines for a user: the task, then what holds it up, slice by slice from the current one on.
+
+    For a task that no bot took in time they are what would hold it up now.
+    """
     state = result["state"]
     yield f"{result['task_id']} {result['name']}: {state}"
-    if state != "PENDING":
-        yield f"  It is not pending{_by(result)}."
+    if state not in WAITED:
+        by = f": bot {result['bot_id']} took it" if result.get("bot_id") else ""
+        yield f"  It is not pending{by}."
         return
     slices = request["task_slices"]
-    current = int(result.get("current_task_slice", 0))
+    current = int(result.get("current_task_slice", 0)) if state == "PENDING" else 0
     for number, piece in enumerate(slices[current:], current):
         wanted = [(pair["key"], pair["value"]) for pair in piece["properties"].get("dimensions", ())]
         name = f"Slice {number + 1} of {len(slices)}, " if len(slices) > 1 else ""
-        when = "waits" if number == current else "comes later, waits"
+        waits = f"waits up to {piece['expiration_secs']} s"
+        when = "wanted" if state != "PENDING" else f"{waits} for" if number == current else f"comes later, {waits} for"
         listed = " ".join(f"{key}={value}" for key, value in wanted)
-        yield f"  {name}{when} up to {piece['expiration_secs']} s for a bot with {listed}:"
+        yield f"  {name}{when} a bot with {listed}:"
         yield f"    {_reason(wanted, bots)}"
-
-
-def _by(result: Item) -> str:
-    if result["state"] == "NO_RESOURCE":
-        return ": no bot could have run it when it was triggered, and it does not --wait-for-capacity"
-    return f": bot {result['bot_id']} took it" if result.get("bot_id") else ""
 
 
 def _reason(wanted: Sequence[tuple[str, str]], bots: Sequence[Item]) -> str:

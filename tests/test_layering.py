@@ -49,7 +49,14 @@ LAYERS = {
     "server": "server",
 }
 TOOLKIT_FALLBACK = "toolkit"  # every other module of `isolate`
-ROOTS = {"isolate.terminal", "isolate.tree_commands", "run_isolated.pyz_start", "server.app", "swarming.commands"}
+ROOTS = {
+    "isolate.terminal",
+    "isolate.tree_commands",
+    "run_isolated.pyz_start",
+    "server.app",
+    "swarming.commands",
+    "swarming.task_commands",
+}
 ROOT_NAMES = {"cli", "config", "__main__"}
 
 MAY_IMPORT = {

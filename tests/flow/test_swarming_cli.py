@@ -167,3 +167,6 @@ def test_a_task_no_bot_can_run_ends_at_once(fleet: Fleet) -> None:
     done = fleet.run("swarming", "run", "--raw-cmd", "-d", "os", "Amiga", "--decorate", "--", "true")
     assert done.returncode == 1
     assert "lack of capacity" in done.stdout
+    plain = fleet.run("swarming", "run", "--raw-cmd", "-d", "os", "Amiga", "--", "true")
+    assert plain.returncode == 1
+    assert plain.stderr.startswith("Shard 0 NO_RESOURCE: no bot has these dimensions")

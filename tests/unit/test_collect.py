@@ -172,11 +172,18 @@ def test_boxes_are_those_of_2020() -> None:
         ({"state": "CANCELED", "abandoned_ts": "2020-01-02T03:04:08"}, " Pending: 3.0s  CANCELED"),
         ({"state": "EXPIRED", "abandoned_ts": "2020-01-02T03:04:08"}, " Pending: 3.0s  EXPIRED (lack of capacity)"),
         ({"state": "TIMED_OUT", "exit_code": "-15"}, " Pending: N/A  Duration: N/A  Bot: b  Exit: -15  TIMED_OUT"),
+        ({"started_ts": "2020-01-02T03:04:01", "duration": 1}, " Pending: 0.0s  Duration: 1.0s"),  # joined
         ({"deduped_from": "x", "started_ts": "2020-01-01T00:00:00", "duration": 1}, " Pending: N/A  Duration: 1.0s"),
     ],
 )
 def test_the_facts_of_a_shard(fields: dict[str, Any], text: str) -> None:
     assert text in report.decorated(shard(None, **fields), "u")
+
+
+def test_an_ending_that_was_not_the_tasks_own_is_said() -> None:
+    assert report.ending(shard(exit_code="3")) is None
+    assert report.ending(shard(state="RUNNING")) is None
+    assert str(report.ending(shard(state="NO_RESOURCE"))).startswith("Shard 0 NO_RESOURCE: no bot has these dimensions")
 
 
 def test_the_summary_keeps_what_the_server_said(tmp_path: Path) -> None:

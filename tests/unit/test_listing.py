@@ -134,4 +134,9 @@ def test_slices_to_come_are_explained_too() -> None:
 
 def test_what_is_not_pending_is_not_explained() -> None:
     assert explained([], {}, state="RUNNING", bot_id="b1").endswith("It is not pending: bot b1 took it.")
-    assert "--wait-for-capacity" in explained([], {}, state="NO_RESOURCE")
+
+
+@pytest.mark.parametrize("state", ["NO_RESOURCE", "EXPIRED"])
+def test_what_was_pending_too_long_is_explained_as_of_now(state: str) -> None:
+    text = explained([bot("b1")], {"os": "Amiga"}, {"os": "Mac"}, state=state, current_task_slice="1")
+    assert "Slice 1 of 2, wanted a bot with os=Amiga:\n    no bot has os=Amiga (1 known)" in text
