@@ -122,11 +122,15 @@ class Pipeline:
         return []
 
     async def _close_groups(self) -> None:
-        """Give each group that is not empty its part: the first includes, in the order of the groups."""
+        """Give each group its part, or parts if it is large: the first includes, in the order of the groups."""
         others, self._includes = self._includes, []
         for _, entries in self._groups:
-            if entries:
-                self._group_parts.append(await self._close_part(entries))
+            splitter = Splitter()
+            parts = splitter.extend(entries)
+            rest, _ = splitter.finish()
+            for part in (*parts, rest):
+                if part:
+                    self._group_parts.append(await self._close_part(part))
         self._includes += others
 
     # Stage 1: entries and remembered digests, in a thread because it does nothing but wait for the disk.

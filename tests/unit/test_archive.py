@@ -280,6 +280,43 @@ async def test_a_selection_brings_command_and_directory(tmp_path: Path) -> None:
     assert (manifest.command, manifest.relative_cwd, manifest.read_only) == (("x", "1"), ".", 1)
 
 
+async def test_groups_have_parts_of_their_own_in_the_namespaces_of_2020(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split.Splitter.__init__, "__defaults__", (20, 2, 1))
+    tree: Tree = {"m": {f"{n:02}": b"m" for n in range(50)}, "p": {"x": b"1"}, "test": {"data": {"t": b"2"}}}
+    write_tree(tmp_path, {**tree, "t.isolate": b"{'variables': {'files': ['m/', 'test/', 'p/']}}"})
+    selection = select(tmp_path / "t.isolate", Variables(paths={"PRODUCT_DIR": "p"}), tmp_path)
+    store, monitor = MemoryStore(Namespace.parse("default")), TallyMonitor()
+    archived = await archive_files(selection, store, options(), monitor)
+    root = loads(archived.manifest, store.namespace)
+    parts = [loads(part, store.namespace) for part in archived.group_parts]
+    assert [[entry.path for entry in part.entries] for part in parts] == [["test/data/t"], ["p/x"]]
+    assert list(root.includes[:2]) == [store.namespace.blob(part).digest for part in archived.group_parts]
+    assert len(root.includes) > 4
+    assert not root.entries
+    whole = await manifest_of(store, archived.root.digest)
+    assert [entry.path for entry in whole.entries] == [*(f"m/{n:02}" for n in range(50)), "p/x", "test/data/t"]
+    ours = await archive_files(selection, MemoryStore(OURS), options(), monitor)
+    assert not ours.group_parts
+
+
+async def test_what_will_be_read_and_sent_is_announced(tmp_path: Path) -> None:
+    class Bars(TallyMonitor):
+        def __init__(self) -> None:
+            super().__init__()
+            self.totals: dict[str, int] = {}
+
+        def expect(self, counter: str, total: int) -> None:
+            self.totals[counter] = total
+
+    write_tree(tmp_path, {"a": b"1234", "b": b"56", "c": b"1234"})
+    monitor, store = Bars(), MemoryStore(OURS)
+    await archive(tmp_path, store, monitor)
+    expected = {"hashed_files": 3, "hashed_bytes": 10, "uploaded_blobs": 2, "uploaded_bytes": 6}
+    assert monitor.totals == expected
+
+
 @pytest.mark.parametrize("plain", [b"", b"x", bytes(CHUNKED_ABOVE_BYTES + 1)])
 async def test_a_single_file_is_its_blob(tmp_path: Path, plain: bytes) -> None:
     (tmp_path / "real").write_bytes(plain)
