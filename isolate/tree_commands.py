@@ -260,6 +260,7 @@ def fetch(
     from isolate.cas.cache import CachePolicy
     from isolate.checkout import download_tree
     from isolate.download import download_files
+    from isolate.paths import RelPath
 
     if (isolated is None) == (not files):
         raise click.UsageError("Use one of -s HASH and -f HASH DEST")
@@ -267,7 +268,8 @@ def fetch(
         raise click.UsageError("--use-symlinks requires a --cache")
     source, root, content = _source(isolated or files[0][0], **given)
     if isolated is None:
-        wanted = {target / destination: source.namespace.algorithm.parse_hex(digest) for digest, destination in files}
+        parse = source.namespace.algorithm.parse_hex
+        wanted = {target / RelPath(destination): parse(digest) for digest, destination in files}
         with console.watch() as monitor:
             run(download_files(source, wanted, monitor))
         return None

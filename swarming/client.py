@@ -78,7 +78,8 @@ class ShardResult:
             end = self.raw.get("abandoned_ts", end)
         if end is None or self.deduped_from:
             return None
-        return _seconds(end) - _seconds(self.raw["created_ts"])
+        # A task that joined the run of an equal one may be younger than that run.
+        return max(0.0, _seconds(end) - _seconds(self.raw["created_ts"]))
 
     @property
     def outputs(self) -> OutputsRef | None:

@@ -27,6 +27,7 @@ from swarming.wire_in import (
 )
 
 DEFAULT_POOL = "default"
+MAX_SHARDS = 20_000  # one for each machine of the largest fleet; more is a typing error
 GRACE_PERIOD_S = 30  # not a flag in 2020 either
 MIN_LAST_SLICE_S = 60
 CIPD_PARTS = ("path", "package_name", "version")
@@ -150,8 +151,8 @@ def _check(spec: TaskSpec) -> None:
         raise InvalidInput("--resultdb requires --realm")
     if any(":" not in tag for tag in spec.tags):
         raise InvalidInput("--tags must be in the format key:value")
-    if spec.shards < 1:
-        raise InvalidInput(f"--shards must be at least 1, not {spec.shards}")
+    if not 1 <= spec.shards <= MAX_SHARDS:
+        raise InvalidInput(f"--shards must be at least 1 and at most {MAX_SHARDS:,}, not {spec.shards:,}")
     _check_optional(spec.optional_dimensions)
 
 

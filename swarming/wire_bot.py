@@ -22,6 +22,7 @@ from swarming.wire_new import files_ref
 GROUP_VERSION = "default"  # of the configuration of a group for which nobody wrote one
 HELLO_KEYS = {"dimensions", "state", "version"}
 STATE_KEYS = {"running_time", "sleep_streak"}
+_NOT_IN_IDS = frozenset("/\\<>|?#%")
 EVENTS = ("bot_error", "bot_log", "bot_rebooting", "bot_shutdown")
 
 
@@ -102,6 +103,8 @@ def _bot_id(dimensions: Mapping[str, tuple[str, ...]]) -> str:
     ids = dimensions.get("id", ())
     if len(ids) != 1:
         raise InvalidInput("dimensions must have exactly one valid 'id'")
+    if not _NOT_IN_IDS.isdisjoint(ids[0]):  # it names folders on the bot and stands in addresses of pages
+        raise InvalidInput(f"Invalid bot id {ids[0][:100]!r}: it may not hold any of {' '.join(sorted(_NOT_IN_IDS))}")
     return ids[0]
 
 

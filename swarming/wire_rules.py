@@ -161,7 +161,7 @@ def check_dimensions(dimensions: Sequence[Pair]) -> None:
 
 def is_dimension_value(value: str) -> bool:
     """Whether `value` may stand for a dimension, on the side of a task or of a bot."""
-    return 0 < len(value) <= MAX_VALUE_CHARS and value == value.strip()
+    return 0 < len(value) <= MAX_VALUE_CHARS and value == value.strip() and value.isprintable()
 
 
 def is_dimension_key(key: str) -> bool:

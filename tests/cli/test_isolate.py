@@ -138,6 +138,8 @@ SELECT = ["archive", "-i", "good.isolate", "-s", "x.isolated", "--config-variabl
         (["download", "-s", "xyz", "-t", "out"], 2, "'xyz' is not a hash"),
         (["download", "-s", ZEROES, "-t", "out"], 1, f"Blob {ZEROES} not found"),
         (["download", "-f", ZEROES, "x", "-t", "out"], 1, f"Blob {ZEROES} not found"),
+        (["download", "-f", ZEROES, "../x", "-t", "out"], 2, "Path '../x' is not a plain relative path"),
+        (["download", "-f", ZEROES, "/tmp/x", "-t", "out"], 2, "Path '/tmp/x' is not a plain relative path"),
         (["download", "-s", ZEROES, "-t", "tree"], 2, "exists and is not an empty directory"),
         (["check", "-i", "bad.isolate"], 1, "/bad.isolate:2:1: the file has the unknown key 'x'"),
         (

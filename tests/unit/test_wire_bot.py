@@ -99,6 +99,12 @@ def test_without_one_id_there_is_nobody_to_answer(dimensions: Any) -> None:
         wire_bot.hello(said(dimensions=dimensions))
 
 
+@pytest.mark.parametrize("bot_id", ["../x", "a/b", "a\\b", "<script>", "a|b", "a?b", "a#b", "a%b"])
+def test_an_id_that_means_something_elsewhere_is_refused(bot_id: str) -> None:
+    with pytest.raises(InvalidInput, match="Invalid bot id"):
+        wire_bot.hello(said(dimensions={"id": [bot_id]}))
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.text(max_size=5),
