@@ -1,0 +1,76 @@
+"""swarming.show: what is on the screen while tasks are collected."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+from swarming.actions import Screen
+from swarming.client import Output, SwarmingClient
+from swarming.collect import Wanted
+from swarming.show import STATUS_EVERY_S, Show, collect_and_show
+from tests.clock import ManualClock
+
+AGES_S = 4 * STATUS_EVERY_S
+
+
+class Slow(SwarmingClient):
+    """Tasks a10 and b10; the first ends at once, the other when `ends_at` has come."""
+
+    def __init__(self, clock: ManualClock, ends_at: float) -> None:
+        self._clock, self._ends_at = clock, ends_at
+
+    def state(self, task_id: str) -> str:
+        return "COMPLETED" if task_id == "a10" or self._clock.monotonic() >= self._ends_at else "RUNNING"
+
+    async def get(self, method: str, query: Any = None) -> Any:
+        if method == "tasks/get_states":
+            return {"states": [self.state(task_id) for task_id in query["task_id"]]}
+        task_id = method.split("/")[1]
+        return {
+            "task_id": task_id,
+            "state": self.state(task_id),
+            "created_ts": "2020-01-02T03:04:05",
+            "bot_id": "b",
+            "exit_code": "0",
+        }
+
+    async def output(self, task_id: str, offset: int) -> Output:
+        return Output("" if offset else "text", 4, self.state(task_id))
+
+
+async def shown(ids: list[str], ends_at: float, how: Show, wanted: Wanted) -> tuple[int, str, list[str]]:
+    clock, out, err = ManualClock(), list[str](), list[str]()
+    screen = Screen(lambda text: out.append(f"{text}\n"), err.append, out.append)
+    task = asyncio.ensure_future(collect_and_show(Slow(clock, ends_at), ids, wanted, how, clock, screen))
+    while not task.done():
+        await asyncio.sleep(0)
+        clock.advance(0.5)
+    return await task, "".join(out), err
+
+
+async def test_who_is_awaited_is_said_every_now_and_then() -> None:
+    how = Show(url="u", status_updates=True)
+    status, out, err = await shown(["a10", "b10"], 2.5 * STATUS_EVERY_S, how, Wanted())
+    assert (status, out) == (0, "b: a10 0\n  text\n\nb: b10 0\n  text\n\n")
+    assert len(err) == 2
+    for line in err:
+        assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{6} Waiting for results from the following shards: 1", line)
+
+
+async def test_who_is_missing_is_said_in_the_end() -> None:
+    status, out, err = await shown(["a10", "b10"], AGES_S, Show(url="u", decorate=True), Wanted(timeout_s=5.0))
+    assert status == 1
+    assert out.count("| End of shard") == 1
+    assert err == ["Results from some shards are missing: 1"]
+
+
+async def test_one_task_is_printed_while_it_runs() -> None:
+    status, out, err = await shown(["b10"], 3.0, Show(url="u", live=True), Wanted(stdout=False))
+    assert (status, out, err) == (0, "  text\nb: b10 0\n", [])
+
+
+async def test_a_task_that_outlasts_our_patience_was_printed_nevertheless() -> None:
+    status, out, err = await shown(["b10"], AGES_S, Show(url="u", live=True), Wanted(stdout=False, timeout_s=5.0))
+    assert (status, out, err) == (1, "  text\n", ["Results from some shards are missing: 0"])
