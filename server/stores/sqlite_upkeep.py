@@ -18,8 +18,8 @@ from server.stores import queries
 from server.stores.packs import Location, Pack
 from server.stores.writer import Database
 
-BLOCKS_PER_JOB = 250  # a deleted block costs a page in three trees; with a cold cache 250 of them take about 10 ms
-ROWS_PER_JOB = 2_000
+BLOCKS_PER_JOB = 100  # a deleted or moved block costs a page in three trees; with a cold cache that is about 10 ms
+ROWS_PER_JOB = 500  # each is a descent into a large tree and a look at another one
 SQL = queries.load("upkeep")
 
 
