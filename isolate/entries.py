@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posixpath
 import stat
-from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
@@ -62,17 +61,23 @@ def manifest_mode(st_mode: int) -> int:
 
 def check_tree(entries: Sequence[Entry]) -> None:
     """Raise InvalidManifest unless `entries`, sorted by path, can all exist and their blobs have one size each."""
-    paths = [entry.path for entry in entries]
     sizes: dict[bytes, int] = {}
+    leaves: dict[str, Kind] = {}
     for path, kind, blob, _, _ in entries:
         if blob is not None and sizes.setdefault(blob.digest, blob.size) != blob.size:
             raise InvalidManifest(f"{path!r} gives blob {blob.digest.hex()} a second size, {blob.size} bytes")
-        if kind is Kind.DIR:
-            continue
-        below = path + "/"
-        index = bisect_left(paths, below)
-        if index < len(paths) and paths[index].startswith(below):
-            raise InvalidManifest(f"{paths[index]!r} lies below {path!r}, which is a {kind.value}")
+        if kind is not Kind.DIR:
+            leaves[path] = kind
+    # Each directory is looked at once, however many entries are in it.
+    known: set[str] = {""}
+    for folder in sorted({entry.path.rpartition("/")[0] for entry in entries}):
+        above = folder
+        while above not in known:
+            known.add(above)
+            if above in leaves:
+                below = next(entry.path for entry in entries if entry.path.startswith(f"{above}/"))
+                raise InvalidManifest(f"{below!r} lies below {above!r}, which is a {leaves[above].value}")
+            above = above.rpartition("/")[0]
 
 
 def checked_text(value: object, what: str) -> str:
