@@ -103,8 +103,8 @@ async def trigger(http: HttpClient, path: Path, shards: int) -> None:
 
 
 async def start_collect(url: str, place: Path) -> asyncio.subprocess.Process:
-    command: list[str | Path] = ["collect", "-S", url, "--json", place / "tasks.json", "--task-output-dir", place / "out",
-               "--task-summary-json", place / "summary.json"]  # fmt: skip
+    command: list[str | Path] = ["collect", "-S", url, "--json", place / "tasks.json"]
+    command += ["--task-output-dir", place / "out", "--task-summary-json", place / "summary.json"]
     with (place / "printed.txt").open("wb") as printed:
         return await asyncio.create_subprocess_exec(
             BIN / "swarming", *command, stdout=printed, env={**os.environ, "XDG_CACHE_HOME": str(place / "cache")}

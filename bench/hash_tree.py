@@ -17,7 +17,7 @@ def main(root: str) -> None:
     """Hash what is below `root`; print how much it was."""
     paths = [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names]
     files = [path for path in paths if os.path.isfile(path) and not os.path.islink(path)]
-    found = FileReader(BLAKE3, 0).hash(files)
+    found = FileReader(BLAKE3).hash(files)
     hashed = [one for one in found if not isinstance(one, IsolateError)]
     print(f"{len(hashed)} files, {sum(one.blob.size for one in hashed)} bytes")
 

@@ -81,8 +81,9 @@ async def running(
 
     async def whole() -> Ended:
         async with Launcher.started(output.write) as launcher:
-            limits = {"hard_timeout_s": hard_s, "grace_period_s": grace_s}
-            return await launcher.run(argv, cwd, ENV, **limits, stop=run.stop, clock=run.clock)
+            return await launcher.run(
+                argv, cwd, ENV, hard_timeout_s=hard_s, grace_period_s=grace_s, stop=run.stop, clock=run.clock
+            )
 
     async with asyncio.TaskGroup() as group:
         run.ended = group.create_task(whole())
