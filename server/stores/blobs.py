@@ -28,7 +28,8 @@ from server.stores.compaction import finish_dead
 from server.stores.composing import Compositions
 from server.stores.limits import BlobLimits
 from server.stores.pack_files import PackFiles
-from server.stores.packs import ROTATE_BYTES, LocalPacks, Pack
+from server.stores.pack_storage import Pack
+from server.stores.packs import ROTATE_BYTES, LocalPacks
 from server.stores.plain import PlainSource
 from server.stores.presence import Presence
 from server.stores.reading import RecordSource, Wanted, plan

@@ -18,7 +18,7 @@ from isolate.cas.digest import Algorithm
 from isolate.errors import IndexCorrupt, InvalidRecord
 from server.stores.blobs import LocalBlobStores
 from server.stores.pack_scan import Head, PackReader, fault_of
-from server.stores.packs import Pack
+from server.stores.pack_storage import Pack
 from server.stores.records import MAGICS, namespace_of, opened, wrong_in
 from server.stores.sqlite_index import Kind, Lookup
 from server.stores.sqlite_upkeep import PackRow, PackState, PlacedBlock

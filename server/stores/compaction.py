@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 
 from isolate.monitor import Monitor
 from server.stores.pack_scan import fault_of
-from server.stores.packs import Location, Pack, PackStorage
+from server.stores.pack_storage import Location, Pack, PackStorage
 from server.stores.presence import Presence
 from server.stores.records import MAGICS
 from server.stores.sqlite_index import BlockRow, Kind

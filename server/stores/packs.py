@@ -1,7 +1,6 @@
-"""Packs: append-only files of records, and the rules of appending to them.
+"""Packs as files: append-only, and the rules of appending to them.
 
-Knows no record and no index: it keeps byte strings and says where they are. `PackStorage` is the protocol; nobody who
-uses it may assume that a pack grows, because a store of objects will write one per group. The invariants: `append`
+Knows no record and no index: it keeps byte strings and says where they are. The invariants: `append`
 returns only when its group is durable; a pack whose sync failed, or that is not as we left it, gets no further byte;
 bytes behind the last acknowledged end are dropped, bytes before it never.
 """
@@ -16,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 from isolate.clock import Clock
@@ -24,83 +23,13 @@ from isolate.errors import NoSpace, Unavailable
 from isolate.monitor import Monitor
 from server.stores.pack_files import PackFiles
 from server.stores.pack_scan import Head, PackReader
+from server.stores.pack_storage import Location, Pack, PackJournal
 
 ROTATE_BYTES = 256 << 20  # compaction copies one pack at a time, and losing one loses no more than this
 TRUST_S = 10.0  # how long the existence and length of a pack are believed after they were seen
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 T = TypeVar("T")
-
-
-class Pack(NamedTuple):
-    """A pack's namespace and its name, a UUID of version 7: later packs sort behind earlier ones."""
-
-    namespace: str
-    name: str
-
-
-class Location(NamedTuple):
-    """Where a record lies."""
-
-    pack: Pack
-    offset: int
-    length: int
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.length
-
-
-class PackJournal(Protocol):
-    """Who remembers which packs there are; durable on return."""
-
-    async def announce(self, pack: Pack) -> None:
-        """Note a pack that is about to be created."""
-        ...
-
-    async def seal(self, pack: Pack) -> None:
-        """Note that nothing is appended to a pack any more."""
-        ...
-
-
-class PackStorage(Protocol):
-    """Keeps groups of byte strings."""
-
-    async def append(self, namespace: str, group: Sequence[bytes], lane: str = "") -> list[Location]:
-        """Store `group` and return where each is, once durable; one call at a time per namespace and lane.
-
-        What is appended in different lanes never shares a pack. Raises NoSpace, Unavailable; then nothing of the group
-        is stored.
-        """
-        ...
-
-    async def withdraw(self, locations: Sequence[Location]) -> None:
-        """Give back what an `append` just stored and nobody will ask for."""
-        ...
-
-    async def read(self, locations: Sequence[Location]) -> list[bytes | None]:
-        """Return the bytes at each location, None where they are gone or cannot be read."""
-        ...
-
-    async def lengths(self, packs: Collection[Pack]) -> Mapping[Pack, int]:
-        """Return how long each pack is, 0 when it is gone; as seen in the last TRUST_S seconds."""
-        ...
-
-    async def retire(self, pack: Pack) -> None:
-        """Append no more to `pack`; no append to its namespace may be running."""
-        ...
-
-    async def rescue(self, pack: Pack, places: Sequence[tuple[int, int]]) -> bool:
-        """Save the bytes at each (offset, length) elsewhere before a pack goes; False when they cannot be read."""
-        ...
-
-    async def heads(self, pack: Pack) -> list[Head]:
-        """Return the records of a pack by their headers, up to the first place where there is none."""
-        ...
-
-    async def delete(self, pack: Pack) -> None:
-        """Remove a whole pack, durably."""
-        ...
 
 
 class LocalPacks:

@@ -12,7 +12,7 @@ from isolate.cas.digest import Namespace
 from isolate.clock import Clock
 from isolate.errors import InvalidDigest, NoSpace, Unavailable
 from isolate.monitor import Monitor
-from server.stores.packs import PackStorage
+from server.stores.pack_storage import PackStorage
 from server.stores.sqlite_index import BlobIndex, BlockRow, Lookup
 
 _ATTEMPTS = 5  # a block that goes between look-up and refresh is rare; five times in a row is not this

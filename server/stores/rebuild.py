@@ -22,7 +22,7 @@ from isolate.errors import BlobCorrupt, InvalidNamespace, InvalidRecord
 from isolate.monitor import NullMonitor
 from server.stores.pack_files import PackFiles
 from server.stores.pack_scan import Found, PackReader
-from server.stores.packs import Location, Pack
+from server.stores.pack_storage import Location, Pack
 from server.stores.records import namespace_of, opened, wrong_in
 from server.stores.sqlite_index import BlobIndex, Kind, NewRecord
 from server.stores.sqlite_upkeep import UpkeepIndex

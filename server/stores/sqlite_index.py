@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from isolate.clock import Clock
 from isolate.monitor import Monitor
 from server.stores import queries
-from server.stores.packs import Location, Pack
+from server.stores.pack_storage import Location, Pack
 from server.stores.writer import Database, DatabasePolicy
 
 ROWS_PER_JOB = 2_000  # in a large index nearly every row is on a page of its own; no transaction may exceed 50 ms
@@ -86,7 +86,7 @@ class NewRecord:
 
 
 class BlobIndex:
-    """Implements `packs.PackJournal`; every call may raise Unavailable, NoSpace, IndexCorrupt."""
+    """Implements `pack_storage.PackJournal`; every call may raise Unavailable, NoSpace, IndexCorrupt."""
 
     def __init__(self, path: Path, clock: Clock, monitor: Monitor, policy: DatabasePolicy | None = None) -> None:
         self._database = Database(path, MIGRATIONS, policy=policy, clock=clock, monitor=monitor)

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from server.stores import queries
-from server.stores.packs import Location, Pack
+from server.stores.pack_storage import Location, Pack
 from server.stores.writer import Database
 
 BLOCKS_PER_JOB = 100  # a deleted or moved block costs a page in three trees; with a cold cache that is about 10 ms

@@ -11,7 +11,8 @@ import pytest
 
 from isolate.errors import NoSpace, Unavailable
 from isolate.monitor import TallyMonitor
-from server.stores.packs import TRUST_S, LocalPacks, Location, Pack, uuid7
+from server.stores.pack_storage import Location, Pack
+from server.stores.packs import TRUST_S, LocalPacks, uuid7
 from tests.clock import ManualClock
 from tests.pack_faults import FaultyFiles
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from isolate.monitor import TallyMonitor
-from server.stores.packs import Location, Pack
+from server.stores.pack_storage import Location, Pack
 from server.stores.sqlite_index import ROWS_PER_JOB, SQL, BlobIndex, Kind, NewRecord, Place
 from tests.clock import ManualClock
 
