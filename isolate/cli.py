@@ -6,7 +6,6 @@ A root. Everything heavy is imported inside functions, because `--help` has 150 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -293,7 +292,7 @@ def _target(server: str | None, namespace: str) -> Remote:
     from isolate.hands import Remote
     from isolate.urls import normalize_url
 
-    return Remote(normalize_url(required(server)), Namespace.parse(namespace), USER_AGENT)
+    return Remote(normalize_url(required(server)), Namespace.named(namespace), USER_AGENT)
 
 
 def _options(given: dict[str, Any], *, leave_out_junk: bool) -> ArchiveOptions:
@@ -358,7 +357,7 @@ def _look(console: Console, wish: Wish, given: dict[str, Any]) -> None:
     from isolate.choosing import archive_choice, choose, failures, look_at
     from isolate.nowhere import Nowhere
 
-    namespace = Namespace.parse(given["namespace"])
+    namespace = Namespace.named(given["namespace"])
     options = _options(given, leave_out_junk=True)
     with failures(), console.watch() as monitor:
         choice = choose(wish, console.warn)
@@ -388,7 +387,7 @@ def _recreated(
         return saved.root, entries, saved.cwd, saved.command, not saved.read_only
     selection = choose(wish, console.warn).selection
     options = _options(given, leave_out_junk=True)
-    rules = rules_of(options, Namespace.parse(given["namespace"]), TerminalMonitor(console.program))
+    rules = rules_of(options, Namespace.named(given["namespace"]), TerminalMonitor(console.program))
     link = not selection.said_read_only
     return selection.root, selection.entries(rules), selection.cwd, selection.command, link
 
@@ -405,6 +404,8 @@ def _today() -> str:
 
 
 def _dump(path: Path, hashes: dict[str, str | None]) -> None:
+    import json
+
     from isolate.cas.files import write_atomic
 
     write_atomic(path, json.dumps(hashes, indent=2, sort_keys=True).encode() + b"\n")

@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Coroutine, Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -182,7 +181,7 @@ def _source(tree: str, *, server: str | None, namespace: str | None) -> tuple[Re
     url = normalize_url(required(server))
     content = Path(tree).read_bytes() if os.path.isfile(tree) else None
     if namespace is not None:
-        space = Namespace.parse(namespace)
+        space = Namespace.named(namespace)
     elif content is None:
         space = Namespace.of_hash(tree)
     else:
@@ -256,6 +255,8 @@ def fetch(
     **given: Any,
 ) -> Manifest | None:
     """Bring a tree or files to `target`; returns the manifest of a tree."""
+    from tempfile import TemporaryDirectory
+
     from isolate import config
     from isolate.cas.cache import CachePolicy
     from isolate.checkout import download_tree
