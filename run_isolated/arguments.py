@@ -140,7 +140,7 @@ def limit_s(flag: str, value: float | None) -> float | None:
 def input_namespace(isolated: str | None, name: str | None) -> Namespace:
     """Return the namespace to use: the one that is named, else that of the hash's length; checks the hash."""
     if name is not None:
-        namespace = Namespace.parse(name)
+        namespace = Namespace.named(name)
     else:
         namespace = Namespace.parse(DEFAULT_NAMESPACE) if isolated is None else Namespace.of_hash(isolated)
     if isolated is not None:

@@ -104,7 +104,7 @@ class Intake:
         except TimeoutError as error:
             raise Refused(f"Nothing arrived for {self.idle_s:g} s", 408) from error
         except web.RequestPayloadError as error:
-            raise InvalidInput(f"Body cannot be read: {error}") from error
+            raise InvalidInput(f"Body cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _length_of(buffer: bytearray) -> int:

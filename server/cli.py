@@ -13,7 +13,7 @@ from isolate.terminal import EXIT_HELP, CommandGroup, run_command
 
 
 @click.group(name="swarming-server", cls=CommandGroup, epilog=EXIT_HELP)
-@click.version_option(__version__)
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Keep blobs, schedule tasks on bots, and serve their APIs and web pages."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
+from typing import Any
 
 from aiohttp import web
 
@@ -38,6 +39,14 @@ class JsonHandler(web.RequestHandler):
         response = reply({"error": {"code": phrase.lower().replace(" ", "_"), "message": text}}, status)
         response.force_close()
         return response
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """Keep the traceback for what is our fault; a body that cannot be read has had its answer."""
+        error = kwargs.get("exc_info")
+        if isinstance(error, web.RequestPayloadError):
+            log.debug("A body could not be read: %s", " ".join(str(error).split()))
+        else:
+            super().log_exception(*args, **kwargs)
 
 
 class JsonServer(web.Server):

@@ -76,7 +76,7 @@ async def shard_requests(session: Session, asked: Asked, flags: Mapping[str, Any
     if isolated and isolated.endswith(ISOLATED_SUFFIX):
         isolated, namespace = await _upload(Path(isolated), server, namespace, session.monitor)
     elif isolated:
-        known = Namespace.parse(namespace) if namespace else Namespace.of_hash(isolated)
+        known = Namespace.named(namespace) if namespace else Namespace.of_hash(isolated)
         known.algorithm.parse_hex(isolated)
         namespace = known.name
     secret = given.pop("secret")
@@ -141,6 +141,6 @@ async def gather(
 
 async def _upload(path: Path, server: str, namespace: str | None, monitor: Monitor) -> tuple[str, str]:
     """Return the hash and the namespace of a `.isolated` file, having made sure that the server has it."""
-    known = Namespace.parse(namespace) if namespace else actions.namespace_of_file(path)
+    known = Namespace.named(namespace) if namespace else actions.namespace_of_file(path)
     async with HttpClient(server, user_agent=USER_AGENT, monitor=monitor) as http:
         return await actions.upload_manifest(HttpStore(http, known), path), known.name

@@ -21,6 +21,9 @@ DEFAULT_NAMESPACE = "blake3-zstd"
 # A hash given without a namespace is read by its length (architecture, decision 3).
 NAMESPACE_BY_HEX_LENGTH = {40: "default-gzip", 64: DEFAULT_NAMESPACE, 128: "sha512-deflate"}
 
+_PLAIN_NAMES = ("default", "temporary", "blake3-")
+_ENCODINGS = ("-gzip", "-deflate", "-flat", "-flate", "-zstd")
+
 _NAME = re.compile(r"[a-z0-9A-Z\-._]{1,128}")
 _HEX = re.compile(r"[0-9a-f]*")
 
@@ -114,6 +117,19 @@ class Namespace:
         if name == prefix and algorithm is not SHA1:
             raise InvalidNamespace(f"Namespace {name!r} is incomplete: say {name}-flat or {name}-deflate")
         return cls(name, algorithm, Codec.ZLIB if name.endswith(("-gzip", "-deflate")) else Codec.IDENTITY)
+
+    @classmethod
+    def named(cls, name: str) -> Namespace:
+        """Return the namespace a user typed; raises InvalidNamespace also for what is probably a slip.
+
+        Any name is one of SHA-1 by the rule of 2020, so a slip would silently hash with another function. A name that
+        says its encoding, or is one of those 2020 had without, is meant.
+        """
+        found = cls.parse(name)
+        if not name.startswith(_PLAIN_NAMES) and not name.endswith(_ENCODINGS):
+            known = ", ".join(NAMESPACE_BY_HEX_LENGTH.values())
+            raise InvalidNamespace(f"Namespace {name!r} is unknown: use {known}, or a name ending in {_ENCODINGS[0]}")
+        return found
 
     @classmethod
     def of_hash(cls, text: str) -> Namespace:

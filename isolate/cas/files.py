@@ -35,8 +35,9 @@ def atomic_file(path: Path, durable: bool = False, mode: int = 0o666) -> Iterato
             yield file
             _settle(file, durable)
         _publish(temporary, path, durable)
-    except BaseException:
+    except BaseException as error:
         _discard(temporary)
+        _rename(error, temporary, path)
         raise
 
 
@@ -58,8 +59,9 @@ async def atomic_file_async(path: Path, durable: bool = False, mode: int = 0o666
             if durable:
                 await asyncio.to_thread(os.fsync, file.fileno())
         await asyncio.to_thread(_publish, temporary, path, durable)
-    except BaseException:
+    except BaseException as error:
         _discard(temporary)
+        _rename(error, temporary, path)
         raise
 
 
@@ -77,6 +79,12 @@ def sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _rename(error: BaseException, temporary: Path, path: Path) -> None:
+    """Make an error speak of the file that was asked for."""
+    if isinstance(error, OSError) and error.filename is not None and os.fspath(error.filename) == str(temporary):
+        error.filename = str(path)
 
 
 def _temporary(path: Path) -> Path:

@@ -32,3 +32,5 @@ def start_log(folder: Path, *, verbose: bool) -> None:
     console.setLevel(level)
     logging.basicConfig(level=level, handlers=[file, console], force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    # A line for each poll and heartbeat is for who asked for everything.
+    logging.getLogger("isolate.http").setLevel(logging.INFO if level <= logging.DEBUG else logging.WARNING)
