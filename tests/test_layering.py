@@ -51,6 +51,7 @@ LAYERS = {
 TOOLKIT_FALLBACK = "toolkit"  # every other module of `isolate`
 ROOTS = {
     "isolate.terminal",
+    "isolate.steps",
     "isolate.tree_commands",
     "run_isolated.pyz_start",
     "server.app",
