@@ -33,11 +33,13 @@ class BotProcess:
     ) -> None:
         self.directory, self.bot_id = directory, bot_id
         self.said = ""
+        temporary = directory.parent / f"{directory.name}-tmp"  # a full /tmp of this machine would quarantine the bot
+        temporary.mkdir(exist_ok=True)
         self.process = subprocess.Popen(
             [COMMAND, "--server", url, "--dir", str(directory), "--id", bot_id, *arguments],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "TMPDIR": str(temporary), **(env or {})},
         )
 
     @property
