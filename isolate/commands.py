@@ -61,6 +61,11 @@ class CommandGroup(click.Group):
         self.add_command(_help)
         self.add_command(_completion)
 
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command; unless it says otherwise its help ends as that of the group, with the exit statuses."""
+        cmd.epilog = cmd.epilog or self.epilog
+        super().add_command(cmd, name)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command that is meant: spelt out, its beginning, or a near miss that can be no other."""
         word = cmd_name.replace("_", "-")
