@@ -122,9 +122,10 @@ class Dispatcher:
 
     def silence_s(self, execution: Execution) -> float:
         """Return how long the bot that runs `execution` may be silent."""
-        is_ours = bool(execution.attempts[-1].session)
-        legacy_s = 0.0 if is_ours else self._ledger.policy.legacy_ping_tolerance_s
-        return max(execution.tolerance_s, legacy_s)
+        policy = self._ledger.policy
+        if execution.attempts[-1].session:
+            return execution.tolerance_s - policy.telling_s
+        return max(execution.tolerance_s, policy.legacy_ping_tolerance_s)
 
     def offer_s(self, session: str) -> float:
         """Return how long a bot may take to answer an offer."""

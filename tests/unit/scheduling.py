@@ -88,7 +88,7 @@ class House:
 
     def __init__(self, **policy: Any) -> None:
         self.clock, self.store, self.outputs, self.trees = LeapingClock(), CountingStore(), MemoryOutputs(), Trees()
-        self.policy = Policy(**policy)
+        self.policy = Policy(**{"telling_s": 0.0, **policy})
         self.scheduler = self.new_scheduler()
 
     def new_scheduler(self) -> Scheduler:

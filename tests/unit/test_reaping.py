@@ -8,6 +8,7 @@ from isolate.errors import LeaseLost, NotFound, Unavailable
 from swarming import decisions
 from swarming.bots import BotQuery, Run, Sleep, TaskUpdate
 from swarming.ledger import Canceled
+from swarming.policy import Policy
 from swarming.states import State
 from swarming.store import Change, TaskQuery
 from tests.tasks import WINDOWS, hello, one_slice, properties
@@ -102,6 +103,16 @@ async def test_a_bot_that_dies_later_ends_its_task() -> None:
     assert record.attempt.internal_failure
     assert record.attempt.reason == "Bot was not heard for 60 s"
     assert record.task.abandoned_at == record.task.completed_at == home.clock.now()
+
+
+@pytest.mark.parametrize(("silent_s", "state"), [(52, State.RUNNING), (53, State.BOT_DIED)])
+async def test_a_death_is_noticed_early_enough_to_be_told_within_the_tolerance(silent_s: int, state: State) -> None:
+    home = await house(telling_s=Policy().telling_s)
+    view = await home.submit("n")
+    first = await home.start()
+    await home.report(first)
+    await home.pass_time(silent_s)
+    assert await home.state(view) is state
 
 
 async def test_an_idempotent_task_is_retried_once_on_another_bot() -> None:
