@@ -39,6 +39,8 @@ async def download_file(client: HttpClient, namespace: Namespace, digest: bytes,
             nonlocal file
             if file is None:  # not before the server has something to say: a failure leaves no directories
                 os.makedirs(destination.parent, exist_ok=True)
+                if destination.is_symlink():  # it may lead out of the directory that was asked for
+                    destination.unlink()
                 file = stack.enter_context(atomic_file(destination))
             return file.write(piece)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -27,8 +28,14 @@ _numbers = itertools.count()
 def atomic_file(path: Path, durable: bool = False, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Give a file to write; it takes the name `path` when the block ends well, replacing what was there.
 
-    `durable`: survives a power cut once this returns (file and directory are synced). Raises OSError.
+    A link is followed, so that it goes on to be one; a device or a pipe is written to as it is. `durable`: survives a
+    power cut once this returns (file and directory are synced). Raises OSError.
     """
+    if _is_special(path):
+        with open(path, "wb") as file:
+            yield file
+        return
+    path = _followed(path)
     temporary = _temporary(path)
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
@@ -49,7 +56,7 @@ def write_atomic(path: Path, content: bytes, durable: bool = False) -> None:
 
 @asynccontextmanager
 async def atomic_file_async(path: Path, durable: bool = False, mode: int = 0o666) -> AsyncIterator[AsyncBufferedIOBase]:
-    """The same without blocking the event loop."""
+    """The same without blocking the event loop; not for links and devices."""
     temporary = _temporary(path)
     try:
         fd = await asyncio.to_thread(os.open, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -79,6 +86,19 @@ def sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether `path` leads to something that is neither a file nor a directory, such as /dev/stdout."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # most often: not there yet; whatever it is shows again when it is written
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _followed(path: Path) -> Path:
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _rename(error: BaseException, temporary: Path, path: Path) -> None:

@@ -112,3 +112,24 @@ async def test_files_are_read_in_pieces(tmp_path: Path, size: int, pieces: list[
     path = tmp_path / "file"
     path.write_bytes(b"x" * size)
     assert [len(piece) async for piece in read_chunks(path, 10)] == pieces
+
+
+def test_a_link_is_followed_and_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("target")
+    write_atomic(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"new"
+    (tmp_path / "dangling").symlink_to("made")
+    write_atomic(tmp_path / "dangling", b"fresh")
+    assert (tmp_path / "made").read_bytes() == b"fresh"
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_atomic(tmp_path / "pipe", b"through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert os.listdir(tmp_path) == ["pipe"]
