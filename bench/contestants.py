@@ -132,6 +132,7 @@ def map_warm(place: Place) -> Contestants:
 def hash_tree(place: Place) -> Contestants:
     """Row 7: read and hash every file, page cache warm."""
     names = place.fresh("names")
+    names.parent.mkdir(parents=True, exist_ok=True)
     names.write_bytes(b"\0".join(os.fsencode(path) for path in place.tree.rglob("*") if path.is_file()))
     hashes = [sys.executable, "-m", "bench.hash_tree", str(place.tree)]
     sums = ["xargs", "-0", "-a", str(names), "-P", str(os.cpu_count()), "-n", "500", "sha256sum"]
@@ -142,7 +143,7 @@ def hash_tree(place: Place) -> Contestants:
 def small_tree(place: Place) -> Contestants:
     """Row 9: ten files, all present: what starting up costs."""
     tree = place.fresh("ten")
-    tree.mkdir()
+    tree.mkdir(parents=True)
     for number in range(10):
         (tree / f"{number}.txt").write_text(f"file {number}\n")
     url, env = place.server(), place.env(place.fresh("cache"))
@@ -153,7 +154,7 @@ def small_tree(place: Place) -> Contestants:
 def large_file(place: Place) -> Contestants:
     """Row 8: one file of 1 GiB, half of which shrinks."""
     tree = place.fresh("large")
-    tree.mkdir()
+    tree.mkdir(parents=True)
     with (tree / "blob.bin").open("wb") as file:
         for _ in range(512):
             file.write(os.urandom(1 << 20))
