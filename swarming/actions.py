@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import json
+import os
 import re
+import shlex
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,22 +81,34 @@ async def upload_manifest(store: BlobStore, path: Path) -> str:
 async def trigger(
     client: SwarmingClient, shards: Sequence[ShardRequest], screen: Screen, done: list[TriggeredTask]
 ) -> None:
-    """Create a task for each shard, adding it to `done`; stops at the first refusal, saying how many there are."""
+    """Create a task for each shard, adding it to `done`; when stopped in the middle, says how many there are."""
     try:
         for shard in shards:
             answer = await client.new_task(shard.body)
             done.append(TriggeredTask(shard, answer.task_id))
             if answer.priority != shard.body["priority"]:
                 screen.err(f"Priority was reset to {answer.priority}")
-    except IsolateError:
-        if done:
+    finally:
+        if done and len(done) < len(shards):
             screen.err(f"Only {len(done)} shard(s) out of {len(shards)} were triggered")
+
+
+def tell(tasks: Sequence[TriggeredTask], name: str, url: str, dump_json: Path | None, screen: Screen) -> None:
+    """Print how to collect tasks, having written them to a file if asked; the ids are printed even if that fails."""
+    try:
+        if dump_json:
+            dump(tasks, name, url, dump_json)
+    except BaseException:
+        screen.out(how_to_collect(tasks, name, url, None))
         raise
+    screen.out(how_to_collect(tasks, name, url, dump_json))
 
 
 def how_to_collect(tasks: Sequence[TriggeredTask], name: str, url: str, dump_json: Path | None) -> str:
     """Return what `trigger` prints (§7.3)."""
-    command = f"swarming.py collect -S {url} --json {dump_json}" if dump_json else collect_command(tasks, url)
+    command = collect_command(tasks, url)
+    if dump_json:
+        command = f"swarming.py collect -S {url} --json {shlex.quote(str(dump_json))}"
     lines = [f"Triggered task: {name}", "To collect results, use:", f"  {command}"]
     return "\n".join([*lines, "Or visit:", *(f"  {url}/user/task/{task.task_id}" for task in tasks)])
 
@@ -178,6 +194,22 @@ def write_json(path: Path, content: object, *, compact: bool = False) -> None:
             file.write(f"{text}\n".encode())
     except OSError as error:
         raise InvalidInput(f"Cannot write {path}: {error.strerror}") from error
+
+
+def check_writable(path: Path) -> None:
+    """Raise IsolateError unless a file can be written there, making the folder it is to be in."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file():  # a device or a pipe: opening it might do something already
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        with tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent):
+            pass
+    except OSError as error:
+        raise IsolateError(f"Cannot write {path}: {error.strerror}") from error
 
 
 def json_text(content: object) -> str:

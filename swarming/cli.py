@@ -79,12 +79,14 @@ def trigger(
 
     async def act(session: Session) -> None:
         shards = await shard_requests(session, asked, flags)
-        tasks: list[TriggeredTask] = []
-        await actions.trigger(session.client, shards, session.screen, tasks)
-        name = _base_name(shards)
         if dump_json:
-            actions.dump(tasks, name, session.url, dump_json)
-        session.screen.out(actions.how_to_collect(tasks, name, session.url, dump_json))
+            actions.check_writable(dump_json)
+        tasks: list[TriggeredTask] = []
+        try:
+            await actions.trigger(session.client, shards, session.screen, tasks)
+        finally:
+            if tasks:
+                actions.tell(tasks, _base_name(shards), session.url, dump_json, session.screen)
 
     commands.with_session(console, swarming, act)
 
@@ -128,7 +130,7 @@ def collect(
     """
     from swarming import actions
     from swarming.collect import FOREVER_S
-    from swarming.session import gather
+    from swarming.session import check_places, gather
 
     if json_file and tasks:
         raise click.UsageError("Only use one of task id or --json.")
@@ -138,6 +140,7 @@ def collect(
 
     async def act(session: Session) -> int:
         task_ids = listed.task_ids if listed else await actions.find(session.client, tasks)
+        check_places(flags)
         return await gather(session, task_ids, flags, listed.longest_s if listed else FOREVER_S, _here(), live=False)
 
     return commands.with_session(console, swarming, act, bars=False)
@@ -151,11 +154,12 @@ def _run(
     console: Console, server: str | None, asked: Asked, flags: dict[str, Any], done: list[TriggeredTask], *, live: bool
 ) -> int:
     from swarming import actions
-    from swarming.session import gather, shard_requests
+    from swarming.session import check_places, gather, shard_requests
 
     async def act(session: Session) -> int:
         collecting = {name: flags.pop(name) for name in COLLECT_FLAGS}
         shards = await shard_requests(session, asked, flags)
+        check_places(collecting)
         await actions.trigger(session.client, shards, session.screen, done)
         session.screen.out(f"Triggered task: {_base_name(shards)}")
         for task in done:

@@ -3,20 +3,26 @@
 Knows no flags and prints nothing. Waiting asks for the states of all unfinished tasks in one request per hundred, with
 a back-off; a task's result, stdout and outputs are then brought a few tasks at a time, so that a thousand shards take
 few connections. The invariants: each task is shown once, when everything asked for is there; what a task printed is
-held no longer than that; a server that is away for a while delays and changes nothing.
+held no longer than that; a server that is away for a while delays and changes nothing; a time limit is kept whatever
+the servers do.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, TypeVar
 
 from isolate.clock import Clock
 from isolate.errors import IsolateError
+from isolate.urls import normalize_url
 from swarming.client import UNFINISHED, OutputsRef, ShardResult, SwarmingClient
 from swarming.patience import Patience
+
+T = TypeVar("T")
 
 FIRST_WAIT_S = 0.05  # a trivial task ends within a tenth of a second
 BACK_OFF = 1.25
@@ -43,9 +49,16 @@ class Wanted:
     """What to bring of each task."""
 
     timeout_s: float = FOREVER_S
+    all_in_time: bool = True  # else the time is for tasks to end, and bringing what they left takes as long as it does
     stdout: bool = True
     performance: bool = False
     outputs: OutputFetcher | None = None
+    server: str | None = None  # the scheduler's URL: outputs that are there wait with it
+
+    @property
+    def limit_s(self) -> float | None:
+        """The time for everything; None without such a limit."""
+        return self.timeout_s if self.all_in_time and self.timeout_s > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +77,7 @@ async def collect(
 
     What is returned has no stdout any more. Raises NotFound when the server does not know a task.
     """
-    patience = Patience(clock, watch.trouble)
+    patience = _PatienceByServer(clock, watch.trouble, wanted.server)
     shards: list[Shard] = []
     slots = asyncio.Semaphore(AT_ONCE)
 
@@ -76,11 +89,47 @@ async def collect(
         finally:
             slots.release()
 
-    async with asyncio.TaskGroup() as group:
-        async for index in _ended(client, task_ids, wanted.timeout_s, clock, patience, watch):
-            await slots.acquire()
-            group.create_task(bring(index))
+    async def bring_all() -> None:
+        async with asyncio.TaskGroup() as group:
+            async for index in _ended(client, task_ids, wanted.timeout_s, clock, patience.scheduler, watch):
+                await slots.acquire()
+                group.create_task(bring(index))
+
+    with suppress(TimeoutError):
+        await in_time(clock, wanted.limit_s, bring_all())
     return sorted(shards, key=lambda shard: shard.index)
+
+
+async def in_time(clock: Clock, limit_s: float | None, work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` returns; cancels it and raises TimeoutError when that takes longer than `limit_s`."""
+    if limit_s is None:
+        return await work
+    doing, over = asyncio.create_task(work), asyncio.ensure_future(clock.sleep(limit_s))
+    try:
+        await asyncio.wait({doing, over}, return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            return doing.result()
+        raise TimeoutError
+    finally:
+        doing.cancel()
+        over.cancel()
+        await asyncio.gather(doing, over, return_exceptions=True)
+
+
+class _PatienceByServer:
+    """The patience with the scheduler, and with each server that holds outputs."""
+
+    def __init__(self, clock: Clock, tell: Callable[[str], None], scheduler: str | None) -> None:
+        self._clock, self._tell = clock, tell
+        self.scheduler = Patience(clock, tell)
+        self._by_url = {normalize_url(scheduler): self.scheduler} if scheduler else {}
+
+    def of(self, server: str) -> Patience:
+        """Return that with a server of outputs: a bot has talked to it. Raises InvalidInput for what is no URL."""
+        url = normalize_url(server)
+        if url not in self._by_url:
+            self._by_url[url] = Patience(self._clock, self._tell, known=True)
+        return self._by_url[url]
 
 
 async def _ended(
@@ -94,7 +143,11 @@ async def _ended(
     waiting = dict(enumerate(task_ids))
     started_s, wait_s = clock.monotonic(), FIRST_WAIT_S
     while waiting:
-        states = await patience(partial(client.states, list(waiting.values())))
+        left_s = started_s + timeout_s - clock.monotonic() if timeout_s else None
+        try:
+            states = await in_time(clock, left_s, patience(partial(client.states, list(waiting.values()))))
+        except TimeoutError:
+            return
         watch.states({index: states[task_id] for index, task_id in waiting.items()})
         ended = [index for index, task_id in waiting.items() if states[task_id] not in UNFINISHED]
         for index in ended:
@@ -106,14 +159,16 @@ async def _ended(
         await clock.sleep(min(wait_s, timeout_s) if timeout_s else wait_s)
 
 
-async def _bring(client: SwarmingClient, index: int, task_id: str, wanted: Wanted, patience: Patience) -> Shard:
-    result = await patience(lambda: client.result(task_id, performance=wanted.performance))
-    stdout = await patience(lambda: client.stdout(task_id)) if wanted.stdout else None
+async def _bring(
+    client: SwarmingClient, index: int, task_id: str, wanted: Wanted, patience: _PatienceByServer
+) -> Shard:
+    result = await patience.scheduler(lambda: client.result(task_id, performance=wanted.performance))
+    stdout = await patience.scheduler(lambda: client.stdout(task_id)) if wanted.stdout else None
     problem = None
     fetch, outputs = wanted.outputs, result.outputs
     if fetch and outputs:
         try:
-            await patience(lambda: fetch(index, outputs))
+            await patience.of(outputs.server)(lambda: fetch(index, outputs))
         except IsolateError as error:  # the result itself is good: report it, and fail at the end
             problem = str(error)
     return Shard(index, result, stdout, problem)

@@ -5,6 +5,7 @@ Knows no command and reads no environment itself: click fills in the variables t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,6 +56,12 @@ def unused(*names: str, **how: Any) -> Callable[[Decorated], Decorated]:
     return click.option(*names, hidden=True, expose_value=False, callback=_ignore, **how)
 
 
+def _timeout(_ctx: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and (math.isnan(value) or (value < 0 and value != -1)):
+        raise click.BadParameter(f"{value:g} is neither a number of seconds nor -1.")
+    return value
+
+
 server_option = options(
     click.option("-S", "--swarming", envvar="SWARMING_SERVER", metavar="URL", help="The server [env SWARMING_SERVER]."),
     click.version_option(__version__, message="%(prog)s %(version)s"),
@@ -103,7 +110,8 @@ trigger_options = options(
                  type=click.Choice(["NONE", "AUTO", "JOB_OBJECT"])),
 )  # fmt: skip
 collect_options = options(
-    click.option("-t", "--timeout", "timeout_s", type=float, help="Seconds to wait; 0 for ever, -1 not at all."),
+    click.option("-t", "--timeout", "timeout_s", type=float, callback=_timeout,
+                 help="Seconds to wait; 0 for ever, -1 not at all."),
     click.option("--decorate", is_flag=True, help="Put boxes around the output of each shard."),
     click.option("--print-status-updates", is_flag=True, help="Say every 300 s what is still awaited."),
     click.option("--task-summary-json", type=OUT_FILE, help="Write what the server says."),

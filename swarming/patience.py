@@ -1,7 +1,8 @@
 """Going on with a server that was there and is not now: it is being restarted, or the way to it is interrupted.
 
 Knows no call; what it repeats is whatever raises Unavailable. The invariants: a server that never answered fails at
-once; an interruption is told once, however many calls meet it, and so is its end.
+once; an interruption is told once, however many calls meet it, and so is its end. Each server needs one of its own:
+what one answers says nothing of another.
 """
 
 from __future__ import annotations
@@ -20,11 +21,21 @@ FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 10.0
 
 
 class Patience:
-    """Repeats calls through an interruption; `tell` is given a line for a user, `draw` jitter in 0…1."""
+    """Repeats calls through an interruption; `tell` is given a line for a user, `draw` jitter in 0…1.
 
-    def __init__(self, clock: Clock, tell: Callable[[str], None], draw: Callable[[], float] = random.random) -> None:
+    `known`: the server is taken to have answered before, others having talked to it.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        tell: Callable[[str], None],
+        draw: Callable[[], float] = random.random,
+        *,
+        known: bool = False,
+    ) -> None:
         self._clock, self._tell, self._draw = clock, tell, draw
-        self._ever_answered = False
+        self._ever_answered = known
         self._since_s: float | None = None  # when the interruption began
 
     async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:

@@ -24,7 +24,7 @@ from isolate.monitor import Monitor
 from isolate.urls import normalize_url
 from swarming import actions, trigger
 from swarming.client import SwarmingClient
-from swarming.collect import Wanted
+from swarming.collect import NOW_S, Wanted
 from swarming.outputs import OutputDownloader
 from swarming.show import Show, collect_and_show
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 USER_AGENT = f"swarming/{__version__}"
 ISOLATED_SUFFIX = ".isolated"
+SUMMARY = "summary.json"  # in the directory of the outputs
 _NAMES_A_TREE = re.compile(r"[0-9a-fA-F]{40}|[0-9a-fA-F]{64}|[0-9a-fA-F]{128}|.+\.isolated", re.DOTALL)
 
 
@@ -103,6 +104,14 @@ class Here:
     terminal: Console | None
 
 
+def check_places(flags: Mapping[str, Any]) -> None:
+    """Raise IsolateError unless what a collection is to write can be written where the flags say."""
+    if flags["task_summary_json"]:
+        actions.check_writable(flags["task_summary_json"])
+    if flags["task_output_dir"]:
+        actions.check_writable(flags["task_output_dir"] / SUMMARY)
+
+
 async def gather(
     session: Session, task_ids: Sequence[str], flags: Mapping[str, Any], longest_s: float, here: Here, *, live: bool
 ) -> int:
@@ -110,14 +119,15 @@ async def gather(
     directory: Path | None = flags["task_output_dir"]
     summaries = [flags["task_summary_json"]] if flags["task_summary_json"] else []
     if directory:
-        summaries.append(directory / "summary.json")
+        summaries.append(directory / SUMMARY)
+    given_s: float | None = flags["timeout_s"]
     stdout = flags["task_output_stdout"]
     console = stdout in {"all", "console"}
     how = Show(
         url=session.url,
         console=console,
         decorate=flags["decorate"],
-        live=live and console and not flags["decorate"] and len(task_ids) == 1,
+        live=live and console and not flags["decorate"] and len(task_ids) == 1 and given_s != NOW_S,
         terminal=here.terminal,
         summary_files=tuple(summaries),
         summary_output=stdout in {"all", "json"},
@@ -131,10 +141,12 @@ async def gather(
             )
             outputs = await stack.enter_async_context(downloader)
         wanted = Wanted(
-            timeout_s=longest_s if flags["timeout_s"] is None else flags["timeout_s"],
+            timeout_s=longest_s if given_s is None else given_s,
+            all_in_time=given_s is not None,
             stdout=(console and not how.live) or (how.summary_output and bool(summaries)),
             performance=flags["perf"],
             outputs=outputs.fetch if outputs else None,
+            server=session.url,
         )
         return await collect_and_show(session.client, task_ids, wanted, how, SystemClock(), session.screen)
 

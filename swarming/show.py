@@ -19,7 +19,7 @@ from swarming import report
 from swarming.actions import Screen
 from swarming.board import Board
 from swarming.client import SwarmingClient
-from swarming.collect import Shard, Wanted, Watch, collect, exit_status
+from swarming.collect import Shard, Wanted, Watch, collect, exit_status, in_time
 from swarming.live import Indented, follow
 from swarming.patience import Patience
 from swarming.summary import Summary
@@ -111,11 +111,22 @@ class _Display:
     async def live(self, client: SwarmingClient, wanted: Wanted, clock: Clock) -> list[Shard]:
         """Print the output of the one task while it runs, then what became of it."""
         held: list[Shard] = []
+        started_s = clock.monotonic()
+
+        async def rest() -> None:
+            await following
+
         async with asyncio.TaskGroup() as group:
             patience = Patience(clock, self.say)
             following = group.create_task(follow(client, self._task_ids[0], clock, patience, self._running))
             watch = Watch(self._board.states, held.append, lambda _text: None)  # `following` meets the same troubles
             shards = await collect(client, self._task_ids, wanted, clock, watch)
+            left_s = None if wanted.limit_s is None else started_s + wanted.limit_s - clock.monotonic()
+            try:
+                if shards and not following.done():
+                    await in_time(clock, left_s, rest())
+            except TimeoutError:  # what it printed is not all here
+                held, shards = [], []
             if not shards:  # it is still running, and our time is over
                 following.cancel()
         for shard in held:

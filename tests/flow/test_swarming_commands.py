@@ -12,7 +12,7 @@ import pytest
 
 from tests.flow.bots import Gate, running_bot
 from tests.flow.fleet import Fleet, running_fleet, task_id_in
-from tests.flow.servers import ServerProcess
+from tests.flow.servers import ServerProcess, running_server
 from tests.flow.terminals import on_terminal
 
 SCRIPT = """\
@@ -87,6 +87,49 @@ def test_run_prints_output_while_the_task_runs(fleet: Fleet, gate: Gate) -> None
         assert rest[1].endswith(" 0")
         assert len(rest) == 2
     assert run.returncode == 0
+
+
+def test_run_does_not_wait_when_told_so(fleet: Fleet, gate: Gate) -> None:
+    done = fleet.run("swarming", "run", "--raw-cmd", "-T", "unwatched", "--timeout", "-1", "--", *gate.task())
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[2].endswith(" None")
+
+
+def test_an_interrupted_trigger_says_what_it_triggered(fleet: Fleet) -> None:
+    trigger = subprocess.Popen(
+        ["swarming", "trigger", "-v", "--raw-cmd", "-T", "many", "-d", "os", "Amiga", "--shards", "5000",
+         "--dump-json", "some tasks.json", "--", "true"],
+        env=fleet.env, cwd=fleet.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert trigger.stderr is not None
+    while ": 200 in " not in trigger.stderr.readline():
+        pass
+    trigger.send_signal(signal.SIGINT)
+    out, err = trigger.communicate(timeout=60)
+    assert trigger.returncode == 130
+    tasks = json.loads((fleet.home / "some tasks.json").read_text())["tasks"]
+    assert 1 <= len(tasks) < 5000
+    assert f"Only {len(tasks)} shard(s) out of 5000 were triggered\n" in err
+    assert f"collect -S {fleet.server.url} --json 'some tasks.json'\n" in out
+    assert out.count("/user/task/") == len(tasks)
+
+
+def test_a_time_limit_is_kept_without_a_server(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    with running_server(tmp_path / "data") as server:
+        fleet = Fleet(server, tmp_path / "home")
+        trigger = ["swarming", "trigger", "--raw-cmd", "--wait-for-capacity", "--", "true"]
+        collect = subprocess.Popen(
+            ["swarming", "collect", task_id_in(fleet.ok(*trigger)), "-v", "-t", "3"],
+            env=fleet.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert collect.stderr is not None
+        while ": 200 in " not in collect.stderr.readline():
+            pass
+        server.kill()
+        out, err = collect.communicate(timeout=60)
+    assert (collect.returncode, out) == (1, "")
+    assert err.endswith("\nResults from some shards are missing: 0\n")
 
 
 def test_without_a_terminal_an_interrupted_run_is_left_running(fleet: Fleet, gate: Gate) -> None:
@@ -258,6 +301,9 @@ def test_shells_complete_names_of_the_server(fleet: Fleet, task: str, typed: str
         (["tasks", "--state", "odd"], 2, "odd"),
         (["reproduce", "nobody"], 1, "No task is called 'nobody'"),
         (["collect", "x", "--task-output-dir", "o", "--filepath-filter", "("], 1, "No task is called"),
+        (["collect", "x", "--timeout", "-2"], 2, "-2 is neither a number of seconds nor -1"),
+        (["run", "--raw-cmd", "-t", "nan", "--", "true"], 2, "nan is neither a number of seconds nor -1"),
+        (["collect", "1a10", "--task-summary-json", "/dev/null/x"], 1, "Cannot write /dev/null/x"),
         (["colect-them-all"], 2, "No such command 'colect-them-all'"),
         (["trigger", "--raw-cmd", "--cipd-package", "x", "--", "true"], 2, "path:package:version"),
     ],
@@ -267,6 +313,17 @@ def test_bad_input_is_one_line(fleet: Fleet, argv: list[str], status: int, said:
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [("trigger", "--dump-json"), ("run", "--task-summary-json"), ("run", "--task-output-dir")]
+)
+def test_nothing_is_triggered_that_could_not_be_kept(fleet: Fleet, command: str, flag: str) -> None:
+    done = fleet.run("swarming", command, "--raw-cmd", "-T", "unkept", flag, "/dev/null/x", "--", "true")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("swarming: error: Cannot write /dev/null/x")
+    assert len(done.stderr.splitlines()) == 1
+    assert "No task is called" in fleet.run("swarming", "collect", "unkept").stderr
 
 
 def test_a_server_that_restarts_in_the_middle_is_survived(tmp_path: Path, gate: Gate) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from isolate.errors import InvalidInput, NotFound, Unavailable
+from isolate.errors import InvalidInput, IsolateError, NotFound, Unavailable
 from swarming import actions, report
-from swarming.client import OutputsRef, ShardResult, SwarmingClient
+from swarming.client import OutputsRef, ShardResult, SwarmingClient, Triggered
 from swarming.collect import FOREVER_S, NOW_S, Shard, Wanted, Watch, collect, exit_status
+from swarming.patience import LONGEST_S
 from swarming.summary import Summary
 from swarming.trigger import ShardRequest
 from tests.clock import ManualClock
@@ -94,6 +95,73 @@ async def test_the_time_limit_leaves_out_what_has_not_ended() -> None:
     shards = await run(client, ["a10", "b10"], Wanted(timeout_s=7.0), ManualClock())
     assert [shard.index for shard in shards] == [0]
     assert exit_status(shards, 2) == 1
+
+
+class Hanging(ScriptedClient):
+    """Answers no `method` any more from the second call on."""
+
+    def __init__(self, results: Mapping[str, Mapping[str, Any]], method: str, looks: Mapping[str, int]) -> None:
+        super().__init__(results, looks)
+        self.method = method
+
+    async def get(self, method: str, query: Any = None) -> Any:
+        if method == self.method and method in self.calls:
+            await asyncio.Event().wait()
+        return await super().get(method, query)
+
+
+@pytest.mark.parametrize("all_in_time", [True, False])
+async def test_the_time_limit_is_kept_while_the_server_is_away(all_in_time: bool) -> None:
+    client, clock = Hanging({"a10": result("a10")}, "tasks/get_states", {"a10": 1}), ManualClock()
+    assert await run(client, ["a10"], Wanted(timeout_s=7.0, all_in_time=all_in_time), clock) == []
+    assert clock.monotonic() < 9.0  # the clean-up costs turns of the loop
+
+
+async def test_the_time_limit_is_kept_while_outputs_hang() -> None:
+    ref = {"isolated": "ab" * 32, "namespace": "blake3-zstd", "isolatedserver": "http://localhost:1"}
+    client, clock = ScriptedClient({"a10": result("a10"), "b10": result("b10", outputs_ref=ref)}), ManualClock()
+
+    async def hang(_index: int, _outputs: OutputsRef) -> None:
+        await asyncio.Event().wait()
+
+    shards = await run(client, ["a10", "b10"], Wanted(timeout_s=7.0, outputs=hang), clock)
+    assert [shard.index for shard in shards] == [0]
+    assert clock.monotonic() < 9.0  # the clean-up costs turns of the loop
+
+
+async def test_a_limit_for_tasks_to_end_is_none_for_their_outputs() -> None:
+    ref = {"isolated": "ab" * 32, "namespace": "blake3-zstd", "isolatedserver": "http://localhost:1"}
+    client, clock = ScriptedClient({"a10": result("a10", outputs_ref=ref)}), ManualClock()
+
+    async def slow(_index: int, _outputs: OutputsRef) -> None:
+        await clock.sleep(20.0)
+
+    wanted = Wanted(timeout_s=7.0, all_in_time=False, outputs=slow)
+    assert len(await run(client, ["a10"], wanted, clock)) == 1
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_a_dead_server_of_outputs_is_given_up_whatever_the_scheduler_answers(same: bool) -> None:
+    url = "http://localhost:1"
+    ref = {"isolated": "ab" * 32, "namespace": "blake3-zstd", "isolatedserver": f"{url}/"}
+    client = ScriptedClient({"a10": result("a10", outputs_ref=ref), "b10": result("b10")}, {"b10": 10**6})
+    clock, said, shown = ManualClock(), list[str](), list[Shard]()
+
+    async def dead(_index: int, _outputs: OutputsRef) -> None:
+        raise Unavailable(f"Cannot reach {url}")
+
+    watch = Watch(lambda _states: None, shown.append, said.append)
+    wanted = Wanted(timeout_s=2 * LONGEST_S, outputs=dead, server=url if same else "http://localhost:2")
+    task = asyncio.ensure_future(collect(client, ["a10", "b10"], wanted, clock, watch))
+    while not task.done():
+        await asyncio.sleep(0)
+        clock.advance(0.5)
+    await task
+    if same:  # it does answer, only not this
+        assert "The server answers again" in said
+    else:
+        assert [shard.problem for shard in shown] == [f"Cannot reach {url}"]
+        assert said == [f"Cannot reach {url}; trying again for 6 minutes"]
 
 
 async def test_now_reports_also_what_is_running() -> None:
@@ -230,6 +298,63 @@ def test_the_task_file_goes_round(tmp_path: Path) -> None:
     actions.dump(tasks, "u", "http://s", tmp_path / "t.json")
     assert actions.load(tmp_path / "t.json") == actions.TaskFile(("0a10", "1a10"), 100 + 50 + 100 + 10.0)
     assert json.loads((tmp_path / "t.json").read_text())["tasks"]["u:1:2"]["view_url"] == "http://s/user/task/1a10"
+
+
+class Accepting(SwarmingClient):
+    """Accepts so many tasks, then fails with `problem`, or hangs."""
+
+    def __init__(self, accepted: int, problem: Exception | None) -> None:
+        self.left, self.problem = accepted, problem
+        self.stopped = asyncio.Event()
+
+    async def new_task(self, body: Mapping[str, Any]) -> Triggered:
+        if not self.left:
+            self.stopped.set()
+            if self.problem:
+                raise self.problem
+            await asyncio.Event().wait()
+        self.left -= 1
+        return Triggered(f"{self.left}a10", body["priority"], "PENDING")
+
+
+@pytest.mark.parametrize("problem", [Unavailable("Cannot reach it"), None])
+@pytest.mark.parametrize(("accepted", "said"), [(2, ["Only 2 shard(s) out of 3 were triggered"]), (0, [])])
+async def test_what_was_triggered_is_kept_when_the_rest_is_not(
+    accepted: int, said: list[str], problem: Exception | None
+) -> None:
+    client, err, done = Accepting(accepted, problem), list[str](), list[actions.TriggeredTask]()
+    shards = [ShardRequest(index, f"u:{index}:3", {"priority": 1}) for index in range(3)]
+    screen = actions.Screen(pytest.fail, err.append, pytest.fail)
+    task = asyncio.ensure_future(actions.trigger(client, shards, screen, done))
+    await client.stopped.wait()
+    task.cancel()
+    with pytest.raises((Unavailable, asyncio.CancelledError)):
+        await task
+    assert (err, len(done)) == (said, accepted)
+
+
+def test_the_ids_are_printed_also_when_the_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    task = actions.TriggeredTask(ShardRequest(0, "u", {"task_slices": [{"properties": {}}]}), "1a10")
+    out: list[str] = []
+    screen = actions.Screen(out.append, pytest.fail, pytest.fail)
+    with pytest.raises(InvalidInput, match="Cannot write"):
+        actions.tell([task], "u", "http://s", tmp_path / "file" / "t.json", screen)
+    assert "  swarming.py collect -S http://s 1a10\n" in out[0]
+    actions.tell([task], "u", "http://s", tmp_path / "my tasks.json", screen)
+    assert f"  swarming.py collect -S http://s --json '{tmp_path}/my tasks.json'\n" in out[1]
+
+
+def test_whether_a_file_can_be_written_is_known_before(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "link").symlink_to("file")
+    for good in ("file", "link", "made/new.json", "/dev/null"):
+        actions.check_writable(tmp_path / good)
+    assert (tmp_path / "file").read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "made"]
+    for bad in ("file/x", "file/x/y", "made", "x" * 300):
+        with pytest.raises(IsolateError, match="Cannot write"):
+            actions.check_writable(tmp_path / bad)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"tasks": {"a": {}}}', '{"tasks": 3}'])

@@ -18,8 +18,8 @@ AGES_S = 4 * STATUS_EVERY_S
 class Slow(SwarmingClient):
     """Tasks a10 and b10; the first ends at once, the other when `ends_at` has come."""
 
-    def __init__(self, clock: ManualClock, ends_at: float) -> None:
-        self._clock, self._ends_at = clock, ends_at
+    def __init__(self, clock: ManualClock, ends_at: float, *, hangs: bool) -> None:
+        self._clock, self._ends_at, self.hangs = clock, ends_at, hangs
 
     def state(self, task_id: str) -> str:
         return "COMPLETED" if task_id == "a10" or self._clock.monotonic() >= self._ends_at else "RUNNING"
@@ -37,13 +37,18 @@ class Slow(SwarmingClient):
         }
 
     async def output(self, task_id: str, offset: int) -> Output:
+        if self.hangs:
+            await asyncio.Event().wait()
         return Output("" if offset else "text", 4, self.state(task_id))
 
 
-async def shown(ids: list[str], ends_at: float, how: Show, wanted: Wanted) -> tuple[int, str, list[str]]:
+async def shown(
+    ids: list[str], ends_at: float, how: Show, wanted: Wanted, *, hangs: bool = False
+) -> tuple[int, str, list[str]]:
     clock, out, err = ManualClock(), list[str](), list[str]()
     screen = Screen(lambda text: out.append(f"{text}\n"), err.append, out.append)
-    task = asyncio.ensure_future(collect_and_show(Slow(clock, ends_at), ids, wanted, how, clock, screen))
+    client = Slow(clock, ends_at, hangs=hangs)
+    task = asyncio.ensure_future(collect_and_show(client, ids, wanted, how, clock, screen))
     while not task.done():
         await asyncio.sleep(0)
         clock.advance(0.5)
@@ -74,3 +79,9 @@ async def test_one_task_is_printed_while_it_runs() -> None:
 async def test_a_task_that_outlasts_our_patience_was_printed_nevertheless() -> None:
     status, out, err = await shown(["b10"], AGES_S, Show(url="u", live=True), Wanted(stdout=False, timeout_s=5.0))
     assert (status, out, err) == (1, "  text\n", ["Results from some shards are missing: 0"])
+
+
+async def test_a_task_whose_output_does_not_come_in_time_is_missing() -> None:
+    wanted = Wanted(stdout=False, timeout_s=5.0)
+    status, out, err = await shown(["b10"], 0.0, Show(url="u", live=True), wanted, hangs=True)
+    assert (status, out, err) == (1, "", ["Results from some shards are missing: 0"])
