@@ -7,15 +7,13 @@ a user. Proxies named in the environment are not used: what this talks to is nea
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import logging
 import os
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
@@ -23,6 +21,7 @@ import aiohttp
 from isolate import errors
 from isolate.clock import Clock, SystemClock
 from isolate.monitor import Monitor, NullMonitor
+from isolate.pace import Body, SourceFailed, Watch
 from isolate.problem import error_of, problem_of
 from isolate.retry import Retrier, RetryPolicy
 from isolate.urls import is_loopback, normalize_url
@@ -34,12 +33,10 @@ TIMEOUT_S = 60.0
 MAX_REPLY_BYTES = 64 << 20  # of a JSON reply; the largest, a page of task results, is far below
 MAX_PROBLEM_BYTES = 64 << 10
 READ_BYTES = 1 << 20  # one block's worth between two awaits
-INLINE_BYTES = 64 << 10  # above, aiohttp wants a body as a file, so that writing it does not hold up the loop
 
 _LOG = logging.getLogger(__name__)  # each request, for who asks with -v
 
 Params = Mapping[str, str | int] | list[tuple[str, str]]
-Body = bytes | Callable[[], AsyncIterable[bytes]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +200,7 @@ class HttpClient:
         try:
             with _translated(self.base_url):
                 reply = await self._send(call)
-        except _SourceFailed as failed:
+        except SourceFailed as failed:
             raise failed.args[0] from None
         except errors.IsolateError as error:
             _LOG.info("%s %s%s: %s", call.method, self.base_url, call.path, error)
@@ -223,7 +220,7 @@ class HttpClient:
 
     async def _send(self, call: _Call) -> aiohttp.ClientResponse:
         assert self._session is not None, "the client is used outside its `async with`"
-        async with _Watch(call.timeout_s) as watch:
+        async with Watch(call.timeout_s) as watch:
             return await self._session.request(
                 call.method,
                 self.base_url + call.path,
@@ -236,53 +233,6 @@ class HttpClient:
                 expect100=callable(call.data),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=call.timeout_s),
             )
-
-
-class _SourceFailed(Exception):
-    """Carries, as its argument, what the source of a body raised past the translation of what the transport raises."""
-
-
-class _Watch:
-    """Ends a request when the other side keeps it waiting, also in the middle of an upload."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._timeout = asyncio.timeout(timeout_s)
-        self._over = False
-        self._failure: Exception | None = None
-
-    async def __aenter__(self) -> Self:
-        await self._timeout.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._over = True
-        await self._timeout.__aexit__(kind, error, traceback)
-        if self._failure is not None and isinstance(error, Exception):
-            raise _SourceFailed(self._failure)  # aiohttp calls it a broken connection
-
-    def body(self, data: Body) -> Any:
-        if callable(data):
-            return self._paced(data())
-        return data if data is None or len(data) <= INLINE_BYTES else io.BytesIO(data)
-
-    async def _paced(self, pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-        self._they_may_take(None)
-        try:
-            async for piece in pieces:
-                self._they_may_take(self._timeout_s)
-                yield piece
-                self._they_may_take(None)
-        except Exception as error:
-            self._failure = error
-            raise
-        self._they_may_take(self._timeout_s)
-
-    def _they_may_take(self, limit_s: float | None) -> None:
-        if not self._over:
-            self._timeout.reschedule(None if limit_s is None else asyncio.get_running_loop().time() + limit_s)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ LAYERS = {
     "isolate.monitor": "leaf",
     "isolate.paths": "leaf",
     "isolate.http": "leaf",
+    "isolate.pace": "leaf",
     "isolate.problem": "leaf",
     "isolate.retry": "leaf",
     "isolate.urls": "leaf",
