@@ -81,7 +81,11 @@ class CommandGroup(click.Group):
         own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
         if ctx.resilient_parsing:  # a shell asks what could come next
             return super().parse_args(ctx, args)
-        if not args or (args[0].startswith("-") and args[0].partition("=")[0] not in own):
+        is_foreign = bool(args) and args[0].startswith("-") and args[0].partition("=")[0] not in own
+        if is_foreign and self._default == "help":
+            hint = f"options come after the command, as in '{ctx.command_path} COMMAND {args[0]}'"
+            raise click.UsageError(f"No such option {args[0]!r}: {hint}", ctx)
+        if not args or is_foreign:
             args = [self._default, *args]
         return super().parse_args(ctx, args)
 

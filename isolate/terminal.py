@@ -136,6 +136,16 @@ class TerminalMonitor:
         click.echo(f"{self._program}: warning: {_one_line(str(message))}", err=True)
 
 
+class _Verbosity(click.IntRange):
+    """How often `-v` was given; a word can only come from elsewhere, and is not to be blamed on `-v`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            raise click.UsageError(f"ISOLATE_DEBUG (or verbose in config.toml) is no number: {value!r}", ctx) from error
+
+
 def _verbosity(requests_from: int, text: str) -> Callable[[Decorated], Decorated]:
     """Return what adds `-v/--verbose`, repeatable; requests are shown when it is given `requests_from` times."""
 
@@ -148,8 +158,9 @@ def _verbosity(requests_from: int, text: str) -> Callable[[Decorated], Decorated
 
     def decorate(command: Decorated) -> Decorated:
         option = click.option(
-            "-v", "--verbose", count=True, expose_value=False, envvar="ISOLATE_DEBUG", callback=note, help=text
-        )
+            "-v", "--verbose", count=True, expose_value=False, envvar="ISOLATE_DEBUG", callback=note, help=text,
+            type=_Verbosity(min=0),
+        )  # fmt: skip
         return option(command)
 
     return decorate
@@ -269,10 +280,26 @@ def printable(text: str) -> str:
 
 def _fail(console: Console, error: Exception) -> int:
     cause = first_cause(error)
+    if isinstance(cause, BrokenPipeError) and _nobody_reads():  # `… | head`: whoever has enough needs no reason
+        return EXIT_FAILED
     if console.verbosity >= _DEBUG:
         traceback.print_exception(error)
     console.error(describe(cause))
     return exit_status(cause)
+
+
+def _nobody_reads() -> bool:
+    """Say whether stdout is a pipe without a reader; what is left to be written there goes nowhere from now on."""
+    import select
+
+    poll = select.poll()
+    poll.register(1, 0)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+    return gone
 
 
 def _usage_message(error: click.ClickException) -> str:

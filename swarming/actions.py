@@ -11,10 +11,10 @@ import base64
 import errno
 import json
 import os
-import re
 import shlex
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,15 @@ from isolate.cas.block import Block
 from isolate.cas.digest import DEFAULT_NAMESPACE, NAMESPACE_BY_HEX_LENGTH, Namespace
 from isolate.cas.files import atomic_file
 from isolate.cas.store import BlobStore
+from isolate.clock import Clock
 from isolate.errors import InvalidInput, IsolateError, NotFound
+from swarming import ids, naming
 from swarming.client import SwarmingClient
+from swarming.collect import in_time
 from swarming.trigger import ShardRequest, unsharded
 
-NAMES_LOOKED_AT = 10_000  # newest tasks among which a name is looked for: some days of a busy fleet
+NAMES_LOOKED_AT = 25_000  # newest tasks among which a name is looked for: more than the shards of the largest run
+IN_FLIGHT_S = 2.0  # that a request which is under way gets when the user wants to stop
 COLLECT_SLACK_S = 10.0  # what the client of 2020 does
 MANIFEST_LEVEL = 3  # one small text: the level does not matter
 NAMESPACE_BY_ALGORITHM = {
@@ -36,7 +40,6 @@ NAMESPACE_BY_ALGORITHM = {
     "sha-512": NAMESPACE_BY_HEX_LENGTH[128],
     "blake3-256": DEFAULT_NAMESPACE,
 }
-_TASK_ID = re.compile(r"[0-9a-f]+1[012]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +82,43 @@ async def upload_manifest(store: BlobStore, path: Path) -> str:
 
 
 async def trigger(
-    client: SwarmingClient, shards: Sequence[ShardRequest], screen: Screen, done: list[TriggeredTask]
+    client: SwarmingClient,
+    shards: Sequence[ShardRequest],
+    screen: Screen,
+    done: list[TriggeredTask],
+    clock: Clock,
 ) -> None:
     """Create a task for each shard, adding it to `done`; when stopped in the middle, says how many there are."""
+
+    async def post(shard: ShardRequest) -> None:
+        answer = await client.new_task(shard.body)
+        done.append(TriggeredTask(shard, answer.task_id))
+        if answer.priority != shard.body["priority"]:
+            screen.err(f"Priority was reset to {answer.priority}")
+
     try:
         for shard in shards:
-            answer = await client.new_task(shard.body)
-            done.append(TriggeredTask(shard, answer.task_id))
-            if answer.priority != shard.body["priority"]:
-                screen.err(f"Priority was reset to {answer.priority}")
+            await _to_its_end(post(shard), clock)
     finally:
         if done and len(done) < len(shards):
             screen.err(f"Only {len(done)} shard(s) out of {len(shards)} were triggered")
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None], clock: Clock) -> None:
+    """Do `work`; when cancelled, give it a moment to end: the server may have done its part already."""
+    doing = asyncio.ensure_future(work)
+
+    async def rest() -> None:
+        await doing
+
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        with suppress(TimeoutError, IsolateError):
+            await in_time(clock, IN_FLIGHT_S, rest())
+        raise
+    finally:
+        doing.cancel()
 
 
 def tell(tasks: Sequence[TriggeredTask], name: str, url: str, dump_json: Path | None, screen: Screen) -> None:
@@ -171,29 +199,47 @@ def base64_text(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-async def find(client: SwarmingClient, names: Iterable[str]) -> list[str]:
-    """Return the ids of tasks given by id or name; raises NotFound for a name no task has."""
+async def find(client: SwarmingClient, names: Iterable[str], tell: Callable[[str], None] | None = None) -> list[str]:
+    """Return the ids of tasks given by id or name; `tell` is told what a name was taken for.
+
+    Raises NotFound for a name no task has, and for one whose newest run lacks shards: what is missing cannot succeed.
+    """
     found: list[str] = []
     for name in names:
-        if _TASK_ID.fullmatch(name):
+        if _is_id(name):
             found.append(name)
             continue
-        ids = await client.tasks_named(name, NAMES_LOOKED_AT)
-        if not ids:
+        named = await naming.newest(client.items("tasks/list", {}, NAMES_LOOKED_AT), name)
+        if named is None:
             raise NotFound(f"No task is called {name!r} (looked at the newest {NAMES_LOOKED_AT:,})")
-        found.extend(ids)
+        if not named.is_whole:
+            counted = f"{len(named.task_ids)} of its {named.total} shards"
+            raise NotFound(f"The newest {name!r} has only {counted}: {' '.join(named.task_ids)}")
+        if tell:
+            what = f"{named.total} shards" if named.total else f"task {named.task_ids[0]}"
+            when = named.created_ts.partition(".")[0].replace("T", " ")
+            tell(f"The newest {name!r} is {what} triggered at {when} UTC")
+        found.extend(named.task_ids)
     return found
 
 
+def _is_id(text: str) -> bool:
+    try:
+        ids.unpack(text)
+    except InvalidInput:
+        return False
+    return True
+
+
 def write_json(path: Path, content: object, *, compact: bool = False) -> None:
-    """Write a JSON file whole, keys sorted; raises InvalidInput when it cannot be written there."""
+    """Write a JSON file whole, keys sorted; raises IsolateError when it cannot be written there."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":")) if compact else json_text(content)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             file.write(f"{text}\n".encode())
     except OSError as error:
-        raise InvalidInput(f"Cannot write {path}: {error.strerror}") from error
+        raise IsolateError(f"Cannot write {path}: {error.strerror}") from error
 
 
 def check_writable(path: Path) -> None:

@@ -72,6 +72,7 @@ def trigger(
 
     The hash may also be given with -s, as in 2020.
     """
+    from isolate.clock import SystemClock
     from swarming import actions
     from swarming.session import shard_requests
 
@@ -83,7 +84,7 @@ def trigger(
             actions.check_writable(dump_json)
         tasks: list[TriggeredTask] = []
         try:
-            await actions.trigger(session.client, shards, session.screen, tasks)
+            await actions.trigger(session.client, shards, session.screen, tasks, SystemClock())
         finally:
             if tasks:
                 actions.tell(tasks, _base_name(shards), session.url, dump_json, session.screen)
@@ -105,6 +106,7 @@ def run(console: Console, /, swarming: str | None, what: tuple[str, ...], *, liv
     Prints what the task prints while it runs, and exits as the task did. With several shards or --decorate the output
     of each is printed when it has ended. Ctrl-C asks whether to cancel the task or to leave it running.
     """
+    _check_filter(flags)
     done: list[TriggeredTask] = []
     try:
         return _run(console, swarming, _asked(what), flags, done, live=live)
@@ -112,6 +114,10 @@ def run(console: Console, /, swarming: str | None, what: tuple[str, ...], *, liv
         if done:
             _interrupted(console, swarming, done)
         return EXIT_INTERRUPTED
+    except Exception:
+        if done:
+            _tell_how_to_collect(done, swarming)
+        raise
 
 
 @swarming.command()
@@ -136,10 +142,11 @@ def collect(
         raise click.UsageError("Only use one of task id or --json.")
     if not json_file and not tasks:
         raise click.UsageError("Must specify at least one task id or --json.")
+    _check_filter(flags)
     listed = actions.load(json_file) if json_file else None
 
     async def act(session: Session) -> int:
-        task_ids = listed.task_ids if listed else await actions.find(session.client, tasks)
+        task_ids = listed.task_ids if listed else await actions.find(session.client, tasks, session.screen.err)
         check_places(flags)
         return await gather(session, task_ids, flags, listed.longest_s if listed else FOREVER_S, _here(), live=False)
 
@@ -153,6 +160,7 @@ for command in (*commands.ALL, *task_commands.ALL):
 def _run(
     console: Console, server: str | None, asked: Asked, flags: dict[str, Any], done: list[TriggeredTask], *, live: bool
 ) -> int:
+    from isolate.clock import SystemClock
     from swarming import actions
     from swarming.session import check_places, gather, shard_requests
 
@@ -160,7 +168,7 @@ def _run(
         collecting = {name: flags.pop(name) for name in COLLECT_FLAGS}
         shards = await shard_requests(session, asked, flags)
         check_places(collecting)
-        await actions.trigger(session.client, shards, session.screen, done)
+        await actions.trigger(session.client, shards, session.screen, done, SystemClock())
         session.screen.out(f"Triggered task: {_base_name(shards)}")
         for task in done:
             session.screen.out(f"Task: {session.url}/task?id={task.task_id}")
@@ -187,7 +195,21 @@ def _interrupted(console: Console, server: str | None, done: list[TriggeredTask]
             return
     except click.Abort:  # Ctrl-C again: whoever is in such a hurry does not want to wait for a server
         pass
-    click.echo(f"Left running. To collect results, use:\n  {_collect_command(done, server)}", err=True)
+    click.echo("Left running. ", nl=False, err=True)
+    _tell_how_to_collect(done, server)
+
+
+def _tell_how_to_collect(done: list[TriggeredTask], server: str | None) -> None:
+    from isolate.urls import normalize_url
+    from swarming import actions
+
+    command = actions.collect_command(done, normalize_url(server or ""))
+    click.echo(f"To collect results, use:\n  {command}", err=True)
+
+
+def _check_filter(flags: dict[str, Any]) -> None:
+    if flags["filepath_filter"] and not flags["task_output_dir"]:
+        raise click.UsageError("--filepath-filter chooses among the outputs that --task-output-dir brings: give both.")
 
 
 def _here() -> Here:
@@ -206,13 +228,6 @@ def _asked(what: tuple[str, ...]) -> Asked:
     from swarming.session import Asked
 
     return Asked(what, _after_delimiter(), config.user_name(), config.parent_task_id())
-
-
-def _collect_command(done: list[TriggeredTask], server: str | None) -> str:
-    from isolate.urls import normalize_url
-    from swarming import actions
-
-    return actions.collect_command(done, normalize_url(server or ""))
 
 
 def _after_delimiter() -> tuple[str, ...]:

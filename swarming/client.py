@@ -125,16 +125,16 @@ class SwarmingClient:
 
     async def cancel(self, task_id: str, *, kill_running: bool) -> bool:
         """Cancel a task; returns whether there was anything left to cancel."""
-        reply = await self._call("POST", f"task/{task_id}/cancel", {"kill_running": kill_running})
+        reply = await self._call("POST", f"task/{_quoted(task_id)}/cancel", {"kill_running": kill_running})
         return bool(reply.get("ok"))
 
     async def result(self, task_id: str, *, performance: bool = False) -> ShardResult:
         query = {"include_performance_stats": "true"} if performance else None
-        return ShardResult(await self.get(f"task/{task_id}/result", query))
+        return ShardResult(await self.get(f"task/{_quoted(task_id)}/result", query))
 
     async def request(self, task_id: str) -> dict[str, Any]:
         """Return what was asked for, as the server sends it."""
-        reply: dict[str, Any] = await self.get(f"task/{task_id}/request")
+        reply: dict[str, Any] = await self.get(f"task/{_quoted(task_id)}/request")
         return reply
 
     async def stdout(self, task_id: str) -> str:
@@ -151,19 +151,19 @@ class SwarmingClient:
     async def output(self, task_id: str, offset: int) -> Output:
         """Return what the task has printed from byte `offset` on, as much of it as the server gives at once."""
         query = {"offset": str(offset), "length": str(STDOUT_PAGE_BYTES)}
-        reply = await self.get(f"task/{task_id}/stdout", query)
+        reply = await self.get(f"task/{_quoted(task_id)}/stdout", query)
         text = reply.get("output", "")
         after = offset + len(text.encode("utf-8", "surrogatepass"))  # right where nothing had to be replaced
         return Output(text, int(reply.get("next_offset", after)), str(reply["state"]))
 
     async def terminate(self, bot_id: str) -> str:
         """Ask a bot to end when it is idle; returns the id of the task that does it."""
-        reply = await self._call("POST", f"bot/{quote(bot_id, safe='')}/terminate", {})
+        reply = await self._call("POST", f"bot/{_quoted(bot_id)}/terminate", {})
         return str(reply["task_id"])
 
     async def delete_bot(self, bot_id: str) -> bool:
         """Make the server forget a bot; returns whether it did."""
-        reply = await self._call("POST", f"bot/{quote(bot_id, safe='')}/delete", {})
+        reply = await self._call("POST", f"bot/{_quoted(bot_id)}/delete", {})
         return bool(reply.get("deleted"))
 
     async def post(self, method: str, body: bytes) -> bytes:
@@ -198,25 +198,6 @@ class SwarmingClient:
             if not cursor:
                 return
 
-    async def tasks_named(self, name: str, limit: int) -> list[str]:
-        """Return the ids of the newest task called `name`, or of its shards `name:<i>:<n>` in their order.
-
-        Looks at the newest `limit` tasks; an empty list means that none of them has this name.
-        """
-        shards: dict[int, str] = {}
-        total = 0
-        async for item in self.items("tasks/list", {}, limit):
-            if item["name"] == name and not shards:
-                return [str(item["task_id"])]
-            base, index, count = _shard_of(str(item["name"]))
-            if base != name or (total and count != total):
-                continue
-            total = count
-            shards.setdefault(index, str(item["task_id"]))
-            if len(shards) == total:
-                break
-        return [task_id for _, task_id in sorted(shards.items())]
-
     async def _call(self, verb: str, method: str, body: object = None, query: Query | None = None) -> Any:
         parameters = [
             (key, value)
@@ -229,13 +210,9 @@ class SwarmingClient:
         return reply
 
 
-def _shard_of(name: str) -> tuple[str, int, int]:
-    """Split `name:<index>:<count>`; the count is 0 for a task that is no shard."""
-    base, _, rest = name.rpartition(":")
-    base, _, index = base.rpartition(":")
-    if index.isdecimal() and rest.isdecimal() and int(index) < int(rest):
-        return base, int(index), int(rest)
-    return name, 0, 0
+def _quoted(text: str) -> str:
+    """Return a word for a path; what is no UTF-8 comes as its bytes, for the server to refuse."""
+    return quote(text, safe="", errors="surrogateescape")
 
 
 def _seconds(timestamp: str) -> float:

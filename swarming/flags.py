@@ -1,11 +1,12 @@
 """The flags several commands of `swarming` share, and arguments after `--`.
 
-Knows no command and reads no environment itself: click fills in the variables that the flags name.
+A root. Knows no command and reads no environment itself: click fills in the variables that the flags name.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ import click
 
 from isolate import __version__
 from isolate.commands import Command
+from isolate.terminal import Console, log_options
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -47,13 +49,21 @@ def options(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorate
     return apply
 
 
-def _ignore(_ctx: click.Context, _parameter: click.Parameter, _value: object) -> None:
-    """What 2020's tools were told about logging in and log files; there is nothing to log in to."""
+def _ignore(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
+    """Take what 2020's tools were told about logging in; who named an account hears that it is not used."""
+    console = ctx.find_object(Console)
+    if value and parameter.name in _ACCOUNTS and console is not None:
+        console.warn(f"{parameter.opts[0]} has no effect: the server asks for no login")
+
+
+_ACCOUNTS = frozenset({"auth_service_account_json", "auth_client_id", "auth_client_secret"})
 
 
 def unused(*names: str, **how: Any) -> Callable[[Decorated], Decorated]:
     """Add an option of 2020 that is accepted and changes nothing."""
-    return click.option(*names, hidden=True, expose_value=False, callback=_ignore, **how)
+    return click.option(
+        *names, hidden=True, expose_value=False, callback=_ignore, help="Accepted, without effect.", **how
+    )
 
 
 def _timeout(_ctx: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
@@ -62,6 +72,14 @@ def _timeout(_ctx: click.Context, _parameter: click.Parameter, value: float | No
     return value
 
 
+def _regex(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> re.Pattern[str] | None:
+    try:
+        return re.compile(value) if value else None
+    except re.error as error:
+        raise click.BadParameter(f"{value!r} is no regular expression: {error}.") from error
+
+
+SECONDS = click.IntRange(0, (1 << 31) - 1)  # what is too long is the server's to say; this is no number of seconds
 server_option = options(
     click.option("-S", "--swarming", envvar="SWARMING_SERVER", metavar="URL", help="The server [env SWARMING_SERVER]."),
     click.version_option(__version__, message="%(prog)s %(version)s"),
@@ -69,8 +87,10 @@ server_option = options(
     unused("--auth-no-local-webserver", is_flag=True),
     unused("--auth-tokens-cache"),
     unused("--auth-host-port"),
-    unused("--no-log", is_flag=True),
-    unused("-l", "--log-file"),
+    unused("--auth-service-account-json", metavar="FILE"),
+    unused("--auth-client-id"),
+    unused("--auth-client-secret"),
+    log_options,
 )  # fmt: skip
 trigger_options = options(
     click.option("-I", "--isolate-server", envvar="ISOLATE_SERVER", metavar="URL",
@@ -85,13 +105,16 @@ trigger_options = options(
     pair_option("--env-prefix", "env_prefixes", metavar="KEY PATH", text="Prepend a path; repeatable."),
     click.option("--idempotent", is_flag=True, help="Reuse the result of an equal task that succeeded."),
     click.option("--shards", default=1, show_default=True, help="Tasks to split the work over."),
-    click.option("--priority", default=200, show_default=True, help="0 to 255; lower is more urgent."),
+    click.option("--priority", default=200, show_default=True, type=click.IntRange(1, 255),
+                 help="Lower is more urgent."),
     click.option("--tags", multiple=True, metavar="KEY:VALUE", help="Tag of the task; repeatable."),
     click.option("--user", help="Who asks [default: the current user]."),
     click.option("--expiration", "--deadline", "expiration_s", default=21600, show_default=True,
-                 help="Seconds to wait for a bot."),
-    click.option("--hard-timeout", "hard_timeout_s", default=3600, show_default=True, help="Seconds to run."),
-    click.option("--io-timeout", "io_timeout_s", default=1200, show_default=True, help="Seconds without output."),
+                 type=SECONDS, help="Seconds to wait for a bot."),
+    click.option("--hard-timeout", "hard_timeout_s", default=3600, show_default=True, type=SECONDS,
+                 help="Seconds to run."),
+    click.option("--io-timeout", "io_timeout_s", default=1200, show_default=True, type=SECONDS,
+                 help="Seconds without output; 0 for any."),
     click.option("--raw-cmd", "raw_command", is_flag=True, help="What follows -- is the whole command."),
     click.option("--relative-cwd", metavar="DIR", help="Where a raw command runs."),
     click.option("-o", "--output", "outputs", multiple=True, metavar="PATH",
@@ -119,6 +142,7 @@ collect_options = options(
                  help="Put outputs into DIR/<shard>/."),
     click.option("--task-output-stdout", default="all", type=click.Choice(["all", "json", "console", "none"]),
                  show_default=True, help="Where the tasks' stdout goes."),
-    click.option("--filepath-filter", metavar="REGEX", help="Bring only outputs whose path matches."),
+    click.option("--filepath-filter", metavar="REGEX", callback=_regex,
+                 help="Bring only outputs whose path begins so; with --task-output-dir."),
     click.option("--perf", is_flag=True, help="Add performance statistics to the summary."),
 )  # fmt: skip

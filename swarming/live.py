@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from io import IncrementalNewlineDecoder
 
 from isolate.clock import Clock
 from swarming.client import UNFINISHED, SwarmingClient
@@ -18,14 +19,20 @@ INDENT = "  "  # what a task prints is set off from what we say (§7.5)
 
 
 class Indented:
-    """Writes texts, of which lines may come in parts, with an indent before each line."""
+    """Writes texts, of which lines may come in parts, with an indent before each line; a bare return ends one, too."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
         self._in_line = False
+        self._newlines = IncrementalNewlineDecoder(None, translate=True)  # holds back a return: a newline may follow
 
     def __call__(self, text: str) -> None:
         """Write what came."""
+        self._print(self._newlines.decode(text))
+
+    def _print(self, text: str) -> None:
+        if not text:
+            return
         ends = text.endswith("\n")
         lines = text[:-1] if ends else text
         self._write(("" if self._in_line else INDENT) + lines.replace("\n", f"\n{INDENT}") + ("\n" if ends else ""))
@@ -33,6 +40,7 @@ class Indented:
 
     def end(self) -> None:
         """End a line that the task left open."""
+        self._print(self._newlines.decode("", final=True))
         if self._in_line:
             self._write("\n")
             self._in_line = False

@@ -22,7 +22,7 @@ from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.digest import Namespace
 from isolate.cas.remote import HttpStore
 from isolate.clock import SystemClock
-from isolate.errors import InvalidInput, NoSpace
+from isolate.errors import IsolateError, NoSpace
 from isolate.fetch import fetch
 from isolate.http import HttpClient
 from isolate.monitor import Monitor
@@ -40,17 +40,19 @@ class OutputDownloader:
     """Brings outputs below one directory; an async context that owns the connections and caches it opened."""
 
     def __init__(
-        self, directory: Path, cache: Path, path_filter: str | None, monitor: Monitor, known: HttpClient | None = None
+        self,
+        directory: Path,
+        cache: Path,
+        path_filter: re.Pattern[str] | None,
+        monitor: Monitor,
+        known: HttpClient | None = None,
     ) -> None:
-        """Raises InvalidInput when `path_filter` is no regular expression; it is matched at the start of paths.
+        """Bring only what `path_filter` matches, if there is one, at the start of paths.
 
         Outputs on the server that `known` talks to come through it, and cost no connections of their own.
         """
         self._directory, self._cache_root, self._monitor = directory, cache, monitor
-        try:
-            self._wanted = re.compile(path_filter or "")
-        except re.error as error:
-            raise InvalidInput(f"--filepath-filter {path_filter!r} is no regular expression: {error}") from error
+        self._path_filter = path_filter or re.compile("")
         self._stack = AsyncExitStack()
         self.clients = {known.base_url: known} if known else {}
         self._places: dict[tuple[str, str], tuple[HttpStore, LocalCache]] = {}
@@ -63,14 +65,15 @@ class OutputDownloader:
         await self._stack.aclose()
 
     async def fetch(self, index: int, outputs: OutputsRef) -> None:
-        """Bring one tree into `<directory>/<index>`; raises what `isolate.fetch` does, NoSpace, InvalidInput."""
+        """Bring one tree into `<directory>/<index>`; raises what `isolate.fetch` does, NoSpace, IsolateError."""
         store, cache = await self._place(outputs)
-        fetched = await fetch(store, cache, outputs.isolated, self._monitor, wanted=self._wanted.match)
+        folder = self._directory / str(index)
+        fetched = await fetch(store, cache, outputs.isolated, self._monitor, wanted=self._path_filter.match)
         try:
-            await asyncio.to_thread(self._write, plan(fetched.manifest), cache, self._directory / str(index))
+            await asyncio.to_thread(self._write, plan(fetched.manifest), cache, folder)
         except OSError as error:
-            kind = NoSpace if error.errno in {errno.ENOSPC, errno.EDQUOT} else InvalidInput
-            raise kind(f"Cannot write outputs to {self._directory}: {error.strerror}") from error
+            kind = NoSpace if error.errno in {errno.ENOSPC, errno.EDQUOT} else IsolateError
+            raise kind(f"Cannot write outputs to {folder}: {error.strerror}") from error
         finally:
             await asyncio.to_thread(fetched.pin.release)
 

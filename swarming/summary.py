@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from isolate.cas.files import atomic_file
-from isolate.errors import InvalidInput
+from isolate.errors import IsolateError
 from swarming import report
 from swarming.collect import Shard
 
@@ -42,14 +42,14 @@ class Summary:
             self._spool.write(text)
 
     def write(self) -> None:
-        """Write all files; raises InvalidInput when one cannot be written there."""
+        """Write all files; raises IsolateError when one cannot be written there."""
         for path in self._paths:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_file(path) as file:
                     self._copy_to(file)
             except OSError as error:
-                raise InvalidInput(f"Cannot write {path}: {error.strerror}") from error
+                raise IsolateError(f"Cannot write {path}: {error.strerror}") from error
         self._spool.seek(0, 2)
 
     def _copy_to(self, file: Any) -> None:

@@ -7,8 +7,9 @@ first only in its name, its shard variables and its `request_uuid`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import msgspec
@@ -153,15 +154,38 @@ def _check(spec: TaskSpec) -> None:
         raise InvalidInput("--tags must be in the format key:value")
     if not 1 <= spec.shards <= MAX_SHARDS:
         raise InvalidInput(f"--shards must be at least 1 and at most {MAX_SHARDS:,}, not {spec.shards:,}")
+    if any(":" in key for key, _ in spec.dimensions) or any(":" in one.key for one in spec.optional_dimensions):
+        raise InvalidInput('dimension key cannot contain ":"')
     _check_optional(spec.optional_dimensions)
+    _check_texts(spec)
+
+
+def _check_texts(spec: TaskSpec) -> None:
+    """Refuse words that no JSON can carry, and names that would not stay on their line in a listing."""
+    for one in fields(spec):
+        for text in _texts(getattr(spec, one.name)):
+            if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+                raise InvalidInput(f"{one.name.replace('_', ' ')}: {text!r} is not UTF-8")
+    if spec.name and any(unicodedata.category(character) == "Cc" for character in spec.name):
+        raise InvalidInput(f"The name of a task must be one line, and without control characters: {spec.name!r}")
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, OptionalDimension):
+        yield from (value.key, value.value)
 
 
 def _check_optional(dimensions: Sequence[OptionalDimension]) -> None:
     for optional in dimensions:
-        if ":" in optional.key:
-            raise InvalidInput('dimension key cannot contain ":"')
-        if optional.expiration_s <= 0 or optional.expiration_s % 60:
+        if optional.expiration_s % 60:
             raise InvalidInput("optional-dimension expiration is not divisible by 60")
+        if optional.expiration_s <= 0:
+            raise InvalidInput(f"optional-dimension expiration must be at least 60, not {optional.expiration_s}")
 
 
 def _body(spec: TaskSpec, name: str, request_uuid: str) -> dict[str, Any]:

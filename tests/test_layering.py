@@ -33,9 +33,9 @@ LAYERS = {
     "swarming.board": "client",
     "swarming.collect": "client",
     "swarming.completing": "client",
-    "swarming.flags": "client",
     "swarming.listing": "client",
     "swarming.live": "client",
+    "swarming.naming": "client",
     "swarming.orders": "client",
     "swarming.outputs": "client",
     "swarming.patience": "client",
@@ -57,6 +57,7 @@ ROOTS = {
     "run_isolated.pyz_start",
     "server.app",
     "swarming.commands",
+    "swarming.flags",
     "swarming.task_commands",
 }
 ROOT_NAMES = {"cli", "config", "__main__"}

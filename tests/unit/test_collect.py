@@ -284,9 +284,10 @@ def test_a_summary_that_cannot_be_written_says_where(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         Summary([tmp_path / "file" / "s.json"], 1, with_output=True) as summary,
-        pytest.raises(InvalidInput, match=r"Cannot write .*s\.json"),
+        pytest.raises(IsolateError, match=r"Cannot write .*s\.json") as failed,
     ):
         summary.write()
+    assert not isinstance(failed.value, InvalidInput), "what was asked for was right"
 
 
 def test_the_task_file_goes_round(tmp_path: Path) -> None:
@@ -301,18 +302,18 @@ def test_the_task_file_goes_round(tmp_path: Path) -> None:
 
 
 class Accepting(SwarmingClient):
-    """Accepts so many tasks, then fails with `problem`, or hangs."""
+    """Accepts so many tasks, then fails with `problem`, or hangs until it may `answer`."""
 
     def __init__(self, accepted: int, problem: Exception | None) -> None:
         self.left, self.problem = accepted, problem
-        self.stopped = asyncio.Event()
+        self.stopped, self.answer = asyncio.Event(), asyncio.Event()
 
     async def new_task(self, body: Mapping[str, Any]) -> Triggered:
         if not self.left:
             self.stopped.set()
             if self.problem:
                 raise self.problem
-            await asyncio.Event().wait()
+            await self.answer.wait()
         self.left -= 1
         return Triggered(f"{self.left}a10", body["priority"], "PENDING")
 
@@ -325,12 +326,46 @@ async def test_what_was_triggered_is_kept_when_the_rest_is_not(
     client, err, done = Accepting(accepted, problem), list[str](), list[actions.TriggeredTask]()
     shards = [ShardRequest(index, f"u:{index}:3", {"priority": 1}) for index in range(3)]
     screen = actions.Screen(pytest.fail, err.append, pytest.fail)
-    task = asyncio.ensure_future(actions.trigger(client, shards, screen, done))
+    clock = ManualClock()
+    task = asyncio.ensure_future(actions.trigger(client, shards, screen, done, clock))
     await client.stopped.wait()
     task.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+        clock.advance(1.0)
     with pytest.raises((Unavailable, asyncio.CancelledError)):
         await task
     assert (err, len(done)) == (said, accepted)
+
+
+async def test_a_task_that_is_being_triggered_when_the_user_stops_is_known() -> None:
+    client, err, done = Accepting(0, None), list[str](), list[actions.TriggeredTask]()
+    shards = [ShardRequest(index, f"u:{index}:3", {"priority": 1}) for index in range(3)]
+    screen = actions.Screen(pytest.fail, err.append, pytest.fail)
+    task = asyncio.ensure_future(actions.trigger(client, shards, screen, done, ManualClock()))
+    await client.stopped.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    client.answer.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert err == ["Only 1 shard(s) out of 3 were triggered"]
+    assert [one.request.index for one in done] == [0]
+
+
+@pytest.mark.parametrize(("made", "said"), [(200, []), (100, ["Priority was reset to 100"])])
+async def test_a_priority_that_the_server_changes_is_said(made: int, said: list[str]) -> None:
+    class Raising(SwarmingClient):
+        def __init__(self) -> None:
+            pass
+
+        async def new_task(self, body: Mapping[str, Any]) -> Triggered:
+            return Triggered("a10", made, "PENDING")
+
+    err: list[str] = []
+    screen = actions.Screen(pytest.fail, err.append, pytest.fail)
+    await actions.trigger(Raising(), [ShardRequest(0, "u", {"priority": 200})], screen, [], ManualClock())
+    assert err == said
 
 
 def test_the_ids_are_printed_also_when_the_file_cannot_be_written(tmp_path: Path) -> None:
@@ -338,7 +373,7 @@ def test_the_ids_are_printed_also_when_the_file_cannot_be_written(tmp_path: Path
     task = actions.TriggeredTask(ShardRequest(0, "u", {"task_slices": [{"properties": {}}]}), "1a10")
     out: list[str] = []
     screen = actions.Screen(out.append, pytest.fail, pytest.fail)
-    with pytest.raises(InvalidInput, match="Cannot write"):
+    with pytest.raises(IsolateError, match="Cannot write"):
         actions.tell([task], "u", "http://s", tmp_path / "file" / "t.json", screen)
     assert "  swarming.py collect -S http://s 1a10\n" in out[0]
     actions.tell([task], "u", "http://s", tmp_path / "my tasks.json", screen)

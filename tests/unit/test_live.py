@@ -51,6 +51,8 @@ async def followed(client: Printing) -> str:
         (("one\ntwo\n",), "  one\n  two\n"),
         (("on", "e\nt", None, "wo"), "  one\n  two\n"),
         (("\n", "\n\nx"), "  \n  \n  \n  x\n"),
+        (("10%\r", "20%\r\n", "a\r\n", "b\r"), "  10%\n  20%\n  a\n  b\n"),  # as `collect` shows it
+        (("50%", "\r", "\nx"), "  50%\n  x\n"),
         (("äö\n", None, None, "ü\n"), "  äö\n  ü\n"),
         ((None, Unavailable("gone"), "x\n"), "<gone; trying again for 6 minutes>\n<The server answers again>\n  x\n"),
     ],

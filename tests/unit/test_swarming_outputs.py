@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from isolate.cas.digest import Namespace
 from isolate.clock import SystemClock
-from isolate.errors import BlobsMissing, InvalidInput
+from isolate.errors import BlobsMissing, InvalidInput, IsolateError
 from isolate.http import HttpClient
 from isolate.monitor import NullMonitor, TallyMonitor
 from server.stores.blobs import LocalBlobStores
@@ -40,7 +41,8 @@ async def outputs(tmp_path: Path) -> AsyncIterator[OutputsRef]:
 
 async def bring(place: Path, outputs: OutputsRef, path_filter: str | None = None) -> TallyMonitor:
     monitor = TallyMonitor()
-    async with OutputDownloader(place / "out", place / "cache", path_filter, monitor) as downloader:
+    pattern = None if path_filter is None else re.compile(path_filter)
+    async with OutputDownloader(place / "out", place / "cache", pattern, monitor) as downloader:
         await downloader.fetch(3, outputs)
     return monitor
 
@@ -95,6 +97,10 @@ async def test_outputs_that_are_gone_are_named(tmp_path: Path, outputs: OutputsR
         await bring(tmp_path, OutputsRef("0" * 64, NS.name, outputs.server))
 
 
-def test_a_filter_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="no regular expression"):
-        OutputDownloader(tmp_path, tmp_path, "(", NullMonitor())
+async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, outputs: OutputsRef) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "3").write_text("in the way")
+    with pytest.raises(IsolateError, match=r"Cannot write outputs to .*/out/3: File exists") as failed:
+        await bring(tmp_path, outputs)
+    assert not isinstance(failed.value, InvalidInput)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["3"]

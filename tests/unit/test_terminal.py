@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 
 import click
 import pytest
@@ -121,3 +123,40 @@ def test_watching_counts_and_shows_problems(capsys: pytest.CaptureFixture[str]) 
         monitor.problem("Cache is unreadable")
     assert monitor.snapshot() == {"hashed_files": 3}
     assert capsys.readouterr().err == "tool: warning: Cache is unreadable\n"
+
+
+def test_a_variable_is_not_blamed_on_the_flag(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = CommandGroup("tool")
+    group.command("look")(verbose_option(lambda: None))
+    monkeypatch.setenv("ISOLATE_DEBUG", "loud")
+    assert run_command("tool", group, ["look"]) == 2
+    assert "ISOLATE_DEBUG (or verbose in config.toml) is no number: 'loud'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("is_read", "said"), [(False, ""), (True, "tool: error: Broken pipe\n")])
+def test_who_has_read_enough_needs_no_reason(is_read: bool, said: str) -> None:
+    """A pipe that breaks is an error, unless it is our own stdout and nobody reads that."""
+    program = """if True:
+        import sys
+        from isolate.terminal import CommandGroup, run_command
+        group = CommandGroup("tool")
+
+        @group.command("fail")
+        def fail():
+            raise ExceptionGroup("a group", [BrokenPipeError(32, "Broken pipe")])
+
+        sys.stdin.read()
+        sys.exit(run_command("tool", group, ["fail"]))
+    """
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if not is_read:
+            process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == said
+    assert process.returncode == 1

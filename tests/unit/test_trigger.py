@@ -131,7 +131,16 @@ def test_the_last_slice_has_at_least_a_minute() -> None:
         ({"shards": 20_001}, "--shards must be at least 1 and at most 20,000, not 20,001"),
         ({"optional_dimensions": (OptionalDimension("a:b", "c", 60),)}, 'cannot contain ":"'),
         ({"optional_dimensions": (OptionalDimension("a", "c", 61),)}, "not divisible by 60"),
-        ({"optional_dimensions": (OptionalDimension("a", "c", 0),)}, "not divisible by 60"),
+        ({"optional_dimensions": (OptionalDimension("a", "c", 0),)}, "expiration must be at least 60, not 0"),
+        ({"optional_dimensions": (OptionalDimension("a", "c", -60),)}, "expiration must be at least 60, not -60"),
+        ({"dimensions": (("a:b", "c"),)}, 'dimension key cannot contain ":"'),
+        ({"name": "two\nlines"}, r"must be one line, and without control characters: 'two\\nlines'"),
+        ({"name": "a\udcff"}, "name: 'a.udcff' is not UTF-8"),
+        ({"dimensions": (("a", "\udcff"),)}, "dimensions: '.udcff' is not UTF-8"),
+        (
+            {"optional_dimensions": (OptionalDimension("a", "\udcff", 60),)},
+            "optional dimensions: '.udcff' is not UTF-8",
+        ),
     ],
 )
 def test_what_no_server_would_take_is_refused_here(fields: dict[str, Any], message: str) -> None:
