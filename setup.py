@@ -18,14 +18,7 @@ PACKAGES = [
     "server.pages",
     "server.stores",
 ]
-COMMANDS = {
-    "isolate": "isolate.cli:main",
-    "isolateserver": "isolate.cli:isolateserver_main",
-    "run_isolated": "run_isolated.cli:main",
-    "swarming": "swarming.cli:main",
-    "swarming-server": "server.cli:main",
-    "swarming-bot": "swarming.bot.cli:main",
-}
+COMMANDS = ("isolate", "isolateserver", "run_isolated", "swarming", "swarming-server", "swarming-bot")
 DEV = [
     "hypothesis",
     "mypy",
@@ -59,7 +52,7 @@ setup(
     package_data={"server.stores": ["sql/*.sql"], "server.pages": ["*.html", "*.css", "*.js"]},
     # The older spellings. Installed beside the commands, so each steps aside when imported: see isolate/bin.
     scripts=[f"isolate/bin/{name}.py" for name in ("isolate", "isolateserver", "run_isolated", "swarming")],
-    entry_points={"console_scripts": [f"{name} = {target}" for name, target in COMMANDS.items()]},
+    entry_points={"console_scripts": [f"{name} = isolate.entry:{name.replace('-', '_')}" for name in COMMANDS]},
     install_requires=[
         "aiofiles>=23.2",
         "aiohttp>=3.10",

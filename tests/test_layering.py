@@ -51,6 +51,7 @@ LAYERS = {
 }
 TOOLKIT_FALLBACK = "toolkit"  # every other module of `isolate`
 ROOTS = {
+    "isolate.entry",
     "isolate.terminal",
     "isolate.steps",
     "isolate.tree_commands",

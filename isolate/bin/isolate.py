@@ -27,6 +27,6 @@ def _step_aside() -> None:
 
 _step_aside()
 if __name__ == "__main__":
-    from isolate.cli import main
+    from isolate.entry import isolate
 
-    sys.exit(main())
+    sys.exit(isolate())

@@ -3,7 +3,7 @@
 
 import sys
 
-from isolate.cli import isolateserver_main
+from isolate.entry import isolateserver
 
 if __name__ == "__main__":
-    sys.exit(isolateserver_main())
+    sys.exit(isolateserver())

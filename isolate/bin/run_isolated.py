@@ -27,6 +27,6 @@ def _step_aside() -> None:
 
 _step_aside()
 if __name__ == "__main__":
-    from run_isolated.cli import main
+    from isolate.entry import run_isolated
 
-    sys.exit(main())
+    sys.exit(run_isolated())

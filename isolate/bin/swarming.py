@@ -27,6 +27,6 @@ def _step_aside() -> None:
 
 _step_aside()
 if __name__ == "__main__":
-    from swarming.cli import main
+    from isolate.entry import swarming
 
-    sys.exit(main())
+    sys.exit(swarming())

@@ -1,0 +1,66 @@
+"""The doors of the commands: what an installed script imports, and nothing else before it is called.
+
+A root. Knows where the command lines are and nothing of what they do. The invariant: Ctrl-C ends a command quietly and
+with 130 from its first moment, also while the modules it needs are still being imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+EXIT_INTERRUPTED = 130  # as `isolate.terminal` has it, which is among what may not be imported yet
+PROFILED_LINES = 60
+
+
+def isolate() -> int:
+    """Run `isolate`."""
+    return _enter("isolate.cli", "main")
+
+
+def isolateserver() -> int:
+    """Run `isolateserver`."""
+    return _enter("isolate.cli", "isolateserver_main")
+
+
+def run_isolated() -> int:
+    """Run `run_isolated`."""
+    return _enter("run_isolated.cli", "main")
+
+
+def swarming() -> int:
+    """Run `swarming`."""
+    return _enter("swarming.cli", "main")
+
+
+def swarming_server() -> int:
+    """Run `swarming-server`."""
+    return _enter("server.cli", "main")
+
+
+def swarming_bot() -> int:
+    """Run `swarming-bot`."""
+    return _enter("swarming.bot.cli", "main")
+
+
+def _enter(module: str, function: str) -> int:
+    try:
+        main: Callable[[], int] = getattr(import_module(module), function)
+        return _profiled(main) if os.environ.get("SWARMING_PROFILE") == "1" else main()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _profiled(main: Callable[[], int]) -> int:
+    """Run `main` and say on stdout where its time went, as the tools of 2020 do when they are asked to."""
+    import cProfile
+    import pstats
+
+    profile = cProfile.Profile()
+    try:
+        return profile.runcall(main)
+    finally:
+        sys.stdout.flush()
+        pstats.Stats(profile, stream=sys.stdout).sort_stats("cumulative").print_stats(PROFILED_LINES)

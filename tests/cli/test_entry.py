@@ -1,0 +1,49 @@
+"""What an installed script imports: quiet from the first moment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isolate import entry
+
+COMMANDS = ("isolate", "isolateserver", "run_isolated", "swarming", "swarming-server", "swarming-bot")
+
+
+def start(command: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as its installed script does."""
+    door = command.replace("-", "_")
+    script = f"import sys; from isolate.entry import {door}; sys.exit({door}())"
+    words = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(words, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_interruption_while_modules_are_imported_is_quiet(command: str, tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True: pass\n")
+    done = start(command, "--help", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_nothing_heavy_is_imported_before_the_handler_stands() -> None:
+    script = "import isolate.entry, sys; print(*[m for m in sys.modules if m.startswith(('isolate', 'click'))])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["isolate", "isolate.entry"]
+
+
+def test_the_interrupted_status_is_that_of_the_terminal() -> None:
+    from isolate.terminal import EXIT_INTERRUPTED
+
+    assert entry.EXIT_INTERRUPTED == EXIT_INTERRUPTED
+
+
+def test_a_profile_comes_behind_the_output_when_it_is_asked_for() -> None:
+    plain = start("isolate", "--version")
+    done = start("isolate", "--version", SWARMING_PROFILE="1")
+    assert done.returncode == 0
+    assert done.stdout.startswith(plain.stdout)
+    assert "function calls" in done.stdout.removeprefix(plain.stdout)
