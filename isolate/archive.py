@@ -21,6 +21,7 @@ from isolate.clock import Clock, SystemClock
 from isolate.crew import GrowingCrew
 from isolate.denylist import DEFAULT, Denylist
 from isolate.errors import FileChanged, IsolateError, Unavailable
+from isolate.expansion import EVERYTHING, beginning, expand
 from isolate.hands import Remote, Target, open_target
 from isolate.isolated import Entry, Manifest, dumps
 from isolate.monitor import Monitor
@@ -66,7 +67,8 @@ class ArchiveOptions:
     workers: int | None = None  # processes for a large tree; 0 for none, None for as many as are useful
     clock: Clock = field(default_factory=SystemClock)
     record: Record | None = None
-    collapse_links: bool = False  # take what links lead to instead of the links; for selections
+    collapse_links: bool = False  # take what links lead to instead of the links
+    subdir: str = ""  # of a directory, keep only what begins with it; a selection has one of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,13 @@ async def archive_tree(root: Path, target: Target, options: ArchiveOptions, moni
     """
     rules = rules_of(options, target.namespace, monitor)
     where = os.path.abspath(root)
-    return await _archive(Plan(name=where, root=where, entries=lambda: scan(where, rules)), target, options, monitor)
+
+    def entries() -> Iterator[Found]:
+        # Collapsed links bring entries out of order, so that all are held; else they come one by one.
+        found = iter(expand(where, EVERYTHING, rules)) if rules.collapse else scan(where, rules)
+        return beginning(options.subdir, found)
+
+    return await _archive(Plan(name=where, root=where, entries=entries), target, options, monitor)
 
 
 async def archive_files(selection: Selection, target: Target, options: ArchiveOptions, monitor: Monitor) -> Archived:

@@ -15,6 +15,7 @@ import click
 
 from isolate import errors, flags, tree_commands
 from isolate.config import load_settings
+from isolate.sources import fetch
 from isolate.steps import (
     archive_selected,
     dump,
@@ -39,7 +40,6 @@ from isolate.terminal import (
     summary_option,
     version_option,
 )
-from isolate.tree_commands import fetch
 
 common = flags.all_of(summary_option, log_options, version_option)
 
@@ -67,7 +67,7 @@ for command in tree_commands.ALL:
 
 @isolate.command("archive", cls=flags.CommandWithVariables, epilog=EXIT_HELP)
 @flags.selecting
-@flags.storing
+@flags.storing("blake3-zstd")
 @common
 @click.argument("files", nargs=-1, metavar="[PATH]...")
 @click.pass_obj
@@ -91,8 +91,6 @@ def archive_command(
     if wish.isolate_file is None and wish.isolated is None:
         if not files:
             raise click.UsageError("Nothing to archive: name directories or files, or a .isolate with -i")
-        if wish.subdir or given["collapse"]:
-            raise click.UsageError("--subdir and --collapse_symlinks go with -i FILE.isolate")
         target, options = target_of(server, namespace), options_of(given, leave_out_junk=False)
         hashes = store_each(console, files, target, options, "  ")
     else:
@@ -107,7 +105,7 @@ def archive_command(
 
 
 @isolate.command("batcharchive", epilog=EXIT_HELP)
-@flags.storing
+@flags.storing("blake3-zstd")
 @common
 @click.argument("orders", nargs=-1, metavar="GEN_JSON...", required=True)
 @click.pass_obj
@@ -234,7 +232,7 @@ def isolateserver() -> None:
 
 
 @isolateserver.command("archive", epilog=EXIT_HELP)
-@flags.storing
+@flags.storing("default-gzip")
 @common
 @click.argument("files", nargs=-1, metavar="PATH... | -")
 @click.pass_obj

@@ -5,7 +5,8 @@ Knows how they are spelt, not what they do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,8 @@ from isolate.commands import Command
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-_VARIABLE_FLAGS = frozenset({"--path-variable", "--config-variable", "--extra-variable"})
+_VARIABLE_FLAGS = ("--path-variable", "--config-variable", "--extra-variable")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 
 
 class CommandWithVariables(Command):
@@ -29,25 +31,28 @@ class CommandWithVariables(Command):
             joined.append(argument)
             if argument == "--":  # what follows is another command's
                 joined += left
-            elif argument in _VARIABLE_FLAGS:
-                name = next(left, "")
-                joined.append(name if "=" in name else f"{name}={next(left, '')}")
+            elif argument.startswith("--") and f"--{self._spelt_out(argument[2:])}" in _VARIABLE_FLAGS:
+                joined += _pair(left)
         return super().parse_args(ctx, joined)
+
+
+def _pair(left: Iterator[str]) -> list[str]:
+    """Return the next variable as one word NAME=VALUE, or what there is of it."""
+    name = next(left, None)
+    if name is None or "=" in name:
+        return [] if name is None else [name]
+    value = next(left, None)
+    return [name] if value is None else [f"{name}={value}"]
 
 
 def _variables(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     pairs = [text.partition("=") for text in given]
-    for name, _, value in pairs:
-        if not name.isidentifier() or not value:
-            raise click.BadParameter(f"{name!r} needs a name and a value, as NAME=VALUE", ctx, parameter)
-    return {name: value for name, _, value in pairs}
-
-
-def _texts(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in given]
     for name, equals, _ in pairs:
-        if not name.isidentifier() or not equals:
-            raise click.BadParameter(f"{name!r} needs a name and a text, as NAME=TEXT", ctx, parameter)
+        if not equals:
+            raise click.BadParameter(f"{name!r} has no value: write NAME=VALUE or NAME VALUE", ctx, parameter)
+        if not _NAME.fullmatch(name):
+            said = "is not the name of a variable: letters, digits and '_', no digit first"
+            raise click.BadParameter(f"{name!r} {said}", ctx, parameter)
     return {name: value for name, _, value in pairs}
 
 
@@ -90,7 +95,7 @@ selecting = all_of(
                  help="For conditions and command; a number if it looks like one. OS is this system's unless given."),
     click.option("--path-variable", "paths", multiple=True, callback=_variables, metavar="NAME=DIR",
                  help="For files and command; relative to the current directory. Repeatable."),
-    click.option("--extra-variable", "extra", multiple=True, callback=_texts, metavar="NAME=TEXT",
+    click.option("--extra-variable", "extra", multiple=True, callback=_variables, metavar="NAME=TEXT",
                  help="For files and command, as it is. EXECUTABLE_SUFFIX is .exe on Windows, else nothing."),
     click.option("-L", "--collapse_symlinks", "--collapse-symlinks", "collapse", is_flag=True,
                  help="Take what links lead to instead of the links."),
@@ -106,12 +111,18 @@ scanning = all_of(
 hashing = click.option(
     "--namespace", metavar="NAME", default="default-gzip", show_default=True, help="How to hash for -s."
 )
-storing = all_of(
-    server,
-    click.option("--namespace", metavar="NAME", default="blake3-zstd", show_default=True, help="How to hash."),
-    scanning,
-    click.option("--dump-json", type=PATH, metavar="FILE", help="Write {name: hash} there."),
-)
+
+
+def storing(namespace: str) -> Callable[[Decorated], Decorated]:
+    """Return the flags of a command that stores, in `namespace` unless another is given."""
+    return all_of(
+        server,
+        click.option("--namespace", metavar="NAME", default=namespace, show_default=True, help="How to hash."),
+        scanning,
+        click.option("--dump-json", type=PATH, metavar="FILE", help="Write {name: hash} there."),
+    )
+
+
 recreating = all_of(
     click.option("--skip-refresh", is_flag=True, help="Use the state beside -s only, and do not read the .isolate.")
 )

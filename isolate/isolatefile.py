@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from isolate.conditions import Value, comparisons, holds
 from isolate.errors import InvalidIsolateFile
-from isolate.isolatesyntax import IsolateFile, Settings, parse_isolate
+from isolate.isolatesyntax import IsolateFile, Settings, parse_isolate, place_of
 
 __all__ = ["Chosen", "IsolateFile", "Settings", "load_isolate", "parse_isolate", "substitute", "variables_in"]
 
@@ -40,7 +40,7 @@ def load_isolate(path: str, config: Mapping[str, Value], read: Callable[[str], s
     Raises InvalidIsolateFile, also when a variable of a condition has no value.
     """
     files = []
-    for found in _with_includes(path, read, ()):
+    for found in _with_includes(path, read(path), read, ()):
         files.append(found)
         if len(files) > MAX_FILES:
             raise InvalidIsolateFile(f"{path}: It includes more than {MAX_FILES} files, counting repetitions")
@@ -51,6 +51,7 @@ def load_isolate(path: str, config: Mapping[str, Value], read: Callable[[str], s
     if missing:
         raise InvalidIsolateFile(
             f"{path}: These configuration variables were missing from the command line: {', '.join(missing)}"
+            f" (hint: say --config-variable {missing[0]}=VALUE)"
         )
     bound: list[tuple[list[bool], list[tuple[str, Settings]]]] = []
     for directory, file in files:
@@ -71,14 +72,14 @@ def variables_in(text: str) -> list[str]:
 
 
 def substitute(text: str, values: Mapping[str, object], where: str) -> str:
-    """Replace each `<(NAME)`; raises InvalidIsolateFile for an unknown one."""
+    """Replace each `<(NAME)`; raises InvalidIsolateFile for an unknown one, naming its place or else `where`."""
 
     def value(match: re.Match[str]) -> str:
         name = match.group(1)
         if name not in values:
             raise InvalidIsolateFile(
-                f'{where}: Variable "{name}" was not found in {text!r}; did you forget --path-variable '
-                f"{name}=DIR or --extra-variable {name}=TEXT?"
+                f'{place_of(text, where)}: Variable "{name}" was not found in {str(text)!r}; did you forget '
+                f"--path-variable {name}=DIR or --extra-variable {name}=TEXT?"
             )
         return str(values[name])
 
@@ -86,23 +87,33 @@ def substitute(text: str, values: Mapping[str, object], where: str) -> str:
 
 
 def _with_includes(
-    path: str, read: Callable[[str], str], above: tuple[str, ...], *, drop_commands: bool = False
+    path: str, text: str, read: Callable[[str], str], above: tuple[str, ...], *, drop_commands: bool = False
 ) -> Iterator[tuple[str, IsolateFile]]:
-    """Yield each file with its directory, in the order of their precedence."""
-    if path in above:
-        raise InvalidIsolateFile(f"{above[-1]}: {path!r} includes itself")
-    if len(above) > MAX_DEPTH:
-        raise InvalidIsolateFile(f"{above[-1]}: more than {MAX_DEPTH} files include each other in a row")
-    file = parse_isolate(read(path), path)
+    """Yield the file `path` and all that it includes, each with its directory, in the order of their precedence."""
+    file = parse_isolate(text, path)
     directory = posixpath.dirname(path)
     yield directory, file.without_commands() if drop_commands else file
     for include in reversed(file.includes):
+        inner, place = posixpath.normpath(posixpath.join(directory, include)), place_of(include, path)
+        if inner in (*above, path):
+            raise InvalidIsolateFile(f"{place}: {inner!r} includes itself (hint: leave this include out)")
+        if len(above) == MAX_DEPTH:
+            raise InvalidIsolateFile(f"{place}: more than {MAX_DEPTH} files include each other in a row")
         yield from _with_includes(
-            posixpath.normpath(posixpath.join(directory, include)),
+            inner,
+            _read_at(place, inner, read),
             read,
             (*above, path),
             drop_commands=drop_commands or file.has_command,
         )
+
+
+def _read_at(place: str, path: str, read: Callable[[str], str]) -> str:
+    """Return the text of `path`, which was asked for at `place`; raises InvalidIsolateFile."""
+    try:
+        return read(path)
+    except InvalidIsolateFile as error:
+        raise InvalidIsolateFile(f"{place}: {error}") from error
 
 
 def _united(layers: Sequence[tuple[str, Settings]], directory: str) -> Chosen:

@@ -11,6 +11,7 @@ import ast
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Self
 
 from isolate.conditions import Condition, Equals, comparisons, parse_condition
 from isolate.errors import InvalidIsolateFile
@@ -24,6 +25,50 @@ _OLD_KEYS = {
     "include": "includes",
     "condition": "conditions",
 }
+
+
+class Source:
+    """The text of one file, to tell where in it something stands."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self._lines = text.removeprefix("\ufeff").split("\n")
+        self._name = name
+
+    def place(self, lineno: int, offset: int) -> str:
+        """Return `file:line:column` of what Python has found `offset` bytes behind its margin."""
+        line = self._lines[lineno - 1] if lineno <= len(self._lines) else ""
+        # Python counts bytes of UTF-8, and from the margin that `_without_margin` removed.
+        margin = len(line) - len(line.lstrip(_BLANK)) if self._is_first(lineno) else 0
+        before = line[margin:].encode("utf-8", "surrogatepass")[:offset].decode("utf-8", "replace")
+        return f"{self._name}:{lineno}:{margin + len(before) + 1}"
+
+    def _is_first(self, lineno: int) -> bool:
+        """Say whether nothing but blank lines and comments is above this line."""
+        above = (line.strip(_BLANK + "\r") for line in self._lines[: lineno - 1])
+        return all(not line or line.startswith("#") for line in above)
+
+
+class Written(str):
+    """A string of a `.isolate` that knows where it stands, for errors that are found when it is used."""
+
+    __slots__ = ("_at", "_source")
+    _at: tuple[int, int]
+    _source: Source
+
+    def __new__(cls, text: str, source: Source, lineno: int, offset: int) -> Self:
+        self = super().__new__(cls, text)
+        self._source, self._at = source, (lineno, offset)
+        return self
+
+    @property
+    def place(self) -> str:
+        """Where it stands, as `file:line:column`."""
+        return self._source.place(*self._at)
+
+
+def place_of(text: str, otherwise: str) -> str:
+    """Return where `text` is written, `otherwise` when nobody knows."""
+    return text.place if isinstance(text, Written) else otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +157,7 @@ class _Parser:
     """Checks the syntax tree of one file."""
 
     def __init__(self, text: str, name: str) -> None:
-        self._lines = text.removeprefix("\ufeff").split("\n")
+        self._source = Source(text, name)
         self._name = name
 
     def file(self, node: ast.expr) -> IsolateFile:
@@ -125,7 +170,7 @@ class _Parser:
             raise InvalidIsolateFile(f"{self._name}:{node.lineno}:1: nested too deeply") from error
 
     def _include(self, node: ast.expr) -> str:
-        path = self._string(node, "includes")
+        path = self._written(node, "includes")
         if path.startswith("/"):
             raise self._error(
                 node, f"absolute include path {path!r}", "write it relative to the directory of this file"
@@ -163,8 +208,8 @@ class _Parser:
             return Settings()
         body = self._dict(node, ("command", "files", "read_only"), "variables")
         return Settings(
-            command=tuple(self._string(item, "command") for item in self._list(body.get("command"), "command")),
-            files=tuple(self._string(item, "files") for item in self._list(body.get("files"), "files")),
+            command=tuple(self._written(item, "command") for item in self._list(body.get("command"), "command")),
+            files=tuple(self._written(item, "files") for item in self._list(body.get("files"), "files")),
             read_only=self._read_only(body.get("read_only")),
         )
 
@@ -218,18 +263,12 @@ class _Parser:
         hint = f'write "{shown}"' if isinstance(node, (ast.Constant, ast.Name)) else "nothing is evaluated here"
         raise self._error(node, f"{what} may hold only strings, not {shown!r}", hint)
 
-    def _error(self, node: ast.expr, message: str, hint: str) -> InvalidIsolateFile:
-        # Python counts bytes of UTF-8, and from the margin that `_without_margin` removed.
-        line = self._lines[node.lineno - 1] if node.lineno <= len(self._lines) else ""
-        margin = len(line) - len(line.lstrip(_BLANK)) if self._is_first(node.lineno) else 0
-        before = line[margin:].encode("utf-8", "surrogatepass")[: node.col_offset].decode("utf-8", "replace")
-        advice = f" (hint: {hint})" if hint else ""
-        return InvalidIsolateFile(f"{self._name}:{node.lineno}:{margin + len(before) + 1}: {message}{advice}")
+    def _written(self, node: ast.expr, what: str) -> Written:
+        return Written(self._string(node, what), self._source, node.lineno, node.col_offset)
 
-    def _is_first(self, lineno: int) -> bool:
-        """Say whether nothing but blank lines and comments is above this line."""
-        above = (line.strip(_BLANK + "\r") for line in self._lines[: lineno - 1])
-        return all(not line or line.startswith("#") for line in above)
+    def _error(self, node: ast.expr, message: str, hint: str) -> InvalidIsolateFile:
+        advice = f" (hint: {hint})" if hint else ""
+        return InvalidIsolateFile(f"{self._source.place(node.lineno, node.col_offset)}: {message}{advice}")
 
 
 def _meant(key: str, allowed: tuple[str, ...]) -> str:

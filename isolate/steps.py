@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from isolate import errors
+from isolate.sources import USER_AGENT, required, run
 from isolate.terminal import Console, TerminalMonitor
-from isolate.tree_commands import USER_AGENT, required, run
 
 if TYPE_CHECKING:
     from isolate.archive import Archived, ArchiveOptions, Remote
@@ -65,6 +65,7 @@ def options_of(given: dict[str, Any], *, leave_out_junk: bool) -> ArchiveOptions
         skip_broken=given["skip_broken"] or configured.skips_broken,
         stat_cache=None if given["no_stat_cache"] else configured.stat_cache,
         collapse_links=given.get("collapse", False),
+        subdir=given.get("subdir", "").removeprefix("./"),
     )
 
 

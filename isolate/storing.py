@@ -38,9 +38,14 @@ async def store_paths(
     for path in paths:
         if not (os.path.isdir(path) or os.path.isfile(path)):
             raise InvalidInput(f"{path} is neither a file nor a directory")
+        if options.subdir and not os.path.isdir(path):
+            raise InvalidInput(f"--subdir keeps a part of a directory, and {path} is a file")
     for path in paths:
         archive = archive_tree if os.path.isdir(path) else archive_file
-        stored(path, await archive(Path(path), target, options, monitor))
+        archived = await archive(Path(path), target, options, monitor)
+        if options.subdir and not archived.files:
+            monitor.problem(f"Nothing in {path} begins with {options.subdir!r}")
+        stored(path, archived)
 
 
 @contextmanager

@@ -7,41 +7,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from isolate import __version__, errors, flags
+from isolate import errors, flags
 from isolate.commands import Command
+from isolate.sources import fetch, run, source_of
 from isolate.terminal import EXIT_FAILED, EXIT_HELP, Console, log_options, summary_option, version_option
 
 if TYPE_CHECKING:
-    from isolate.hands import Remote
     from isolate.isolated import Manifest
     from isolate.remote_tree import Change
 
-Result = TypeVar("Result")
-
-USER_AGENT = f"isolate/{__version__}"
-MAX_CACHE_AGE_S = 21 * 86_400  # of the cache that `download` fills; as in 2020
-
 common = flags.all_of(summary_option, log_options, version_option)
-
-
-def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """Run what needs an event loop."""
-    import asyncio
-
-    return asyncio.run(coroutine)
-
-
-def required(server: str | None) -> str:
-    """Return the server; raises UsageError when none is given."""
-    if not server:
-        raise click.UsageError("--isolate-server is required (or set ISOLATE_SERVER)")
-    return server
 
 
 @click.command("download", cls=Command, epilog=EXIT_HELP)
@@ -83,7 +64,7 @@ def cat_command(console: Console, /, tree: str, paths: tuple[str, ...], **given:
     """Print files of a tree, links followed."""
     from isolate.remote_tree import RemoteTree, client_for
 
-    source, root, content = _source(tree, **given)
+    source, root, content = source_of(tree, **given)
 
     async def copy() -> None:
         with console.watch() as monitor:
@@ -172,44 +153,11 @@ def _rewrite(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _source(tree: str, *, server: str | None, namespace: str | None) -> tuple[Remote, bytes, bytes | None]:
-    """Return where the tree is, its digest, and its manifest if `tree` is a local .isolated."""
-    from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
-    from isolate.hands import Remote
-    from isolate.urls import normalize_url
-
-    url = normalize_url(required(server))
-    content = Path(tree).read_bytes() if os.path.isfile(tree) else None
-    if namespace is not None:
-        space = Namespace.named(namespace)
-    elif content is None:
-        space = Namespace.of_hash(tree)
-    else:
-        space = Namespace.parse(
-            {"sha-1": "default-gzip", "sha-256": "sha256-deflate", "sha-512": "sha512-deflate"}.get(
-                _algorithm_of(content), DEFAULT_NAMESPACE
-            )
-        )
-    root = space.algorithm.parse_hex(tree.lower()) if content is None else space.blob(content).digest
-    return Remote(url, space, USER_AGENT), root, content
-
-
-def _algorithm_of(content: bytes) -> str:
-    """Return what a manifest says of its hashes; a wrong one is found when it is loaded."""
-    import json
-
-    try:
-        record = json.loads(content)
-    except (ValueError, RecursionError):
-        return ""
-    return str(record.get("algo", "sha-1")) if isinstance(record, dict) else ""
-
-
 def _manifest(console: Console, tree: str, **given: Any) -> Manifest:
     """Return the manifest of a tree with its includes merged."""
     from isolate.remote_tree import RemoteTree, client_for
 
-    source, root, content = _source(tree, **given)
+    source, root, content = source_of(tree, **given)
 
     async def load() -> Manifest:
         with console.watch() as monitor:
@@ -239,44 +187,3 @@ def _print(lines: Iterable[str]) -> None:
 def _close_stdout() -> None:
     # What is left in the buffer would fail once more when the interpreter ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def fetch(
-    console: Console,
-    *,
-    isolated: str | None,
-    files: tuple[tuple[str, str], ...],
-    target: Path,
-    cache: str | None,
-    max_bytes: int,
-    min_free_bytes: int,
-    max_items: int,
-    use_symlinks: bool,
-    **given: Any,
-) -> Manifest | None:
-    """Bring a tree or files to `target`; returns the manifest of a tree."""
-    from tempfile import TemporaryDirectory
-
-    from isolate import config
-    from isolate.cas.cache import CachePolicy
-    from isolate.checkout import download_tree
-    from isolate.download import download_files
-    from isolate.paths import RelPath
-
-    if (isolated is None) == (not files):
-        raise click.UsageError("Use one of -s HASH and -f HASH DEST")
-    if use_symlinks and not cache:
-        raise click.UsageError("--use-symlinks requires a --cache")
-    source, root, content = _source(isolated or files[0][0], **given)
-    if isolated is None:
-        parse = source.namespace.algorithm.parse_hex
-        wanted = {target / RelPath(destination): parse(digest) for digest, destination in files}
-        with console.watch() as monitor:
-            run(download_files(source, wanted, monitor))
-        return None
-    policy = CachePolicy(
-        max_bytes=max_bytes, max_items=max_items, min_free_bytes=min_free_bytes, max_age_s=MAX_CACHE_AGE_S
-    )
-    with console.watch() as monitor, TemporaryDirectory(prefix="isolate-cache-") as none:
-        folder = Path(none if cache == "" else cache or config.load().blob_cache)
-        return run(download_tree(source, root.hex(), content, target, folder, policy, monitor))

@@ -53,6 +53,7 @@ TOOLKIT_FALLBACK = "toolkit"  # every other module of `isolate`
 ROOTS = {
     "isolate.entry",
     "isolate.terminal",
+    "isolate.sources",
     "isolate.steps",
     "isolate.tree_commands",
     "run_isolated.pyz_start",

@@ -107,15 +107,13 @@ class Namespace:
         """Return the namespace called `name`; raises InvalidNamespace."""
         if not _NAME.fullmatch(name) or name in {".", ".."}:
             raise InvalidNamespace(f"Namespace {name!r} may hold only letters, digits, '-', '.' and '_', at most 128")
-        prefix = name.partition("-")[0]
+        prefix, dash, _ = name.partition("-")
         if prefix == "blake3":
             codecs = {"blake3-zstd": Codec.ZSTD, "blake3-flat": Codec.IDENTITY}
             if name not in codecs:
                 raise InvalidNamespace(f"Namespace {name!r} is unknown; of blake3 there are {' and '.join(codecs)}")
             return cls(name, BLAKE3, codecs[name])
-        algorithm = {"sha256": SHA256, "sha512": SHA512}.get(prefix, SHA1)
-        if name == prefix and algorithm is not SHA1:
-            raise InvalidNamespace(f"Namespace {name!r} is incomplete: say {name}-flat or {name}-deflate")
+        algorithm = {"sha256": SHA256, "sha512": SHA512}.get(prefix, SHA1) if dash else SHA1
         return cls(name, algorithm, Codec.ZLIB if name.endswith(("-gzip", "-deflate")) else Codec.IDENTITY)
 
     @classmethod

@@ -72,6 +72,50 @@ def test_several_paths_have_a_line_each_and_a_file_is_its_content(shell: Shell, 
     assert Path("back/sub/g").read_bytes() == b"content"
 
 
+def test_links_of_a_directory_are_collapsed_and_a_part_of_it_kept(shell: Shell, tmp_path: Path) -> None:
+    write_tree(tmp_path, {"real": {"g": b"2"}, "tree": {"a": {"b": b"1", "l": Link("../../real")}, "a2": b"3"}})
+    (tmp_path / "tree/f").symlink_to("a2")
+    for flags, expected in ((["-L"], "a/b\na/l/g\na2\nf\n"), (["-L", "--subdir", "a/"], "a/b\na/l/g\n")):
+        digest = shell.isolate("archive", "tree", *flags).out.split()[0]
+        assert shell.isolate("ls", digest).out == expected
+    assert shell.isolate("cat", shell.isolate("archive", "-L", "tree").out.split()[0], "f").out == "3"
+    ended = shell.isolate("archive", "tree", "-L", "--subdir", "c")
+    assert (ended.status, ended.err) == (0, "isolate: warning: Nothing in tree begins with 'c'\n")
+    (tmp_path / "tree/a/l").unlink()
+    assert shell.isolate("ls", shell.isolate("archive", "tree", "--subdir", "./a2").out.split()[0]).out == "a2\n"
+    (tmp_path / "tree/a/up").symlink_to("..")
+    ended = shell.isolate("archive", "-L", "tree")
+    assert (ended.status, "recursive reference" in ended.err) == (2, True)
+
+
+def test_isolateserver_hashes_as_in_2020_unless_told_otherwise(shell: Shell, tmp_path: Path) -> None:
+    """The vector of the protocol."""
+    write_tree(tmp_path / "v", {"a.txt": b"hello\n", "bin": {"x": Executable(b"#!/bin/sh\necho hi\n")}, "empty": b""})
+    write_tree(tmp_path / "v", {"lnk": Link("a.txt"), "é.txt": b"n\n"})
+    for name, mode in (("a.txt", 0o644), ("bin/x", 0o755), ("empty", 0o600), ("é.txt", 0o644)):
+        (tmp_path / "v" / name).chmod(mode)
+    for flags in ([], ["--namespace", "default"], ["--namespace", "default-gzip"]):
+        ended = shell.isolateserver("archive", "v", *flags)
+        assert ended == (0, "af6898aa06b8c92a0a77458ca9dbaef1ac5989be v\n", "")
+    # What is spelt as a hash is one, also where a file has that name.
+    (tmp_path / "af6898aa06b8c92a0a77458ca9dbaef1ac5989be").write_text("{}")
+    assert shell.isolateserver("download", "-s", "af6898aa06b8c92a0a77458ca9dbaef1ac5989be", "-t", "w").status == 0
+    assert (tmp_path / "w/bin/x").stat().st_mode & 0o700 == 0o700
+    assert (
+        shell.isolate(
+            "diff", "af6898aa06b8c92a0a77458ca9dbaef1ac5989be", "AF6898AA06B8C92A0A77458CA9DBAEF1AC5989BE"
+        ).out
+        == ""
+    )
+
+
+def test_variables_as_2020_takes_them(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "t.isolate").write_text("{'variables': {'command': ['echo', '<(A)', '<(B)', '<(C)', '<(D)']}}")
+    given = ("--config-variable", "A=", "--config-var", "B", "x=y", "--config-variable=C=sub=string")
+    ended = shell.isolate("run", "-i", "t.isolate", *given, "--extra-variable", "D", "", "--", "--config-variable")
+    assert (ended.status, ended.out) == (0, " x=y sub=string  --config-variable\n")
+
+
 def test_a_selection_is_archived_and_its_manifest_written(shell: Shell, tmp_path: Path) -> None:
     write_tree(tmp_path / "src", {"lib": {"a": b"1"}, "linux": b"2", "mac": b"3"})
     (tmp_path / "src/t.isolate").write_text(
@@ -126,13 +170,16 @@ SELECT = ["archive", "-i", "good.isolate", "-s", "x.isolated", "--config-variabl
         (["archive", "-i", "good.isolate"], 2, "-i FILE.isolate and -s FILE.isolated go together"),
         (["archive", "-i", "good.isolate", "-s", "x"], 2, "--isolated value must end with '.isolated'"),
         (["archive", "-i", "good.isolate", "-s", "x.isolated"], 1, "missing from the command line: N"),
-        (SELECT, 2, "needs a name and a value"),
+        (SELECT, 2, "'N' has no value: write NAME=VALUE"),
+        ([*SELECT[:-1]], 2, "'--config-variable' requires an argument"),
+        ([*SELECT[:-1], "N-1=2"], 2, "'N-1' is not the name of a variable"),
         ([*SELECT, "x"], 1, "none doesn't exist"),
         (["archive", "tree", "--namespace", "blake3-x"], 2, "Namespace 'blake3-x' is unknown"),
         (["archive", "tree", "--namespace", "a/b"], 2, "Namespace 'a/b' may hold only"),
         (["archive", "tree", "--blacklist", "("], 2, "is not a regular expression"),
         (["archive", "tree", "-I", "ftp://x"], 2, "ftp"),
         (["archive", "pipe"], 2, "pipe/p' is a named pipe"),
+        (["archive", "bad.isolate", "--subdir", "x"], 2, "bad.isolate is a file"),
         (["archive", "tree", "--nonsense"], 2, "No such option"),
         (["download", "-t", "out"], 2, "Use one of -s HASH and -f HASH DEST"),
         (["download", "-s", "xyz", "-t", "out"], 2, "'xyz' is not a hash"),

@@ -108,7 +108,7 @@ def test_values_are_typed_and_must_be_given() -> None:
     file = {"/p/main.isolate": {"conditions": [condition("a==1", files=["x"]), condition("b=='y'", files=["z"])]}}
     assert chosen(file, a=1, b="n").files == (("/p", "x"),)
     assert chosen(file, a="1", b="n").files == ()
-    with pytest.raises(InvalidIsolateFile, match=r"missing from the command line: a, b$"):
+    with pytest.raises(InvalidIsolateFile, match=r"missing from the command line: a, b \(hint: say --config-var.*\)$"):
         chosen(file)
 
 
@@ -160,8 +160,27 @@ def test_includes_that_grow_by_powers_or_in_depth_are_bounded() -> None:
 
 def test_a_cycle_of_includes_is_an_error() -> None:
     files = {"/p/main.isolate": {"includes": ["a.isolate"]}, "/p/a.isolate": {"includes": ["main.isolate"]}}
-    with pytest.raises(InvalidIsolateFile, match=r"/p/a\.isolate: '/p/main.isolate' includes itself"):
+    with pytest.raises(InvalidIsolateFile, match=r"/p/a\.isolate:1:15: '/p/main.isolate' includes itself"):
         chosen(files)
+
+
+def test_what_is_found_out_late_is_named_with_its_place() -> None:
+    texts = {
+        "/p/main.isolate": "# é\n{'includes': [\n  'é' 'b/a.isolate']}",
+        "/p/éb/a.isolate": "{'variables': {'command': ['x',\n  '<(Z)'], 'files': ['é', 'd' + '<(Y)']}}",
+    }
+    result = load_isolate("/p/main.isolate", {}, texts.__getitem__)
+    for text, place in ((result.command[1], "2:3"), (result.files[1][1], "2:27")):
+        with pytest.raises(InvalidIsolateFile, match=f"^/p/éb/a.isolate:{place}: Variable"):
+            substitute(text, {}, "t")
+
+    def read(path: str) -> str:
+        if path != "/p/main.isolate":
+            raise InvalidIsolateFile(f"Cannot read {path!r}")
+        return texts[path]
+
+    with pytest.raises(InvalidIsolateFile, match=r"^/p/main.isolate:3:3: Cannot read '/p/éb/a.isolate'$"):
+        load_isolate("/p/main.isolate", {}, read)
 
 
 def test_variables_are_replaced_once_and_only_when_well_formed() -> None:
