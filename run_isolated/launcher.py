@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from run_isolated import linux
+from run_isolated.cgroups import Group
 
 # Isolated from the user's environment and site-packages: faster, and nothing of theirs runs here.
 # Arguments: the folder of this package, the control descriptor, the owner's process id.
@@ -25,7 +26,7 @@ _CODE = (
 )
 COMMAND_LINE = ("-I", "-S", "-c", _CODE)
 TERMINATE, KILL = b"T", b"K"
-LOWER_PRIORITY, NO_NETWORK = b"p", b"n"
+LOWER_PRIORITY, NO_NETWORK, LIMITED = b"p", b"n", b"l"
 
 _HEADER_BYTES = 8  # length of a request, big-endian
 # A process in uninterruptible sleep (a dead network disk) does not die of SIGKILL; waiting for ever would hang the run.
@@ -43,26 +44,29 @@ class Request(NamedTuple):
     cwd: bytes
     argv: list[bytes]
     env: dict[bytes, bytes]
-    wishes: bytes = b""  # of LOWER_PRIORITY and NO_NETWORK
+    wishes: bytes = b""  # of LOWER_PRIORITY, NO_NETWORK, and LIMITED: not without the group
+    group: bytes = b""  # control group to run in, if there is one
 
     @classmethod
-    def of(cls, argv: Sequence[str], cwd: str, env: Mapping[str, str], wishes: bytes = b"") -> Request:
+    def of(cls, argv: Sequence[str], cwd: str, env: Mapping[str, str], wishes: bytes = b"", group: str = "") -> Request:
         """Return the request for texts; raises ValueError for one with a NUL, which no system call can pass on."""
         if any("\0" in text for text in (cwd, *argv, *env, *env.values())):
             raise ValueError("embedded null byte")
         encode = os.fsencode
-        return cls(encode(cwd), [encode(part) for part in argv], {encode(key): encode(env[key]) for key in env}, wishes)
+        variables = {encode(key): encode(value) for key, value in env.items()}
+        return cls(encode(cwd), [encode(part) for part in argv], variables, wishes, encode(group))
 
     def encode(self) -> bytes:
         variables = [key + b"=" + value for key, value in self.env.items()]
-        body = b"\0".join([self.wishes, self.cwd, str(len(self.argv)).encode(), *self.argv, *variables])
+        count = str(len(self.argv)).encode()
+        body = b"\0".join([self.wishes, self.group, self.cwd, count, *self.argv, *variables])
         return len(body).to_bytes(_HEADER_BYTES) + body
 
     @classmethod
     def decode(cls, body: bytes) -> Request:
-        wishes, cwd, count, *rest = body.split(b"\0")
+        wishes, group, cwd, count, *rest = body.split(b"\0")
         variables = (text.partition(b"=") for text in rest[int(count) :])
-        return cls(cwd, rest[: int(count)], {key: value for key, _, value in variables}, wishes)
+        return cls(cwd, rest[: int(count)], {key: value for key, _, value in variables}, wishes, group)
 
 
 def main(control: int, owner: int) -> None:
@@ -113,24 +117,29 @@ class _Launch:
     def __init__(self, control: int, owner: int, awake: int) -> None:
         self._control, self._owner, self._awake = control, owner, awake
         self._command = 0
+        self._group: Group | None = None
         self._status: int | None = None
         self._ended_s = 0.0
         self._more_to_reap = False
 
     def serve(self, request: Request) -> None:
         started_s = time.monotonic()
+        self._group = Group(os.fsdecode(request.group)) if request.group else None
         error = self._start(request)
         if error:
+            self._end_group()
             self._answer(error)
             return
         while self._status is None and self._obey():
             self._wait()
             self._reap()
         survivors = self._end_all()
+        out_of_memory = 0 if self._group is None else self._group.out_of_memory()
+        survivors = max(survivors, self._end_group())
         if self._status is None:  # survived SIGKILL: it counts among the survivors
             self._status, self._ended_s = int(signal.SIGKILL), time.monotonic()
         code = os.waitstatus_to_exitcode(self._status)
-        self._answer(f"exited {code} {self._ended_s - started_s:.6f} {survivors}")
+        self._answer(f"exited {code} {self._ended_s - started_s:.6f} {survivors} {out_of_memory}")
 
     def _start(self, request: Request) -> str:
         """Start the command; return "failed" or "refused" and why that is impossible, "" when it runs."""
@@ -201,11 +210,19 @@ class _Launch:
             if self._status is None:
                 with suppress(OSError):
                     os.killpg(self._command, signal.SIGKILL)  # all there is where /proc is not
+            if self._group is not None:
+                self._group.kill()
             # The dead tell the group of those who forked on before we looked.
             linux.kill_groups(family, os.getpgrp())
             linux.kill(victims)
             self._wait_for_an_end()
         return 0
+
+    def _end_group(self) -> int:
+        """End the control group; return how many in it would not die."""
+        if self._group is None or self._group.end(_GIVE_UP_S):
+            return 0
+        return max(1, len(self._group.processes()))
 
     def _answer(self, line: str) -> None:
         with suppress(OSError):  # the owner may be gone; then nobody wants to know
@@ -215,14 +232,15 @@ class _Launch:
 def _become(request: Request, launcher: int, tell: int) -> NoReturn:
     """Turn this forked child into the command; writes the reason to `tell` when that fails."""
     try:
+        if request.group:
+            _enter(request, tell)  # before what changes our rights
         os.setsid()
         if LOWER_PRIORITY in request.wishes:
             os.nice(1)
         if NO_NETWORK in request.wishes:
             problem = linux.leave_network()
             if problem:
-                os.write(tell, f"refused {problem}".encode(errors="backslashreplace"))
-                os._exit(127)
+                _refuse(tell, problem)
         linux.die_with_parent(signal.SIGKILL, launcher)  # after what changes our rights, which would undo it
         signal.set_wakeup_fd(-1)
         for number in _RESET:
@@ -236,3 +254,17 @@ def _become(request: Request, launcher: int, tell: int) -> NoReturn:
         os.write(tell, f"failed {error}".encode(errors="backslashreplace"))
     finally:
         os._exit(127)
+
+
+def _enter(request: Request, tell: int) -> None:
+    """Move into the control group; where that is not allowed, only a limit makes it matter."""
+    try:
+        Group(os.fsdecode(request.group)).enter()
+    except OSError as error:
+        if LIMITED in request.wishes:
+            _refuse(tell, f"The command cannot be limited here: {error.strerror}")
+
+
+def _refuse(tell: int, problem: str) -> NoReturn:
+    os.write(tell, f"refused {problem}".encode(errors="backslashreplace"))
+    os._exit(127)

@@ -4,6 +4,10 @@ Knows neither trees nor stores, and where the output goes only as a descriptor. 
 the launcher, which outlives us: should this process be killed, it ends the command. The invariant: when `run` returns,
 raises or is cancelled, every descendant of the command is dead, so its output is complete; nothing waits for the end of
 a pipe that a stray process holds open.
+
+Where control groups of version 2 can be made, a command gets one of its own, which is killed as a whole, whoever is in
+it, also when the launcher was killed. Everywhere on Linux the launcher adopts orphans and ends them; elsewhere the
+process group is all there is.
 """
 
 from __future__ import annotations
@@ -22,13 +26,15 @@ from typing import Literal
 from isolate.clock import Clock
 from isolate.errors import InternalFailure
 from run_isolated import linux
-from run_isolated.launcher import COMMAND_LINE, KILL, LOWER_PRIORITY, NO_NETWORK, TERMINATE, Request
+from run_isolated.cgroups import NO_LIMITS, Group, Limits, make, own_group
+from run_isolated.launcher import COMMAND_LINE, KILL, LIMITED, LOWER_PRIORITY, NO_NETWORK, TERMINATE, Request
 
 # In the environment of the command: its work directory. Leftovers of a run whose launcher was killed are found by it.
 MARK = "RUN_ISOLATED_WORK_DIR"
 
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
 _PASSES = 50  # of looking for leftovers by mark; each kills what it saw, so one is the rule
+_GROUP_END_S = 10.0  # for the kernel to end a group of which the launcher is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,7 @@ class Ended:
     timed_out: bool = False
     stopped: bool = False
     survivors: int = 0  # processes that even SIGKILL did not end
+    out_of_memory: int = 0  # processes that the kernel killed because of the memory limit of the group
     start_error: str = ""
 
 
@@ -91,23 +98,26 @@ class Launcher:
         clock: Clock,
         lower_priority: bool = False,
         no_network: bool = False,
+        group: CommandGroup | None = None,
     ) -> Ended:
         """Run `argv` (its first item a path) in `cwd` with exactly `env`, and return how it ended.
 
         After `hard_timeout_s`, or when `stop` is set: SIGTERM to its process group, SIGKILL to whatever is left when
         the grace is over. 0 or None for a time means for ever. Raises InternalFailure when the launcher was
-        killed, or when this system does not allow what was asked for.
+        killed, or when this system does not allow what was asked for. Of `group` nothing is left either.
         """
         wishes = LOWER_PRIORITY * lower_priority + NO_NETWORK * no_network
+        if group is not None:
+            wishes += LIMITED * group.is_limited
         try:
-            request = Request.of(argv, str(cwd), env, wishes)
+            request = Request.of(argv, str(cwd), env, wishes, group="" if group is None else group.group.path)
         except ValueError as error:
             return Ended(1, 0.0, start_error=str(error))
         self._writer.write(request.encode())
-        async with asyncio.TaskGroup() as group:
-            watchers = [group.create_task(self._end_when_stopped(stop, grace_period_s, clock))]
+        async with asyncio.TaskGroup() as watch:
+            watchers = [watch.create_task(self._end_when_stopped(stop, grace_period_s, clock))]
             if hard_timeout_s:
-                watchers.append(group.create_task(self._end_in_time(hard_timeout_s, grace_period_s, clock)))
+                watchers.append(watch.create_task(self._end_in_time(hard_timeout_s, grace_period_s, clock)))
             answer = await self._answer()
             for watcher in watchers:
                 watcher.cancel()
@@ -117,11 +127,18 @@ class Launcher:
         if word == "refused":
             raise InternalFailure(rest)
         if word != "exited":
+            if group is not None:
+                await asyncio.to_thread(group.end)
             await asyncio.to_thread(end_leftovers, Path(env[MARK])) if MARK in env else None
             raise InternalFailure("The process that watches over the command was killed")
-        code, duration_s, survivors = rest.split()
+        code, duration_s, survivors, out_of_memory = rest.split()
         return Ended(
-            int(code), float(duration_s), self._reason == "timeout", self._reason == "stop", survivors=int(survivors)
+            int(code),
+            float(duration_s),
+            self._reason == "timeout",
+            self._reason == "stop",
+            survivors=int(survivors),
+            out_of_memory=int(out_of_memory),
         )
 
     async def _answer(self) -> str:
@@ -149,9 +166,51 @@ class Launcher:
             self._writer.write(KILL)
 
 
-def end_leftovers(work_dir: Path) -> int:
-    """Kill what still belongs to a run whose launcher is gone; return how many processes it were."""
+@dataclass(frozen=True, slots=True)
+class CommandGroup:
+    """The control group of one command; `end` it in the end."""
+
+    group: Group
+    is_limited: bool
+
+    @classmethod
+    def make(cls, work_dir: Path, parent: str | None = None, limits: Limits = NO_LIMITS) -> CommandGroup | None:
+        """Make one below `parent`, by default beside those of this process; None where that cannot be had.
+
+        Its name is that of the work directory, by which the next run finds it. Raises InternalFailure when there are
+        to be limits and cannot be.
+        """
+        try:
+            return cls(make(_parent(parent), _group_name(work_dir), limits), limits != NO_LIMITS)
+        except OSError as error:
+            if limits != NO_LIMITS:
+                raise InternalFailure(f"The command cannot be limited here: {error.strerror}") from error
+            return None
+
+    def end(self) -> None:
+        """Kill everyone in it and remove it, if it is still there."""
+        self.group.end(_GROUP_END_S)
+
+
+def _parent(given: str | None) -> str:
+    return own_group() if given is None else given
+
+
+def _group_name(work_dir: Path) -> str:
+    return f"run_isolated-{work_dir.name}"
+
+
+def end_leftovers(work_dir: Path, parent: str | None = None) -> int:
+    """Kill what still belongs to a run whose launcher is gone; return how many processes it were.
+
+    They are found by their control group, below `parent` as in `CommandGroup.make`, by their environment and by where
+    they work.
+    """
     ended = 0
+    if above := _parent(parent):
+        group = Group(f"{above}/{_group_name(work_dir)}")
+        ended += len(group.processes())
+        group.end(_GROUP_END_S)
     for _ in range(_PASSES):
         victims = linux.of_directory(str(work_dir), MARK)
         if not victims:

@@ -19,6 +19,7 @@ from isolate.clock import Clock
 from isolate.errors import BlobsMissing, InternalFailure, IsolateError, first_cause
 from isolate.monitor import Monitor
 from run_isolated.account import switched
+from run_isolated.cgroups import Limits
 from run_isolated.command import (
     BOT_FILE,
     CannotRun,
@@ -30,7 +31,7 @@ from run_isolated.command import (
     substitute,
     working_directory,
 )
-from run_isolated.process import MARK, Launcher, end_leftovers
+from run_isolated.process import MARK, CommandGroup, Launcher, end_leftovers
 from run_isolated.result import OutputsRef, RunResult, Stats, Transfer
 from run_isolated.spec import NamedCache, RunSpec
 from run_isolated.waiting import Stopped, in_thread, unless_stopped
@@ -96,11 +97,15 @@ class _Attempt:
         """Go through all steps; what has to be undone is left to `stack`: processes first."""
         if spec.containment == "JOB_OBJECT":
             raise InternalFailure("Job objects exist on Windows only: --containment-type JOB_OBJECT cannot be had here")
-        await in_thread(partial(sweep, spec.root_dir, end_leftovers, self._monitor))
+        end = partial(end_leftovers, parent=spec.group_parent)
+        await in_thread(partial(sweep, spec.root_dir, end, self._monitor))
         work = await in_thread(partial(WorkDir.make, spec.root_dir, keep=spec.leak_temp_dir))
         stack.push_async_callback(in_thread, work.close)
         stack.push_async_callback(in_thread, self._put_back)
         await in_thread(partial(self._make_room, spec))
+        group = CommandGroup.make(work.path, spec.group_parent, Limits(*spec.limits))
+        if group is not None:
+            stack.push_async_callback(in_thread, group.end)
         launcher = await stack.enter_async_context(Launcher.started(self._stdout))  # gets ready while we fetch
         store = None
         if spec.server is not None:
@@ -114,7 +119,7 @@ class _Attempt:
             raise InternalFailure("Inputs need a server to be fetched from")
         if self._installed is not None:
             await in_thread(partial(self._installed.install, spec.named_caches, work.run))
-        await self._execute(spec, work, launcher)
+        await self._execute(spec, work, launcher, group)
         if self._installed is not None:
             await in_thread(self._installed.uninstall)
         if self._inputs is not None:
@@ -169,7 +174,7 @@ class _Attempt:
         )
         self.result = replace(self.result, stats=stats)
 
-    async def _execute(self, spec: RunSpec, work: WorkDir, launcher: Launcher) -> None:
+    async def _execute(self, spec: RunSpec, work: WorkDir, launcher: Launcher, group: CommandGroup | None) -> None:
         """Run the command to its end."""
         try:
             command = await in_thread(partial(_command, spec, self._inputs, work))
@@ -183,6 +188,7 @@ class _Attempt:
                 clock=self._clock,
                 lower_priority=spec.lower_priority,
                 no_network=spec.no_network,
+                group=group,
             )
             if ended.start_error:
                 raise cannot_start(command, ended.start_error)
@@ -197,6 +203,8 @@ class _Attempt:
             had_hard_timeout=ended.timed_out,
             stopped=ended.stopped,
         )
+        if ended.out_of_memory:
+            self._report(f"{ended.out_of_memory} processes of the command were killed: out of memory, see its limit")
         if ended.survivors:
             raise InternalFailure(f"{ended.survivors} processes of the command survived SIGKILL")
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
 from isolate.cas.lru import CachePolicy
+from run_isolated.cgroups import NO_LIMITS, Limits
 
 MAX_AGE_S = 21 * 24 * 3600  # of a cached file nobody used, as in 2020
 
@@ -58,6 +59,8 @@ class RunSpec:
     no_network: bool = False  # nothing but a loopback of its own; Linux only
     switch_to_account: str | None = None  # default account of LUCI_CONTEXT for the command
     containment: str = "NONE"  # NONE, AUTO, or JOB_OBJECT, which only Windows has
+    group_parent: str | None = None  # where the command's control group is made; None: in that of this process
+    limits: Limits = NO_LIMITS  # of all its processes together; a run that cannot have them fails
 
     @property
     def named_cache_dir(self) -> Path:

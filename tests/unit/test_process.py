@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from isolate.errors import InternalFailure
+from run_isolated.cgroups import Group, Limits, own_group
 from run_isolated.launcher import Request
-from run_isolated.process import MARK, Ended, Launcher, end_leftovers
+from run_isolated.process import MARK, CommandGroup, Ended, Launcher, end_leftovers
 from tests.clock import ManualClock
 
 PYTHON = (sys.executable, "-I", "-S", "-c")
@@ -275,10 +276,95 @@ async def test_leftovers_are_found_by_mark_and_by_directory(tmp_path: Path) -> N
             process.wait()
 
 
+# As DAEMON, and hides what it could be found by: its environment and where it works.
+HIDDEN = "import os\nif os.getcwd() != '/': os.chdir('/'); os.execve(sys.executable, sys.orig_argv, {})\n"
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[CommandGroup]:
+    """The control group of a run in `tmp_path`."""
+    made = CommandGroup.make(tmp_path)
+    if made is None:
+        pytest.skip(f"control groups cannot be made here, in {own_group()!r}")
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+async def run_in(group: CommandGroup, output: Output, work: Path, *argv: str) -> Ended:
+    async with Launcher.started(output.write) as launcher:
+        return await launcher.run(
+            argv,
+            work,
+            ENV | {MARK: str(work)},
+            hard_timeout_s=None,
+            grace_period_s=None,
+            stop=asyncio.Event(),
+            clock=ManualClock(),
+            group=group,
+        )
+
+
+async def test_control_group_is_the_commands_own_and_goes_with_it(
+    group: CommandGroup, output: Output, tmp_path: Path
+) -> None:
+    ended = await run_in(group, output, tmp_path, *PYTHON, DAEMON + "print(open('/proc/self/cgroup').read())")
+    assert (ended.exit_code, ended.survivors, ended.out_of_memory) == (0, 0, 0)
+    daemon, *memberships = output.rest().split()
+    assert any(line.endswith(f"/run_isolated-{tmp_path.name}") for line in memberships)
+    assert not alive(int(daemon))
+    assert not os.path.exists(group.group.path)
+
+
+async def test_daemon_that_hides_does_not_outlive_a_killed_launcher_in_a_control_group(
+    group: CommandGroup, output: Output, tmp_path: Path
+) -> None:
+    code = "import sys\n" + HIDDEN + DAEMON + "os.kill(os.getppid(), 9); signal.pause()"
+    with pytest.raises(InternalFailure, match="was killed"):
+        await run_in(group, output, tmp_path, *PYTHON, code)
+    assert wait_for_end(int(output.rest().split()[0]))
+    assert not os.path.exists(group.group.path)
+
+
+def test_leftovers_are_found_by_their_control_group(group: CommandGroup, tmp_path: Path) -> None:
+    enter = "import os, sys; open(sys.argv[1] + '/cgroup.procs', 'w').write('0'); os.execv('/bin/sleep', ['x', '1000'])"
+    hidden = subprocess.Popen([sys.executable, "-c", enter, group.group.path], env={}, cwd="/")
+    try:
+        while hidden.pid not in group.group.processes():
+            assert hidden.poll() is None
+        assert end_leftovers(tmp_path) == 1
+        assert hidden.wait() == -9
+    finally:
+        hidden.kill()
+        hidden.wait()
+    assert not os.path.exists(group.group.path)
+
+
+def test_no_control_group_is_no_problem_unless_there_are_limits(tmp_path: Path) -> None:
+    assert CommandGroup.make(tmp_path, parent="") is None
+    assert CommandGroup.make(tmp_path, parent="/proc/absent") is None
+    with pytest.raises(InternalFailure, match="cannot be limited here: There are no control groups"):
+        CommandGroup.make(tmp_path, parent="", limits=Limits(processes=5))
+
+
+@pytest.mark.parametrize("limited", [False, True])
+async def test_group_that_cannot_be_entered_matters_only_for_limits(
+    limited: bool, output: Output, tmp_path: Path
+) -> None:
+    gone = CommandGroup(Group(str(tmp_path / "absent")), limited)
+    if limited:
+        with pytest.raises(InternalFailure, match="cannot be limited here: No such file"):
+            await run_in(gone, output, tmp_path, "/bin/echo", "ran")
+    else:
+        assert (await run_in(gone, output, tmp_path, *PYTHON, DAEMON)).survivors == 0
+        assert not alive(int(output.rest()))
+
+
 @pytest.mark.parametrize(
     "request_",
     [
-        Request(b"/", [b"/bin/true"], {}),
+        Request(b"/", [b"/bin/true"], {}, b"pl", b"/group"),
         Request(b"/a dir", [b"x", b"", b"\xff\n"], {b"EMPTY": b"", b"A": b"b=c", b"\xfe": b"\xfd"}),
     ],
 )
