@@ -58,6 +58,7 @@ ROOTS = {
     "isolate.tree_commands",
     "run_isolated.pyz_start",
     "server.app",
+    "swarming.bot.life",
     "swarming.commands",
     "swarming.flags",
     "swarming.task_commands",

@@ -1,7 +1,6 @@
 """The command `swarming-bot`.
 
-A root: it puts a bot together and maps its end to an exit status. Longer than others, because half of it declares flags
-and the other half is the one place where every part of a bot is known.
+A root: it parses flags, lets a bot live, and maps its end to an exit status or to the program that comes next.
 """
 
 from __future__ import annotations
@@ -17,14 +16,8 @@ import click
 from isolate.terminal import EXIT_FAILED, EXIT_HELP, CommandGroup, run_command, version_option
 
 if TYPE_CHECKING:
-    from isolate.clock import Clock
-    from swarming.bot.config import BotConfig
-    from swarming.bot.hands import MachineHands
-    from swarming.bot.main import Ending
-    from swarming.bot.protocol import BotApi
-    from swarming.bot.script import Script
-    from swarming.bot.settings import Settings
-    from swarming.bot.workdir import WorkDirectory
+    from swarming.bot.life import Ended
+    from swarming.bot.probation import Guardian
 
 
 def identity_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,28 +70,41 @@ def cli() -> None:
     help="How long a hook of the server's bot_config.py may take; a bot whose hooks hang is quarantined.",
 )
 @click.option("--trial", metavar="SESSION", hidden=True, help="Only introduce this version to the server, for another.")
+@click.option("--candidate", hidden=True, nargs=2, type=int, help="Tell a guard how this version gets on.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
-def run(*, verbose: bool, trial: str | None, **flags: Any) -> int:
+def run(*, verbose: bool, trial: str | None, candidate: tuple[int, int] | None, **flags: Any) -> int:
     """Ask the server for tasks and run them, one at a time, until told to end.
 
     SIGTERM or Ctrl-C: the task at hand is finished first; a second one ends the task, too. A second bot on one machine
     needs another --id, and another --dir if that is given.
     """
+    import signal
+
+    from isolate.clock import SystemClock
+    from run_isolated import linux
+    from swarming.bot import life, slots
     from swarming.bot.config import load
     from swarming.bot.logs import start_log
     from swarming.bot.main import Ending
+    from swarming.bot.probation import Guardian
     from swarming.bot.workdir import WorkDirectory
 
-    config = load(**flags)
+    config, words = load(**flags), sys.argv[1:]
     if trial is not None:
-        asyncio.run(_introduce(config, trial))
+        asyncio.run(life.introduce(config, trial, SystemClock()))
         return 0
+    if candidate is not None:
+        words = words[: -slots.CANDIDATE_WORDS]
+        linux.die_with_parent(signal.SIGKILL, candidate[1])
+    guardian = Guardian(None if candidate is None else candidate[0])
     with WorkDirectory.taken(config.directory) as directory:
         start_log(directory.logs, verbose=verbose)
-        ending, python = asyncio.run(_serve(config, directory))
-    if ending is Ending.RESTART:
-        _start_anew(python)
-    return EXIT_FAILED if ending is Ending.REPLACED else 0
+        life.dump_stacks_on_request(directory)
+        ended = asyncio.run(life.serve(config, directory, words, guardian, SystemClock()))
+    if ended.ending is Ending.RESTART:
+        _go_on(ended, guardian, words, config.server, config.directory)
+    guardian.tell(slots.DONE)
+    return EXIT_FAILED if ended.ending is Ending.REPLACED else 0
 
 
 @cli.command(epilog=EXIT_HELP)
@@ -183,140 +189,20 @@ def install(unit: Path | None, **flags: Any) -> None:
     click.echo(f"Start it with: systemctl --user daemon-reload && systemctl --user enable --now {file.name}", err=True)
 
 
-async def _serve(config: BotConfig, directory: WorkDirectory) -> tuple[Ending, Path | None]:
-    """Let the bot live; return how it ended, and the interpreter to go on with if it is another."""
-    import logging
-    import uuid
-
-    from isolate import __version__
-    from isolate.clock import SystemClock
-    from isolate.http import HttpClient
-    from swarming import unpack
-    from swarming.bot.hands import MachineHands
-    from swarming.bot.protocol import BotApi
-    from swarming.bot.update import Updater
-    from swarming.bot.workplace import Workplace
-
-    log, clock, identity = logging.getLogger(__name__), SystemClock(), config.identity
-    log.info("Bot %s works in %s for %s", identity.bot_id, directory.root, config.server)
-    ended = directory.end_tasks()
-    directory.clean()
-    if ended:
-        log.warning("Ended %d processes that a crashed bot left here", ended)
-    script = _script(config, directory, clock)
-    async with HttpClient(config.server, user_agent=f"swarming_bot/{__version__}", connections=2, clock=clock) as http:
-        session = str(uuid.uuid4())
-        api = BotApi(http, identity.bot_id, session, script.headers)
-        place = Workplace(directory, config.server, identity.bot_id, config.env, identity.cost_usd_hour, script)
-        trial = [*sys.argv[1:], "--trial", session]
-        updater = Updater(http, directory.root / unpack.FOLDER, trial, config.env, clock)
-        hands = MachineHands(api, place, config.reboot_command, updater, clock)
-        try:
-            ending = await _live(config, api, hands, script, lambda: updater.refused)
-        finally:
-            await hands.close()
-            await script.close()
-    log.info("Ended: %s", ending.value)
-    return ending, updater.chosen
-
-
-async def _live(
-    config: BotConfig, api: BotApi, hands: MachineHands, script: Script, refused: Callable[[], str | None]
-) -> Ending:
-    """Put the bot together, and let signals end it."""
-    import signal
-
-    from isolate.clock import SystemClock
-    from swarming.bot.attributes import Attributes
-    from swarming.bot.machine import read_machine
-    from swarming.bot.main import Bot
-    from swarming.bot.portrait import Portrait
-
-    clock, directory = SystemClock(), hands.directory
-    found = Attributes(config.identity, read_machine(), config.env, clock, refused)
-    me = Portrait(found, script, lambda: _complaints(directory, script.settings, clock))
-    bot = Bot(api, me, hands, script, clock)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, bot.interrupt)
-    await script.start()
-    async with asyncio.TaskGroup() as group:
-        renewing = group.create_task(script.keep_authenticated())
-        ending = await bot.run()
-        renewing.cancel()
-    return ending
-
-
-async def _introduce(config: BotConfig, session: str) -> None:
-    """Show that this version works here: start a runner, and shake hands as the bot that wants to know it."""
-    from isolate import __version__
-    from isolate.clock import SystemClock
-    from isolate.errors import InternalFailure
-    from isolate.http import HttpClient
-    from swarming.bot.attributes import Attributes
-    from swarming.bot.crew import RunnerProcess
-    from swarming.bot.launch import RUNNER_COMMAND, Launch
-    from swarming.bot.machine import read_machine
-    from swarming.bot.portrait import Portrait
-    from swarming.bot.protocol import BotApi
-    from swarming.bot.workdir import WorkDirectory
-
-    clock, directory = SystemClock(), WorkDirectory(config.directory)
-    script = _script(config, directory, clock)
-    try:
-        await script.start()
-        found = Attributes(config.identity, read_machine(), config.env, clock)
-        hello = await Portrait(found, script, list).hello(None, 0)
-        launch = Launch(RUNNER_COMMAND, config.env)
-        runner = await RunnerProcess.start(launch, directory.root, directory.logs / "trial.log")
-        try:
-            if await runner.receive() is None:
-                raise InternalFailure("Its runner does not start")
-        finally:
-            runner.kill()
-            await runner.close()
-        agent = f"swarming_bot/{__version__}"
-        async with HttpClient(config.server, user_agent=agent, connections=1, clock=clock) as http:
-            await BotApi(http, config.identity.bot_id, session, script.headers).handshake(hello)
-    finally:
-        await script.close()
-
-
-def _script(config: BotConfig, directory: WorkDirectory, clock: Clock) -> Script:
-    """Return the administrator's part in this bot."""
-    from swarming.bot.hooks import HookProcess, Hooks
-    from swarming.bot.script import Place, Script
-
-    hooks = Hooks(
-        lambda: HookProcess.start(directory.root, config.env, directory.logs / "bot_config.log"),
-        clock,
-        config.hook_limit_s,
-    )
-    from swarming.bot.update import own_version
-    from swarming.unpack import FOLDER
-
-    place = Place(
-        bot_id=config.identity.bot_id,
-        base_dir=directory.root,
-        config_dir=directory.config,
-        server=config.server,
-        archive=str(directory.root / FOLDER / own) if (own := own_version()) else "",
-        external_setup=config.external_setup,
-    )
-    return Script(hooks, place, clock)
-
-
-def _complaints(directory: WorkDirectory, settings: Settings, clock: Clock) -> list[str]:
-    from swarming.bot import health
-
-    return health.complaints(health.read(directory.root, directory.vital, clock.now()), settings)
-
-
-def _start_anew(python: Path | None) -> None:
-    """Become a fresh process of the same program, or of its next version, as the same bot."""
+def _go_on(ended: Ended, guardian: Guardian, words: list[str], server: str, directory: Path) -> None:
+    """Become a fresh process of the same program, or the guard of its next version, as the same bot."""
     import os
 
-    program = sys.executable if python is None else str(python)
-    os.execv(program, [program, "-P", "-m", "swarming.bot.cli", *sys.argv[1:]])  # noqa: S606
+    from swarming.bot import slots
+    from swarming.unpack import FOLDER
+
+    if guardian.is_there:
+        guardian.tell(*((slots.BECOME, ended.chosen) if ended.chosen else (slots.AGAIN,)))
+        sys.exit(0)
+    command = slots.bot_command(sys.executable, words)
+    if ended.chosen:
+        command = slots.guard_command(sys.executable, directory.resolve() / FOLDER, ended.chosen, server, words)
+    os.execv(command[0], command)  # noqa: S606
 
 
 def main() -> int:

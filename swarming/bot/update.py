@@ -1,7 +1,8 @@
-"""Becoming another version of this program: fetch it, unpack it beside this one, try it, and only then change over.
+"""Becoming another version of this program: fetch it, unpack it beside this one, try it, and only then let it go on.
 
-Knows no poll. The invariant: whatever is wrong with the other version, this one still works, is what a restart of the
-machine starts, and says so to the server, which then leaves it in peace.
+Knows no poll; the first steps of the other version are watched by `guard`. The invariant: whatever is wrong with the
+other version, this one still works, is what a restart of the machine starts, and says so to the server, which then
+leaves it in peace.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from isolate.clock import Clock
 from isolate.errors import InternalFailure, InvalidInput
 from isolate.http import Response
 from swarming import unpack
+from swarming.bot.slots import BOT, refusal
 from swarming.bot.waiting import within
 from swarming.bot_archive import MAX_ARCHIVE_BYTES, VERSION, archive_version
 
@@ -47,12 +49,13 @@ class Updater:
     """Changes the program; `trial` are the arguments with which another version shows whether it works."""
 
     def __init__(self, http: Http, folder: Path, trial: Sequence[str], env: Mapping[str, str], clock: Clock) -> None:
-        self.refused: str | None = None  # the version that did not work, for the server to know
-        self.chosen: Path | None = None  # the interpreter of the version to go on with
+        before = refusal(folder)
+        self.refused = None if before is None else before.version  # what did not work here, for the server to know
+        self.chosen: str | None = None  # the version to go on with, under a guard
         self._http, self._folder, self._trial, self._env, self._clock = http, folder, trial, env, clock
 
     async def update(self, version: str) -> None:
-        """Make `version` the one a restart starts; raises InternalFailure, and what a call raises."""
+        """Make `version` the one to go on with; raises InternalFailure, and what a call raises."""
         if own_version() is None:
             self.refused = version
             raise InternalFailure("This bot was not started from an archive of the server, it cannot update itself")
@@ -63,13 +66,12 @@ class Updater:
             await self._fetch(version, archive)
             python = await asyncio.to_thread(self._unpacked, archive, version)
             await self._try(python, version)
-            await asyncio.to_thread(unpack.choose, self._folder, version)
         except (InternalFailure, InvalidInput, OSError, zipfile.BadZipFile) as error:
             self.refused = version
             raise InternalFailure(f"Version {version[:10]} does not work here, this one stays: {error}") from error
         finally:
             archive.unlink(missing_ok=True)
-        self.chosen = python
+        self.chosen = version
 
     async def _fetch(self, version: str, archive: Path) -> None:
         size = 0
@@ -94,7 +96,7 @@ class Updater:
             python,
             "-P",
             "-m",
-            "swarming.bot.cli",
+            BOT,
             *self._trial,
             stdin=DEVNULL,
             stdout=PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from swarming.bot.slots import Refusal, refuse
+from swarming.unpack import FOLDER
 from tests.flow.bots import BotProcess
+from tests.processes import wait_until
 
 
 class ScriptedServer(ThreadingHTTPServer):
@@ -104,3 +108,24 @@ def test_a_server_that_is_none_is_named(tmp_path: Path) -> None:
         assert "'dance'" in bot.expect("dance")
         assert bot.wait() == 0
         assert len(server.named("handshake")) == 1
+
+
+def test_a_version_that_was_given_up_is_told_of_once(tmp_path: Path) -> None:
+    folder = tmp_path / "bot" / FOLDER
+    folder.mkdir(parents=True)
+    refuse(folder, Refusal("v" * 64, "Version vvv does not work here"))
+    with scene(tmp_path, {"cmd": "bot_restart", "message": "again"}) as (server, bot):
+        assert bot.wait() == 0
+        assert len(server.named("handshake")) == 2
+        told = [body["message"] for _, body in server.named("event") if body["event"] == "bot_error"]
+        assert told == ["Version vvv does not work here"]
+
+
+def test_a_signal_shows_what_a_bot_is_doing(tmp_path: Path) -> None:
+    stacks = tmp_path / "bot" / "logs" / "stacks.log"
+    with scene(tmp_path, {"cmd": "sleep", "duration": 1000, "quarantined": False}) as (_, bot):
+        bot.expect("Connected as")
+        bot.signal(signal.SIGUSR1)
+        assert wait_until(lambda: b"most recent call first" in stacks.read_bytes())
+        bot.signal()
+        assert bot.wait() == 0

@@ -1,9 +1,10 @@
-"""Bots that came from a server become what the server has: through three versions, one of them broken."""
+"""Bots that came from a server become what the server has: through versions that work and versions that do not."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -80,41 +81,74 @@ def ran(server: ServerProcess, bot: BotProcess) -> str:
     return str(found["bot_version"])
 
 
+def in_use(bot: BotProcess) -> dict[str, str]:
+    slots = bot.directory / FOLDER
+    return {name: os.readlink(slots / name) for name in ("current", "previous") if (slots / name).is_symlink()}
+
+
+# Fails the handshake of its trial.
+BROKEN_AT_ONCE = {"swarming/bot/portrait.py": b"raise RuntimeError('broken on purpose')\n"}
+WORKING = {"swarming/third.py": b'"""New."""\n'}
+
+
+def broken_later(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return a version that shakes hands, and dies of the first answer to a poll, an offer as it may be."""
+    source = files["swarming/bot/protocol.py"]
+    head = b"def parse_command(reply: object) -> Command:\n"
+    assert head in source
+    return {**files, "swarming/bot/protocol.py": source.replace(head, head + b"    import os\n    os._exit(3)\n")}
+
+
 @pytest.mark.slow
-def test_three_versions_one_of_them_broken(server: ServerProcess, tmp_path: Path, archive: dict[str, bytes]) -> None:
+def test_versions_that_work_and_versions_that_do_not(
+    server: ServerProcess, tmp_path: Path, archive: dict[str, bytes]
+) -> None:
+    """Each comes while a task runs, which is not touched by it."""
     first = publish(server, archive)
     gate = Gate(tmp_path / "gate")
+
+    def during_a_task(files: Mapping[str, bytes]) -> str:
+        in_flight = submit(server, gate.task())
+        gate.wait_for_task()
+        version = publish(server, files)
+        gate.let_pass()
+        gate.wait_for_end()
+        bot.expect("exit code 0")
+        found = result(server, in_flight)
+        assert (found["state"], found["bot_version"]) == ("COMPLETED", first)
+        return version
+
     with bootstrapped(server, tmp_path / "bot") as bot:
         assert ran(server, bot) == first
-        in_flight = submit(server, gate.task())
-        gate.wait_for_task()
-        # A broken version arrives while a task runs: the task is not touched, the version is tried and refused.
-        broken = publish(server, {**archive, "swarming/bot/portrait.py": b"raise RuntimeError('broken on purpose')\n"})
-        gate.let_pass()
-        gate.wait_for_end()
+        broken = during_a_task({**archive, **BROKEN_AT_ONCE})
         bot.expect(f"Version {broken[:10]} does not work here, this one stays")
-        found = result(server, in_flight)
-        assert (found["state"], found["bot_version"]) == ("COMPLETED", first)
         assert ran(server, bot) == first
-        events = server.call("GET", f"{API}/bot/bot-1/get")[1]
-        assert broken in events["state"]
-        # The third is fine; it, too, comes while a task runs.
-        in_flight = submit(server, gate.task())
-        gate.wait_for_task()
-        third = publish(server, {**archive, "swarming/third.py": b'"""New."""\n'})
-        gate.let_pass()
-        gate.wait_for_end()
+        assert broken in server.call("GET", f"{API}/bot/bot-1/get")[1]["state"]
+
+        broken = during_a_task(broken_later(archive))
+        bot.expect(f"Updating to {broken}")
+        waiting = submit(server, ["true"])  # perhaps offered to the version that dies of it
+        bot.expect(f"Version {broken[:10]} does not work here, back to the one before: it ended with status 3")
+        bot.expect("exit code 0")
+        found = result(server, waiting)
+        assert (found["state"], found["bot_version"]) == ("COMPLETED", first)
+        assert in_use(bot) == {"current": first}
+        assert ran(server, bot) == first
+        assert broken in server.call("GET", f"{API}/bot/bot-1/get")[1]["state"]
+
+        third = during_a_task({**archive, **WORKING})
         bot.expect(f"Updating to {third}")
         bot.expect("Connected as bot-1")
-        found = result(server, in_flight)
-        assert (found["state"], found["bot_version"]) == ("COMPLETED", first)
         assert ran(server, bot) == third
-        slots = tmp_path / "bot" / FOLDER
-        assert {name: os.readlink(slots / name) for name in ("current", "previous")} == {
-            "current": third,
-            "previous": first,
-        }
-        assert sorted(entry.name for entry in slots.iterdir()) == sorted(["current", "previous", first, third])
+        bot.expect(f"Version {third[:10]} works and stays")
+        assert in_use(bot) == {"current": third, "previous": first}
+        folders = [entry.name for entry in (bot.directory / FOLDER).iterdir() if entry.name in {first, third, broken}]
+        assert sorted(folders) == sorted([first, third])
+        # The guard of the version goes as the bot goes, and takes it along when it is killed.
+        submit(server, gate.task())
+        gate.wait_for_task()
+        bot.signal(signal.SIGKILL)
+        gate.wait_for_end()
     gate.close()
 
 

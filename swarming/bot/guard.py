@@ -1,0 +1,166 @@
+"""Watches another version of the bot until it has shown that it works; brings the one before back when it does not.
+
+Runs as `python -m swarming.bot.guard FOLDER VERSION SERVER WORDS…`, in place of the bot that updates itself and with
+its process id. Knows no protocol but the lines of `slots`. The invariants: the version that a start of the machine
+brings up is always one that has worked here; this process ends when and how the bot does; should it be killed, so is
+the bot.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from swarming.bot import slots
+
+SILENT_S = 300.0  # without an answer of a server that does answer us; its calls and their pauses take less than one
+PING_S = 10.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class Guard:
+    """One candidate after another, until one works and is exchanged, or the program ends."""
+
+    def __init__(self, folder: Path, version: str, server: str, words: list[str], silent_s: float = SILENT_S) -> None:
+        self._silent_s = silent_s
+        self._folder, self._version, self._server, self._words = folder, version, server, words
+        self._child = 0
+        self._is_asked = False  # somebody wants the bot to end
+        self._works = False
+        self._last = ""  # word of the candidate
+
+    def run(self) -> NoReturn:
+        """Watch, and become what comes next; this process ends when the bot does."""
+        for number in _SIGNALS:
+            signal.signal(number, self._pass_on)
+        while True:
+            status = self._watch()
+            word, _, version = self._last.partition(" ")
+            if word == slots.DONE or self._is_asked:
+                self._leave(status)
+            if word not in {slots.AGAIN, slots.BECOME}:
+                if self._works:
+                    self._leave(status)
+                self._give_up(f"it ended with {_spelt(status)} before it had shown that it works")
+            if self._works:
+                self._become(version)
+            self._version = version or self._version
+
+    def _watch(self) -> int:
+        """Let the candidate live; return how it ended."""
+        told, tell = os.pipe()
+        os.set_inheritable(tell, True)
+        words = [*self._words, slots.CANDIDATE, str(tell), str(os.getpid())]
+        command = slots.bot_command(slots.python_of(self._folder, self._version), words)
+        self._last = ""
+        try:
+            # A process group of its own: Ctrl-C is passed on once, and does not come twice.
+            self._child = os.posix_spawn(command[0], command, os.environ, setpgroup=0)
+        except OSError as error:
+            self._give_up(f"it cannot be started: {error.strerror}")
+        os.close(tell)
+        if self._is_asked:  # before there was anybody to tell
+            os.kill(self._child, signal.SIGTERM)
+        with os.fdopen(told, "rb", buffering=0) as pipe:
+            self._listen(pipe.fileno())
+        _, status = os.waitpid(self._child, 0)
+        return os.waitstatus_to_exitcode(status)
+
+    def _listen(self, told: int) -> None:
+        """Return when the candidate has ended, or has to."""
+        heard_s, rest = time.monotonic(), b""
+        while True:
+            limit_s = None if self._works else max(0.0, heard_s + self._silent_s - time.monotonic())
+            if not select.select([told], [], [], limit_s)[0]:
+                if self._answers():
+                    os.kill(self._child, signal.SIGKILL)
+                    os.waitpid(self._child, 0)
+                    self._give_up(f"it heard nothing of the server for {self._silent_s:g} s")
+                heard_s = time.monotonic()
+                continue
+            data = os.read(told, 4096)
+            if not data:
+                return
+            heard_s = time.monotonic()
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                self._last = line.decode(errors="replace")
+                if self._last == slots.WORKS and not self._works:
+                    self._keep()
+
+    def _keep(self) -> None:
+        """Make this version the one that is started from now on."""
+        from swarming.unpack import choose
+
+        self._works = True
+        try:
+            choose(self._folder, self._version)
+        except OSError as error:
+            _say(f"Version {self._version[:10]} works, but the next start is of the one before: {error.strerror}")
+        else:
+            _say(f"Version {self._version[:10]} works and stays")
+
+    def _answers(self) -> bool:
+        """Say whether the server could be heard: one that is away is no fault of a version."""
+        import urllib.request
+
+        try:
+            with urllib.request.urlopen(self._server + slots.PING, timeout=PING_S) as reply:  # noqa: S310 - as configured
+                return bool(reply.status == 200)
+        except (OSError, ValueError):
+            return False
+
+    def _become(self, version: str) -> NoReturn:
+        """Let the version that has just shown that it works go on: alone, or as the guard of the next."""
+        python = slots.python_of(self._folder, self._version)
+        command = slots.bot_command(python, self._words)
+        if version:
+            command = slots.guard_command(python, self._folder, version, self._server, self._words)
+        _execute(command)
+
+    def _give_up(self, reason: str) -> NoReturn:
+        """Go back to the version before."""
+        text = f"Version {self._version[:10]} does not work here, back to the one before: {reason}"
+        _say(text)
+        with suppress(OSError):  # a full disk: it will be tried again, and told then
+            slots.refuse(self._folder, slots.Refusal(self._version, text))
+        _execute(slots.bot_command(sys.executable, self._words))
+
+    def _leave(self, status: int) -> NoReturn:
+        """End as the bot did."""
+        if status < 0:
+            signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
+            os.kill(os.getpid(), -status)
+        sys.exit(status)
+
+    def _pass_on(self, number: int, _frame: object) -> None:
+        self._is_asked = self._is_asked or number != signal.SIGUSR1
+        if self._child:
+            with suppress(ProcessLookupError):
+                os.kill(self._child, number)
+
+
+def _execute(command: list[str]) -> NoReturn:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGUSR1 else signal.SIG_DFL)
+    os.execv(command[0], command)  # noqa: S606
+
+
+def _spelt(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"status {status}"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"swarming-bot: {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    place, wanted, url, *words = sys.argv[1:]
+    Guard(Path(place), wanted, url, words).run()
