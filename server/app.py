@@ -103,16 +103,15 @@ def run(config: ServerConfig, announce: Callable[[str], object], *, verbose: boo
         logging.getLogger(noisy).setLevel(logging.WARNING)
     raise_file_limit()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve(config, announce))
+        runner.run(serve(config, announce, SystemClock()))
     return 0
 
 
-async def serve(config: ServerConfig, announce: Callable[[str], object]) -> None:
+async def serve(config: ServerConfig, announce: Callable[[str], object], clock: Clock) -> None:
     """Serve until SIGTERM or SIGINT, then drain; `announce` gets the one line that says where."""
     stop = asyncio.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sign, stop.set)
-    clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         listener = bind(config.address, config.port)
         stack.callback(listener.close)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,23 @@ class BotProcess:
     """One bot. `expect` reads what it says."""
 
     def __init__(
-        self, url: str, directory: Path, bot_id: str, *arguments: str, env: Mapping[str, str] | None = None
+        self,
+        url: str,
+        directory: Path,
+        bot_id: str,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        command: Sequence[str] = (),
+        stderr: int = subprocess.PIPE,
     ) -> None:
         self.directory, self.bot_id = directory, bot_id
         self.said = ""
         temporary = directory.parent / f"{directory.name}-tmp"  # a full /tmp of this machine would quarantine the bot
         temporary.mkdir(exist_ok=True)
         self.process = subprocess.Popen(
-            [COMMAND, "--server", url, "--dir", str(directory), "--id", bot_id, *arguments],
+            command or [COMMAND, "--server", url, "--dir", str(directory), "--id", bot_id, *arguments],
             stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             env={**os.environ, "TMPDIR": str(temporary), **(env or {})},
         )
 

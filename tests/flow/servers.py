@@ -15,7 +15,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,19 @@ STOP_S = 60.0
 class ServerProcess:
     """One server: `url` has no slash at the end."""
 
-    def __init__(self, data_dir: Path, *arguments: str, port: int = 0, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *arguments: str,
+        port: int = 0,
+        env: Mapping[str, str] | None = None,
+        command: Sequence[str] = (),
+    ) -> None:
         self.data_dir = data_dir
         self._log = data_dir.parent / f"{data_dir.name}.log"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [COMMAND, "serve", "--data", str(data_dir), "--port", str(port), *arguments],
+                command or [COMMAND, "serve", "--data", str(data_dir), "--port", str(port), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
