@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -30,7 +31,7 @@ class Guard:
     def __init__(self, folder: Path, version: str, server: str, words: list[str], silent_s: float = SILENT_S) -> None:
         self._silent_s = silent_s
         self._folder, self._version, self._server, self._words = folder, version, server, words
-        self._child = 0
+        self._child: subprocess.Popen[bytes] | None = None
         self._is_asked = False  # somebody wants the bot to end
         self._works = False
         self._last = ""  # word of the candidate
@@ -55,32 +56,30 @@ class Guard:
     def _watch(self) -> int:
         """Let the candidate live; return how it ended."""
         told, tell = os.pipe()
-        os.set_inheritable(tell, True)
         words = [*self._words, slots.CANDIDATE, str(tell), str(os.getpid())]
         command = slots.bot_command(slots.python_of(self._folder, self._version), words)
         self._last = ""
         try:
             # A process group of its own: Ctrl-C is passed on once, and does not come twice.
-            self._child = os.posix_spawn(command[0], command, os.environ, setpgroup=0)
+            self._child = subprocess.Popen(command, pass_fds=[tell], process_group=0)
         except OSError as error:
             self._give_up(f"it cannot be started: {error.strerror}")
         os.close(tell)
         if self._is_asked:  # before there was anybody to tell
-            os.kill(self._child, signal.SIGTERM)
+            self._child.send_signal(signal.SIGTERM)
         with os.fdopen(told, "rb", buffering=0) as pipe:
-            self._listen(pipe.fileno())
-        _, status = os.waitpid(self._child, 0)
-        return os.waitstatus_to_exitcode(status)
+            self._listen(pipe.fileno(), self._child)
+        return self._child.wait()
 
-    def _listen(self, told: int) -> None:
+    def _listen(self, told: int, child: subprocess.Popen[bytes]) -> None:
         """Return when the candidate has ended, or has to."""
         heard_s, rest = time.monotonic(), b""
         while True:
             limit_s = None if self._works else max(0.0, heard_s + self._silent_s - time.monotonic())
             if not select.select([told], [], [], limit_s)[0]:
                 if self._answers():
-                    os.kill(self._child, signal.SIGKILL)
-                    os.waitpid(self._child, 0)
+                    child.kill()
+                    child.wait()
                     self._give_up(f"it heard nothing of the server for {self._silent_s:g} s")
                 heard_s = time.monotonic()
                 continue
@@ -141,9 +140,9 @@ class Guard:
 
     def _pass_on(self, number: int, _frame: object) -> None:
         self._is_asked = self._is_asked or number != signal.SIGUSR1
-        if self._child:
+        if self._child is not None and self._child.returncode is None:
             with suppress(ProcessLookupError):
-                os.kill(self._child, number)
+                os.kill(self._child.pid, number)  # not `send_signal`: it may reap, in the middle of a `wait`
 
 
 def _execute(command: list[str]) -> NoReturn:
