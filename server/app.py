@@ -11,7 +11,6 @@ import contextlib
 import errno
 import logging
 import os
-import resource
 import secrets
 import signal
 import socket
@@ -46,6 +45,7 @@ from server.pages.browse import BrowsePages
 from server.pages.views import Pages
 from server.protocol import JsonRunner
 from server.retention import Sweeper
+from server.runtime import loop_factory, raise_file_limit, spare_collections
 from server.settings import SETTINGS_DIR, Settings
 from server.stores.datadir import DataDirectory
 from server.stores.janitor import Janitor
@@ -102,6 +102,7 @@ def run(config: ServerConfig, announce: Callable[[str], object], *, verbose: boo
     for noisy in ("asyncio", "aiohttp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     raise_file_limit()
+    spare_collections()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(config, announce, SystemClock()))
     return 0
@@ -269,20 +270,3 @@ def _bind_problem(error: OSError, address: str, port: int) -> Exception:
     if error.errno in {errno.EACCES, errno.EADDRNOTAVAIL}:
         return InvalidInput(f"Cannot listen on {place}: {os.strerror(error.errno)}")
     return error
-
-
-def raise_file_limit() -> None:
-    """Allow as many open files as the system grants: each waiting bot is one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(ValueError, OSError):  # macOS grants less than it says
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's factory where the extra `fast` is installed, None for the standard loop."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

@@ -90,7 +90,7 @@ OWNERS = {
     "aiofiles": {"isolate.cas.files"},
     "fastcdc": {"isolate.cas.chunker"},
     "rich": {"isolate.terminal", "swarming.board", "swarming.session", "swarming.show"},  # the last two: types only
-    "uvloop": {"server.app", "server.cli"},
+    "uvloop": {"server.cli", "server.runtime"},
 }
 
 
