@@ -6,7 +6,9 @@ Pure. Without a `pools.toml` every pool is open, as on the development server of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from isolate.cas.digest import SHA256
 from isolate.errors import Refused

@@ -68,7 +68,7 @@ class ClientApi:
         out, admitted = self._outbox(request), self._settings().pools.admit(asked.request)
         if asked.evaluate_only:
             return reply({"request": out.request(await self._scheduler.evaluate(admitted))})
-        view = await self._scheduler.submit(admitted)
+        view = await self._scheduler.submit(admitted, asked.secret)
         task = view.task
         body = {"request": out.request(task.request, task), "task_id": task.task_id, "task_result": out.result(view)}
         return reply(body)

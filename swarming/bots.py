@@ -10,34 +10,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from swarming.model import Attempt, Execution, FilesRef, Lists
 
 FORMER_SESSIONS = 8  # sessions of a bot id that are remembered as replaced
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BotHello:
+class BotHello(msgspec.Struct, frozen=True, kw_only=True):
     """What a bot says of itself with every handshake, poll and event."""
 
     bot_id: str
     session: str = ""
     dimensions: Lists = ()  # sorted by key
-    state: Mapping[str, Any] = field(default_factory=dict)
+    state: Mapping[str, Any] = {}
     version: str = ""
     external_ip: str = ""
     authenticated_as: str = ""
     problem: str = ""  # what the server found wrong in the message: the bot is quarantined for it, not refused
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BotInfo:
+class BotInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a bot."""
 
     bot_id: str
-    session: str = field(default="", repr=False)
-    former_sessions: tuple[str, ...] = field(default=(), repr=False)
+    session: str = ""
+    former_sessions: tuple[str, ...] = ()
     dimensions: Lists = ()
-    state: Mapping[str, Any] = field(default_factory=dict)
+    state: Mapping[str, Any] = {}
     version: str = ""
     external_ip: str = ""
     authenticated_as: str = ""
@@ -49,9 +49,11 @@ class BotInfo:
     task_name: str = ""
     is_dead: bool = False
 
+    def __repr__(self) -> str:  # without the sessions, which are credentials
+        return f"BotInfo({self.bot_id!r}, run_id={self.run_id!r})"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BotEvent:
+
+class BotEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened to a bot, for its page."""
 
     bot_id: str
@@ -63,7 +65,7 @@ class BotEvent:
     quarantined: str = ""
     maintenance: str = ""
     dimensions: Lists = ()
-    state: Mapping[str, Any] = field(default_factory=dict)
+    state: Mapping[str, Any] = {}
     external_ip: str = ""
     authenticated_as: str = ""
 
@@ -82,6 +84,7 @@ class Run:
 
     execution: Execution
     attempt: Attempt
+    secret: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +104,7 @@ class Restart:
 Command = Sleep | Run | Terminate | Restart
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskUpdate:
+class TaskUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """What a bot reports while a task runs. The last one has exit code and duration, or `canceled`."""
 
     output: bytes = b""

@@ -11,8 +11,9 @@ import heapq
 import itertools
 import random
 from collections.abc import Coroutine
-from dataclasses import replace
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from isolate.errors import InvalidInput, LeaseLost, NotFound
 from swarming import decisions, ids
@@ -186,7 +187,7 @@ class Dispatcher:
         if not lease.attempt.is_offer:
             return self._sleep(seat)
         lease.heard_s = self._ledger.clock.monotonic()
-        return _command(lease.execution)
+        return await self._command(lease.execution)
 
     async def _claim(self, seat: Seat) -> Command | None:
         """Take the next execution for a bot, if there is one."""
@@ -206,7 +207,15 @@ class Dispatcher:
         offer = Offer(attempt=attempt, has_session=bool(info.session), must_end_by=end_at)
         # A poll may be cancelled when its connection breaks; the lease must be known here if the store gives one.
         execution = await self._unbreakable(self._claimed(list(seat.queues), offer))
-        return None if execution is None else _command(execution)
+        return None if execution is None else await self._command(execution)
+
+    async def _command(self, execution: Execution) -> Command:
+        """Return the offer of an execution in words for its bot."""
+        attempt, wanted = execution.attempts[-1], execution.properties
+        if wanted.is_terminate:
+            return Terminate(attempt.run_id)
+        secret = None if wanted.secret is None else await self._ledger.store.secret(execution.execution_id)
+        return Run(execution, attempt, secret)
 
     async def _claimed(self, queues: list[str], offer: Offer) -> Execution | None:
         ledger = self._ledger
@@ -290,8 +299,3 @@ class Dispatcher:
         streak = seat.info.state.get("sleep_streak")
         known = streak if isinstance(streak, int | float) and streak > 0 else 0
         return Sleep(decisions.back_off_s(known, self._rng.random(), self._ledger.policy.max_sleep_s), quarantined)
-
-
-def _command(execution: Execution) -> Command:
-    attempt = execution.attempts[-1]
-    return Terminate(attempt.run_id) if execution.properties.is_terminate else Run(execution, attempt)

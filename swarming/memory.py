@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from isolate.errors import NotFound, Stale
 from swarming import ids, sharing
@@ -48,6 +49,7 @@ class MemoryTaskStore:
         self._executions: dict[str, Execution] = {}
         self._bots: dict[str, BotInfo] = {}
         self._events: list[BotEvent] = []
+        self._secrets: dict[str, bytes] = {}  # by task id
         self._members: dict[str, set[str]] = {}  # execution id -> ids of the tasks attached to it
         self._live: dict[str, str] = {}  # live hash -> execution id
         self._waiting: dict[str, list[tuple[int, int, str]]] = {}  # queue -> sorted (priority, rank, execution id)
@@ -75,6 +77,8 @@ class MemoryTaskStore:
                 execution = replace(execution, version=shared.version + 1)
                 how = How.JOINED
             self._put(execution)
+        if submission.secret is not None:
+            self._secrets[task.task_id] = submission.secret
         self._put_task(task)
         return Submitted(how, task, execution)
 
@@ -114,6 +118,10 @@ class MemoryTaskStore:
         if execution_id not in self._executions:
             raise NotFound(f"Task {execution_id} not found")
         return self._executions[execution_id]
+
+    async def secret(self, execution_id: str) -> bytes | None:
+        found = (self._secrets.get(one) for one in self._members.get(execution_id, ()))
+        return next((secret for secret in found if secret is not None), None)
 
     async def attached(self, execution_id: str) -> list[Task]:
         return sorted((self._tasks[one] for one in self._members.get(execution_id, ())), key=_age)
@@ -257,6 +265,8 @@ class MemoryTaskStore:
         if task.attached:
             self._members.setdefault(task.execution_id or "", set()).add(task.task_id)
         self._tasks[task.task_id] = task
+        if task.state not in LIVE:
+            self._secrets.pop(task.task_id, None)
 
     def _check(self, changes: Sequence[Change]) -> None:
         """Raise Stale when one of the changes cannot be made any more."""

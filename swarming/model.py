@@ -2,14 +2,18 @@
 
 Knows no store, no clock and no JSON spelling of the API (`wire.py` does). Every value is frozen; a change is a new
 value. Times ending in `_at` are epoch seconds, UTC.
+
+These are structs and not dataclasses because each task passes through some twenty new values: `replace` of a dataclass
+takes 9 µs, of a struct 0.8 µs, and a server has 1,000 µs for a task.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, to_builtins
 
 from isolate.cas.digest import SHA256
 from swarming.states import State
@@ -18,8 +22,7 @@ Pairs = tuple[tuple[str, str], ...]
 Lists = tuple[tuple[str, tuple[str, ...]], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FilesRef:
+class FilesRef(Struct, frozen=True):
     """A tree: the hash of its `.isolated` (or None when only the place is known), the server and the namespace."""
 
     isolated: str | None
@@ -27,16 +30,14 @@ class FilesRef:
     namespace: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class NamedCache:
+class NamedCache(Struct, frozen=True):
     """A directory that survives on the bot under `name` and is mapped at `path`."""
 
     name: str
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Containment:
+class Containment(Struct, frozen=True):
     """How strictly the bot shall contain the process; the type is 2020's number."""
 
     lower_priority: bool = False
@@ -45,8 +46,7 @@ class Containment:
     limit_total_committed_memory: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskProperties:
+class TaskProperties(Struct, frozen=True, kw_only=True):
     """What to run and where: everything that decides the result, and nothing else."""
 
     dimensions: Pairs  # sorted, the alternatives too; a value `a|b` is met by either
@@ -63,7 +63,7 @@ class TaskProperties:
     outputs: tuple[str, ...] = ()
     caches: tuple[NamedCache, ...] = ()
     containment: Containment = Containment()
-    secret: bytes | None = field(default=None, repr=False)
+    secret: str | None = None  # digest of the secret bytes, which are kept elsewhere and never shown
 
     @property
     def is_terminate(self) -> bool:
@@ -73,17 +73,18 @@ class TaskProperties:
         return [key for key, _ in self.dimensions] == ["id"] and not runs and not has_inputs
 
 
+def secret_digest(secret: bytes | None) -> str | None:
+    """Return what stands for a secret in the properties of its task."""
+    return None if secret is None else SHA256.digest(secret).hex()
+
+
 def task_hash(properties: TaskProperties) -> str:
     """Return the idempotency key: SHA-256 hex of the canonical JSON of the properties, the secret by its digest."""
-    values = asdict(replace(properties, secret=None))
-    if properties.secret is not None:
-        values["secret"] = SHA256.digest(properties.secret).hex()
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(to_builtins(properties), sort_keys=True, separators=(",", ":"))
     return SHA256.digest(text.encode()).hex()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskSlice:
+class TaskSlice(Struct, frozen=True, kw_only=True):
     """One way to run a task, and how long to wait for it."""
 
     properties: TaskProperties
@@ -91,8 +92,7 @@ class TaskSlice:
     wait_for_capacity: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRequest:
+class TaskRequest(Struct, frozen=True, kw_only=True):
     """What one client asked for. `tags` are the client's own until the scheduler adds the automatic ones."""
 
     name: str
@@ -109,14 +109,13 @@ class TaskRequest:
     request_uuid: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, frozen=True, kw_only=True):
     """One try of an execution on one bot. PENDING while it is only an offer; offers that lapse leave no trace."""
 
     run_id: str
     try_number: int
     bot_id: str
-    session: str = field(default="", repr=False)  # "" is a bot of 2020
+    session: str = ""  # "" is a bot of 2020
     bot_version: str = ""
     bot_dimensions: Lists = ()
     state: State = State.PENDING
@@ -133,6 +132,9 @@ class Attempt:
     stats: Mapping[str, Any] | None = None  # bot_overhead, isolated_stats, … as the bot sent them
     cipd_pins: Mapping[str, Any] | None = None
 
+    def __repr__(self) -> str:  # without the session, which is a credential
+        return f"Attempt({self.run_id!r}, {self.state.name}, bot_id={self.bot_id!r})"
+
     @property
     def is_offer(self) -> bool:
         """Whether the bot has not answered yet."""
@@ -144,8 +146,7 @@ class Attempt:
         return self.state is State.TIMED_OUT or bool(self.exit_code)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Execution:
+class Execution(Struct, frozen=True, kw_only=True):
     """One run of one set of properties, shared by every task that joined it.
 
     `version` grows with every stored change of it or of a task attached to it; a store refuses a change of an old one.
@@ -217,8 +218,7 @@ class Execution:
         return properties.execution_timeout_s + 3 * (properties.grace_period_s or 30) + 300.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class Task(Struct, frozen=True, kw_only=True):
     """What one client asked for and where it stands; while attached, state and times follow its execution."""
 
     task_id: str

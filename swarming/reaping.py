@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from isolate.errors import Stale
 from swarming import decisions, sharing

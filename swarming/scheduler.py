@@ -106,14 +106,14 @@ class Scheduler:
         """Return the request as it would be stored, with all tags; stores nothing. Raises as `submit` does."""
         return await self._submitter.checked(request)
 
-    async def submit(self, request: TaskRequest) -> TaskView:
+    async def submit(self, request: TaskRequest, secret: bytes | None = None) -> TaskView:
         """Make a task of a request that obeys the rules of `wire_rules`; returns when it is durable.
 
         The view shows what became of it: PENDING or RUNNING (it joined an equal one), COMPLETED and `deduped`, or
         NO_RESOURCE. Equal request_uuid and identity within an hour: the task made first. Raises InvalidTask for inputs
-        that are incomplete and for a parent that does not exist.
+        that are incomplete and for a parent that does not exist. `secret` is what the properties have the digest of.
         """
-        submitted = await self._submitter.submit(request)
+        submitted = await self._submitter.submit(request, secret)
         return _view(Record(submitted.task, submitted.execution))
 
     async def terminate(self, bot_id: str, user: str = "", authenticated: str = "anonymous:anonymous") -> TaskView:

@@ -5,7 +5,7 @@ Knows no store, no clock and no policy; stores call these inside their transacti
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from swarming import ids
 from swarming.model import Attempt, Execution, Task

@@ -14,6 +14,8 @@ from enum import Enum
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
+from msgspec import Struct
+
 from isolate.errors import InvalidInput
 from swarming.bots import BotEvent, BotInfo
 from swarming.model import Attempt, Execution, Task
@@ -33,8 +35,7 @@ class How(Enum):
     COLLISION = "collision"  # its id is taken, nothing was stored: draw another
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class Submission(Struct, frozen=True, kw_only=True):
     """A task to store, with the execution to make for it, unless one can be shared or reused."""
 
     task: Task
@@ -42,6 +43,10 @@ class Submission:
     reuse: tuple[tuple[int, str], ...] = ()  # (slice index, task hash): successes that may answer it, in this order
     reuse_since: float = 0.0  # only executions created at or after this
     repeat_since: float = 0.0  # a task with equal identity and request_uuid created at or after this is the answer
+    secret: bytes | None = None  # kept apart, and only as long as the task is PENDING or RUNNING
+
+    def __repr__(self) -> str:
+        return f"Submission({self.task!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +83,7 @@ class Page(Generic[T]):
     cursor: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """A task, the execution it has or had a share in, and the ids of its children."""
 
     task: Task
@@ -186,6 +190,10 @@ class TaskStore(Protocol):
 
     async def execution(self, execution_id: str) -> Execution:
         """Return an execution; raises NotFound."""
+        ...
+
+    async def secret(self, execution_id: str) -> bytes | None:
+        """Return the secret of the live tasks attached to an execution; those that share one have the same."""
         ...
 
     async def attached(self, execution_id: str) -> list[Task]:

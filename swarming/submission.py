@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from isolate.errors import InvalidTask, NotFound
 from swarming import ids, matching
@@ -82,7 +83,7 @@ class Submitter:
         await self._check_inputs(request)
         return request
 
-    async def submit(self, request: TaskRequest) -> Submitted:
+    async def submit(self, request: TaskRequest, secret: bytes | None = None) -> Submitted:
         """Store a task for the request and see that a bot hears of it; raises InvalidTask."""
         ledger = self._ledger
         now = ledger.clock.now()
@@ -109,6 +110,7 @@ class Submitter:
                 reuse=reuse,
                 reuse_since=since,
                 repeat_since=now - ledger.policy.repeat_s,
+                secret=secret,
             )
             submitted = await ledger.store.submit(submission)
             if submitted.how is not How.COLLISION:

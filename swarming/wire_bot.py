@@ -199,8 +199,8 @@ def _output(text: str | None) -> bytes:
 def command(given: bots.Command, *, server_url: str, authenticated_as: str) -> dict[str, Any]:
     """Return the reply to a poll."""
     match given:
-        case bots.Run(execution, attempt):
-            return {"cmd": "run", "manifest": manifest(execution, attempt, server_url, authenticated_as)}
+        case bots.Run():
+            return {"cmd": "run", "manifest": manifest(given, server_url, authenticated_as)}
         case bots.Terminate(run_id):
             return {"cmd": "terminate", "task_id": run_id}
         case bots.Restart(message):
@@ -209,11 +209,9 @@ def command(given: bots.Command, *, server_url: str, authenticated_as: str) -> d
             return {"cmd": "sleep", "duration": duration_s, "quarantined": quarantined}
 
 
-def manifest(
-    execution: model.Execution, attempt: model.Attempt, server_url: str, authenticated_as: str
-) -> dict[str, Any]:
+def manifest(given: bots.Run, server_url: str, authenticated_as: str) -> dict[str, Any]:
     """Return what a bot is to run; a bot of 2020 refuses a key more or less."""
-    wanted = execution.properties
+    wanted, attempt = given.execution.properties, given.attempt
     return {
         "task_id": attempt.run_id,
         "bot_id": attempt.bot_id,
@@ -239,7 +237,7 @@ def manifest(
         "isolated": _isolated(wanted.inputs, server_url, has_session=bool(attempt.session)),
         "cas_input_root": None,
         "outputs": list(wanted.outputs),
-        "secret_bytes": None if wanted.secret is None else base64.b64encode(wanted.secret).decode(),
+        "secret_bytes": None if given.secret is None else base64.b64encode(given.secret).decode(),
         "realm": {},
         "resultdb": None,
         "service_accounts": {"system": {"service_account": "none"}, "task": {"service_account": "none"}},

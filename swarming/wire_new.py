@@ -8,7 +8,7 @@ the spelling of the host is part of a task.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from isolate.errors import InvalidInput, InvalidTask
 from swarming import model, wire, wire_in, wire_rules
@@ -22,6 +22,7 @@ class NewTask:
 
     request: model.TaskRequest
     evaluate_only: bool  # judge and answer, create nothing
+    secret: bytes | None = field(default=None, repr=False)  # of all slices
 
 
 def new_task(body: bytes, authenticated: str, own_servers: Collection[str] = ()) -> NewTask:
@@ -44,7 +45,8 @@ def new_task(body: bytes, authenticated: str, own_servers: Collection[str] = ())
         bot_ping_tolerance_s=new.bot_ping_tolerance_secs,
         request_uuid=(new.request_uuid or "").lower().replace("-", ""),
     )
-    return NewTask(request, evaluate_only=bool(new.evaluate_only))
+    secret = wire_rules.secret_bytes(slices[0].properties or wire_in.Properties())
+    return NewTask(request, bool(new.evaluate_only), secret)
 
 
 def _slice(part: wire_in.Slice, own_servers: Collection[str]) -> model.TaskSlice:
@@ -71,7 +73,7 @@ def _properties(sent: wire_in.Properties, own_servers: Collection[str]) -> model
         outputs=tuple(sent.outputs or ()),
         caches=tuple(model.NamedCache(name, path) for name, path in _caches(sent)),
         containment=_containment(sent.containment),
-        secret=wire_rules.secret_bytes(sent),
+        secret=model.secret_digest(wire_rules.secret_bytes(sent)),
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from math import inf
 
 import msgspec
+from msgspec.structs import replace
 
 from isolate.errors import NotFound
 from server.stores.task_rows import SQL

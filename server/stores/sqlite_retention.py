@@ -30,12 +30,12 @@ class SqliteRetention:
                 db.executemany(SQL["delete_tag"], [(tag, created_at, key) for tag in tags])
                 db.execute(SQL["delete_request"], (key,))
                 db.execute(SQL["delete_task"], (key,))
-            unused = db.execute(SQL["old_executions"], (ids.number(before, 0), limit)).fetchall()
+            unused = db.execute(SQL["old_results"], (ids.number(before, 0), limit)).fetchall()
             for key, body in unused:
                 execution = to_execution((body,))
                 runs = [(attempt.bot_id, execution.created_at, key) for attempt in execution.attempts]
                 db.executemany(SQL["delete_run"], runs)
-                db.execute(SQL["delete_execution"], (key,))
+                db.execute(SQL["delete_result"], (key,))
             return len(old) + len(unused)
 
         return await self._database.write(write)

@@ -7,12 +7,14 @@ returns.
 
 from __future__ import annotations
 
+import base64
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from isolate.clock import Clock
 from isolate.errors import Stale
@@ -28,15 +30,17 @@ from server.stores.task_rows import (
     get_task,
     insert_task,
     number,
+    result_row,
     standing_row,
     to_execution,
 )
 from server.stores.writer import Database
 from swarming import ids, sharing
-from swarming.model import Execution, Task
+from swarming.model import Attempt, Execution, Task
+from swarming.states import LIVE
 from swarming.store import Change, How, Offer, Submission, Submitted
 
-MIGRATIONS = (SQL["schema_1"], SQL["schema_2"])
+MIGRATIONS = (SQL["schema_1"], SQL["schema_2"], SQL["schema_3"])
 
 
 class SqliteTaskStore(SqliteHistory, SqliteBots, SqliteRetention):
@@ -65,6 +69,11 @@ class SqliteTaskStore(SqliteHistory, SqliteBots, SqliteRetention):
     async def execution(self, execution_id: str) -> Execution:
         key = ids.unpack(execution_id)[0]
         return await self._database.read(lambda db: get_execution(db, key))
+
+    async def secret(self, execution_id: str) -> bytes | None:
+        key = number(execution_id)
+        row = await self._database.read(lambda db: db.execute(SQL["find_secret"], (key,)).fetchone())
+        return None if row is None else base64.b64decode(row[0])
 
     async def attached(self, execution_id: str) -> list[Task]:
         return await self._tasks("attached", (number(execution_id),))
@@ -99,8 +108,10 @@ def _submit(db: sqlite3.Connection, submission: Submission) -> Submitted:
         else:
             how, shared = How.JOINED, to_execution(row)
             task, execution = sharing.attach(task, shared)
-            execution = _update(db, shared, execution)
+            execution = _put(db, shared, execution)
     insert_task(db, task)
+    if submission.secret is not None and task.state in LIVE:
+        db.execute(SQL["insert_secret"], (number(task.task_id), base64.b64encode(submission.secret).decode()))
     return Submitted(how, task, execution)
 
 
@@ -117,50 +128,55 @@ def _claim(db: sqlite3.Connection, queues: Sequence[str], offer: Offer) -> Execu
     row = db.execute(SQL["claim"], wish).fetchone()
     if row is None:
         return None
-    waiting = get_execution(db, row[0])
-    return _update(db, waiting, sharing.offer(waiting, attempt))
+    waiting = to_execution(row)
+    return _put(db, waiting, sharing.offer(waiting, attempt))
 
 
 def _replace(db: sqlite3.Connection, changes: Sequence[Change], tasks: Sequence[Task]) -> list[Execution]:
     """Store new values, or raise Stale; the writer then undoes what was done."""
-    stored = []
-    for change in changes:
-        if change.old is None:
-            stored.append(_insert(db, change.new))
-        else:
-            stored.append(_update(db, change.old, change.new))
+    stored = [_put(db, change.old, change.new) for change in changes]
     for execution in stored:
         db.execute(SQL["follow_execution"], _following(execution))
-    db.executemany(SQL["update_task"], [(*standing_row(task), number(task.task_id)) for task in tasks])
+    if tasks:
+        db.executemany(SQL["update_task"], [(*standing_row(task), number(task.task_id)) for task in tasks])
     return stored
 
 
-def _insert(db: sqlite3.Connection, execution: Execution) -> Execution:
-    stored = replace(execution, version=0)
+def _put(db: sqlite3.Connection, old: Execution | None, new: Execution) -> Execution:
+    """Store a new value of an execution where it belongs, with the runs that came or went; raises Stale."""
+    stored = replace(new, version=0 if old is None else old.version + 1)
+    key = number(new.execution_id)
     try:
-        db.execute(SQL["insert_execution"], execution_row(stored))
-    except sqlite3.IntegrityError as error:
-        raise Stale(f"Task {execution.execution_id} has a live equal") from error
-    return stored
-
-
-def _update(db: sqlite3.Connection, old: Execution, new: Execution) -> Execution:
-    """Store a new value of an execution, with the runs that came or went."""
-    stored = replace(new, version=old.version + 1)
-    row = execution_row(stored)
-    try:
-        changed = db.execute(SQL["update_execution"], (*row, old.version)).rowcount
+        if old is None:
+            is_fresh = not db.execute(SQL["has_execution"], (key,)).fetchone()[0]
+        elif old.state in LIVE and new.state in LIVE:
+            is_fresh = bool(db.execute(SQL["update_execution"], (*execution_row(stored), old.version)).rowcount)
+        elif old.state in LIVE:
+            is_fresh = bool(db.execute(SQL["end_execution"], (key, old.version)).rowcount)
+        else:
+            is_fresh = bool(db.execute(SQL["update_result"], (*result_row(stored), old.version)).rowcount)
+        if not is_fresh:
+            raise Stale(f"Task {new.execution_id} was changed by somebody else")
+        if new.state not in LIVE and (old is None or old.state in LIVE):
+            db.execute(SQL["insert_result"], result_row(stored))
+        elif old is None:
+            db.execute(SQL["insert_execution"], execution_row(stored))
     except sqlite3.IntegrityError as error:
         raise Stale(f"Task {new.execution_id} has a live equal") from error
-    if not changed:
-        raise Stale(f"Task {new.execution_id} was changed by somebody else")
-    key = row[-1]
-    before, after = ({attempt.bot_id for attempt in one.attempts} for one in (old, new))
+    _note_runs(db, () if old is None else old.attempts, new)
+    return stored
+
+
+def _note_runs(db: sqlite3.Connection, old: Sequence[Attempt], new: Execution) -> None:
+    """Keep the list of what each bot worked on right."""
+    if len(old) == len(new.attempts):  # attempts are added and withdrawn at the end, one at a time
+        return
+    key = number(new.execution_id)
+    before, after = ({attempt.bot_id for attempt in attempts} for attempts in (old, new.attempts))
     for bot_id in before - after:
-        db.execute(SQL["delete_run"], (bot_id, old.created_at, key))
+        db.execute(SQL["delete_run"], (bot_id, new.created_at, key))
     for bot_id in after - before:
         db.execute(SQL["insert_run"], (bot_id, new.created_at, key))
-    return stored
 
 
 def _following(execution: Execution) -> tuple[Any, ...]:

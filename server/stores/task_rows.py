@@ -16,7 +16,7 @@ from isolate.errors import NotFound
 from server.stores import queries
 from swarming import ids
 from swarming.model import Execution, Task, TaskRequest
-from swarming.states import LIVE, State
+from swarming.states import State
 from swarming.store import How, Submitted
 
 SQL = queries.load("tasks")
@@ -32,7 +32,7 @@ def number(task_id: str | None) -> int | None:
 
 
 def execution_row(execution: Execution) -> tuple[Any, ...]:
-    """Return the values of `insert_execution` and, but for the last condition, `update_execution`."""
+    """Return the values of a live one for `insert_execution` and, but for the last condition, `update_execution`."""
     is_claimable = execution.is_claimable
     return (
         execution.version,
@@ -42,14 +42,19 @@ def execution_row(execution: Execution) -> tuple[Any, ...]:
         execution.deadline_at,
         execution.created_at,
         is_claimable,
-        execution.state in LIVE and not is_claimable,
+        not is_claimable,
         execution.needs_session,
         execution.span_s,
         execution.live_hash,
-        execution.reusable_hash,
         _encode(execution),
         number(execution.execution_id),
     )
+
+
+def result_row(execution: Execution) -> tuple[Any, ...]:
+    """Return the values of `insert_result` and, but for the last condition, `update_result`."""
+    key = number(execution.execution_id)
+    return execution.version, execution.created_at, execution.reusable_hash, _encode(execution), key
 
 
 def to_execution(row: Sequence[Any]) -> Execution:
@@ -81,7 +86,7 @@ def insert_task(db: sqlite3.Connection, task: Task) -> None:
     row = (*standing_row(task), request.name, request.parent_task_id, request.authenticated, request.request_uuid, key)
     db.execute(SQL["insert_task"], row)
     db.execute(SQL["insert_request"], (key, _encode(request)))
-    db.executemany(SQL["insert_tag"], [(tag, task.created_at, key) for tag in dict.fromkeys(request.tags)])
+    db.execute(SQL["insert_tags"], (task.created_at, key, _encode(request.tags)))
 
 
 def get_task(db: sqlite3.Connection, key: int) -> Task:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from isolate.errors import InvalidInput, NotFound, Stale
 from swarming import decisions, ids, matching, sharing
@@ -72,13 +72,34 @@ async def test_every_field_of_a_request_survives(store: Store) -> None:
         env_prefixes=(("PATH", ("x", "y")),),
         inputs=FilesRef("a" * 64, "http://x", "blake3-zstd"),
         outputs=("o",),
-        secret=b"\0\xff",
+        secret="a digest",
         io_timeout_s=3,
     )
     wanted = submission(1, request("n", one_slice(what), one_slice(properties("other")), request_uuid="u"))
     await store.submit(wanted)
     assert await store.task(wanted.task.task_id) == wanted.task
     assert (await claimed(store)).properties == what
+
+
+async def test_a_secret_is_kept_while_its_task_may_need_it(store: Store) -> None:
+    idempotent = properties(secret="a digest", idempotent=True)
+    wanted = replace(submission(1, request("n", one_slice(idempotent))), secret=b"\0\xff")
+    plain = await store.submit(submission(2))
+    assert (await store.submit(wanted)).execution is not None
+    execution_id = wanted.task.task_id
+    assert await store.secret(execution_id) == b"\0\xff"
+    assert await store.secret(plain.task.task_id) is None
+    joined = await store.submit(replace(submission(3, request("n", one_slice(idempotent))), secret=b"\0\xff"))
+    assert joined.how is How.JOINED
+    assert joined.execution is not None
+    gone = replace(wanted.task, state=State.CANCELED, attached=False, completed_at=NOW)
+    await store.replace([Change(joined.execution, joined.execution)], [gone])
+    assert await store.secret(execution_id) == b"\0\xff"
+    taken = await claimed(store)
+    while taken.execution_id != execution_id:
+        taken = await claimed(store, "another")
+    await ended(store, (await store.replace([Change(taken, decisions.accepted(taken, NOW))]))[0])
+    assert await store.secret(execution_id) is None
 
 
 async def test_what_is_not_there_is_not_found(store: Store) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
+
+from msgspec.structs import replace
 
 from server.retention import DAY_S, RetentionPolicy, Sweeper
 from swarming import ids
@@ -41,6 +43,6 @@ async def test_each_kind_has_its_own_time() -> None:
 async def test_a_round_has_pauses_and_an_end() -> None:
     clock = SkippingClock()
     store, outputs = await filled(clock)
-    await Sweeper(store, outputs, clock, replace(POLICY, steps=3)).run()
+    await Sweeper(store, outputs, clock, dataclasses.replace(POLICY, steps=3)).run()
     assert clock.slept == [POLICY.pause_s] * 6
     assert await store.count(TaskQuery()) == 14

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from server.stores.sqlite_tasks import MIGRATIONS
 from server.stores.task_rows import SQL
 
 CLAIM = {"queues": "[]", "now": 0.0, "has_session": True, "must_end_by": None, "bot_id": "b"}
@@ -19,8 +20,8 @@ SEARCH = PLACE | FILTER
 @pytest.fixture
 def database() -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(":memory:")
-    connection.executescript(SQL["schema_1"])
-    connection.executescript(SQL["schema_2"])
+    for script in MIGRATIONS:
+        connection.executescript(script)
     yield connection
     connection.close()
 
@@ -47,7 +48,7 @@ def test_a_claim_looks_at_the_head_of_each_queue_only(database: sqlite3.Connecti
     ("name", "values", "index"),
     [
         ("find_repeated", ("u", "i", 0.0), "tasks_repeated (request_uuid=? AND identity=?)"),
-        ("find_reusable", ("h", 0.0), "executions_reusable (reusable_hash=? AND created_at>?)"),
+        ("find_reusable", ("h", 0.0), "results_reusable (reusable_hash=? AND created_at>?)"),
         ("find_live", ("h",), "executions_live (live_hash=?)"),
         ("attached", (1,), "tasks_members (execution_id=?)"),
         ("overdue", (0.0, 1), "tasks_overdue (deadline_at<?)"),
@@ -63,8 +64,8 @@ def test_a_claim_looks_at_the_head_of_each_queue_only(database: sqlite3.Connecti
         ("floor_by_completed", SEARCH, "COVERING INDEX tasks_by_end"),
         ("ahead", ("q", 1, 1, 1, 10), "executions_by_queue (queue=? AND (priority,rank)<(?,?))"),
         ("old_tasks", (0.0, 1), "tasks_by_time (created_at<?)"),
-        ("old_executions", (1, 1), "SEARCH executions USING INTEGER PRIMARY KEY (rowid<?)"),
-        ("old_executions", (1, 1), "tasks_answered (execution_id=?)"),
+        ("old_results", (1, 1), "SEARCH results USING INTEGER PRIMARY KEY (rowid<?)"),
+        ("old_results", (1, 1), "tasks_answered (execution_id=?)"),
         ("delete_old_events", (0.0, 1), "events_by_time (at<?)"),
         ("search_by_state", SEARCH, "tasks_by_state (state=? AND created_at>? AND created_at<?)"),
         ("search_by_name", SEARCH, "tasks_by_name (name=? AND created_at>? AND created_at<?)"),

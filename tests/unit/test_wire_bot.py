@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from isolate.errors import InvalidInput
 from swarming import bots, model, wire_bot
@@ -186,7 +186,7 @@ def test_a_wrong_update_is_refused_with_the_reason(fields: dict[str, Any], reaso
 
 
 def test_a_manifest_has_exactly_the_keys_of_2020() -> None:
-    found = wire_bot.manifest(execution(), ATTEMPT, "http://localhost:1", "bot:whitelisted-ip")
+    found = wire_bot.manifest(bots.Run(execution(), ATTEMPT), "http://localhost:1", "bot:whitelisted-ip")
     assert found.keys() == MANIFEST_KEYS
     assert found["containment"].keys() == {
         "lower_priority",
@@ -207,15 +207,17 @@ def test_a_manifest_has_exactly_the_keys_of_2020() -> None:
 def test_a_manifest_names_this_server_for_trees_without_an_address() -> None:
     inputs = model.FilesRef("ab" * 20, "", "default-gzip")
     caches = (model.NamedCache("git", "c/git"),)
-    found = wire_bot.manifest(execution(inputs=inputs, caches=caches, secret=b"k"), ATTEMPT, "http://localhost:1", "x")
+    found = wire_bot.manifest(
+        bots.Run(execution(inputs=inputs, caches=caches), ATTEMPT, b"k"), "http://localhost:1", "x"
+    )
     assert found["isolated"] == {"input": "ab" * 20, "namespace": "default-gzip", "server": "http://localhost:1"}
     assert found["caches"] == [{"name": "git", "path": "c/git", "hint": "-1"}]
     assert found["secret_bytes"] == base64.b64encode(b"k").decode()
 
 
 def test_outputs_without_inputs_go_to_a_namespace_the_bot_knows() -> None:
-    ours = wire_bot.manifest(execution(), ATTEMPT, "http://localhost:1", "x")
-    old = wire_bot.manifest(execution(), replace(ATTEMPT, session=""), "http://localhost:1", "x")
+    ours = wire_bot.manifest(bots.Run(execution(), ATTEMPT), "http://localhost:1", "x")
+    old = wire_bot.manifest(bots.Run(execution(), replace(ATTEMPT, session="")), "http://localhost:1", "x")
     assert (ours["isolated"]["namespace"], old["isolated"]["namespace"]) == ("blake3-zstd", "default-gzip")
     assert ours["isolated"]["input"] is None
 

@@ -70,7 +70,7 @@ def test_a_valid_request_is_normalised() -> None:
     assert asked.env == (("A", "1"), ("B", "2"))
     assert asked.env_prefixes == (("PATH", ("bin", "local/bin")),)
     assert asked.caches == (model.NamedCache("builder", "c/b"), model.NamedCache("git", "c/git"))
-    assert (asked.io_timeout_s, asked.grace_period_s, asked.secret) == (30, 30, b"key")
+    assert (asked.io_timeout_s, asked.grace_period_s, asked.secret) == (30, 30, model.secret_digest(b"key"))
     assert asked.containment == model.Containment(lower_priority=True, containment_type=2)
     assert (found.user, found.authenticated, found.tags) == ("joe", "user:a@b", ("a:b",))
     assert found.request_uuid == UUID.replace("-", "")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from swarming import bots, model, wire_out
 from swarming.scheduler import TaskView
@@ -16,7 +17,7 @@ from swarming.wire_out import whole_characters
 TASK_ID, RUN_ID = "5cee488008810", "5cee488008811"
 OUT = wire_out.Outbox("http://localhost:1", "0.1.0")
 PROPERTIES = model.TaskProperties(
-    dimensions=(("os", "Linux"), ("pool", "default")), command=("true",), execution_timeout_s=60, secret=b"hush"
+    dimensions=(("os", "Linux"), ("pool", "default")), command=("true",), execution_timeout_s=60, secret="a digest"
 )
 REQUEST = model.TaskRequest(
     name="n",
@@ -111,7 +112,7 @@ def test_a_completed_task() -> None:
 
 
 def test_performance_stats_are_there_when_asked_for() -> None:
-    asked = replace(OUT, performance=lambda stats: {"bot_overhead": stats["bot_overhead"]})
+    asked = dataclasses.replace(OUT, performance=lambda stats: {"bot_overhead": stats["bot_overhead"]})
     done = replace(TASK, state=State.COMPLETED)
     assert asked.result(view(done, ATTEMPT))["performance_stats"] == {"bot_overhead": 0.5}
     assert "performance_stats" not in asked.result(view(replace(done, deduped=True), ATTEMPT))

@@ -92,6 +92,46 @@ CREATE INDEX tasks_by_start ON tasks (started_at) WHERE started_at IS NOT NULL;
 CREATE INDEX tasks_answered ON tasks (execution_id) WHERE attached = 0 AND execution_id IS NOT NULL;
 CREATE INDEX events_by_time ON events (at);
 
+-- schema_3 --
+-- What is over moves out of the table that claims look at: however many results there are, the live ones stay together.
+-- Secrets are kept apart, as long as their task may need them; what has one only shows that it does.
+CREATE TABLE results (
+    id INTEGER PRIMARY KEY,
+    version INTEGER NOT NULL,
+    created_at REAL NOT NULL,
+    reusable_hash TEXT,
+    body BLOB NOT NULL
+);
+INSERT INTO results (id, version, created_at, reusable_hash, body)
+    SELECT id, version, created_at, reusable_hash, body FROM executions WHERE is_claimable = 0 AND is_taken = 0;
+DELETE FROM executions WHERE is_claimable = 0 AND is_taken = 0;
+DROP INDEX executions_reusable;
+ALTER TABLE executions DROP COLUMN reusable_hash;
+CREATE INDEX results_reusable ON results (reusable_hash, created_at) WHERE reusable_hash IS NOT NULL;
+
+CREATE TABLE secrets (
+    task_id INTEGER PRIMARY KEY,
+    base64 TEXT NOT NULL
+);
+INSERT INTO secrets (task_id, base64)
+    SELECT id, json_extract(CAST(body AS TEXT), '$.slices[0].properties.secret') FROM requests
+    WHERE instr(CAST(body AS TEXT), '"secret":"') > 0
+        AND id IN (SELECT id FROM tasks WHERE attached = 1 AND state IN (16, 32));
+UPDATE requests SET body = CAST(json_replace(CAST(body AS TEXT),
+        '$.slices[0].properties.secret', 'of task ' || id, '$.slices[1].properties.secret', 'of task ' || id,
+        '$.slices[2].properties.secret', 'of task ' || id, '$.slices[3].properties.secret', 'of task ' || id,
+        '$.slices[4].properties.secret', 'of task ' || id, '$.slices[5].properties.secret', 'of task ' || id,
+        '$.slices[6].properties.secret', 'of task ' || id, '$.slices[7].properties.secret', 'of task ' || id
+    ) AS BLOB) WHERE instr(CAST(body AS TEXT), '"secret":"') > 0;
+UPDATE executions SET body = CAST(json_replace(CAST(body AS TEXT), '$.properties.secret', 'of task ' || id) AS BLOB)
+    WHERE instr(CAST(body AS TEXT), '"secret":"') > 0;
+UPDATE results SET body = CAST(json_replace(CAST(body AS TEXT), '$.properties.secret', 'of task ' || id) AS BLOB)
+    WHERE instr(CAST(body AS TEXT), '"secret":"') > 0;
+CREATE TRIGGER secrets_end AFTER UPDATE OF state ON tasks WHEN NEW.state NOT IN (16, 32)
+BEGIN
+    DELETE FROM secrets WHERE task_id = NEW.id;
+END;
+
 -- find_repeated --
 -- The task made by an earlier submission with this identity and request_uuid.
 SELECT id FROM tasks INDEXED BY tasks_repeated
@@ -100,11 +140,16 @@ ORDER BY id DESC LIMIT 1;
 
 -- is_taken --
 -- Whether a task or an execution has this id.
-SELECT EXISTS (SELECT 1 FROM tasks WHERE id = ?1) OR EXISTS (SELECT 1 FROM executions WHERE id = ?1);
+SELECT EXISTS (SELECT 1 FROM tasks WHERE id = ?1) OR EXISTS (SELECT 1 FROM executions WHERE id = ?1)
+    OR EXISTS (SELECT 1 FROM results WHERE id = ?1);
+
+-- has_execution --
+-- Whether an execution has this id.
+SELECT EXISTS (SELECT 1 FROM executions WHERE id = ?1) OR EXISTS (SELECT 1 FROM results WHERE id = ?1);
 
 -- find_reusable --
 -- The newest success with this hash that is not too old.
-SELECT body FROM executions INDEXED BY executions_reusable
+SELECT body FROM results INDEXED BY results_reusable
 WHERE reusable_hash = ? AND reusable_hash IS NOT NULL AND created_at >= ?
 ORDER BY created_at DESC, id DESC LIMIT 1;
 
@@ -130,24 +175,36 @@ WITH heads AS (
     ) AS id
     FROM json_each(:queues) AS wanted
 )
-SELECT best.id FROM heads CROSS JOIN executions AS best ON best.id = heads.id
+SELECT best.body FROM heads CROSS JOIN executions AS best ON best.id = heads.id
 ORDER BY best.priority, best.rank, best.id LIMIT 1;
 
 -- insert_execution --
 -- A new execution; fails when the id or the live hash is in use.
 INSERT INTO executions (version, queue, priority, rank, deadline_at, created_at, is_claimable, is_taken, needs_session,
-    span_s, live_hash, reusable_hash, body, id)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+    span_s, live_hash, body, id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- update_execution --
 -- A new value of an execution; changes no row when another writer was faster.
 UPDATE executions SET version = ?, queue = ?, priority = ?, rank = ?, deadline_at = ?, created_at = ?, is_claimable = ?,
-    is_taken = ?, needs_session = ?, span_s = ?, live_hash = ?, reusable_hash = ?, body = ?
+    is_taken = ?, needs_session = ?, span_s = ?, live_hash = ?, body = ?
 WHERE id = ? AND version = ?;
+
+-- end_execution --
+-- An execution is not live any more; changes no row when another writer was faster.
+DELETE FROM executions WHERE id = ? AND version = ?;
+
+-- insert_result --
+-- An execution that is over.
+INSERT INTO results (version, created_at, reusable_hash, body, id) VALUES (?, ?, ?, ?, ?);
+
+-- update_result --
+-- A new value of an execution that is over; changes no row when another writer was faster.
+UPDATE results SET version = ?, created_at = ?, reusable_hash = ?, body = ? WHERE id = ? AND version = ?;
 
 -- get_execution --
 -- One execution.
-SELECT body FROM executions WHERE id = ?;
+SELECT body FROM executions WHERE id = ?1 UNION ALL SELECT body FROM results WHERE id = ?1;
 
 -- insert_run --
 -- A bot got an execution.
@@ -167,9 +224,18 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 -- What the client asked for; never changed.
 INSERT INTO requests (id, body) VALUES (?, ?);
 
--- insert_tag --
--- One tag of a task.
-INSERT INTO tags (tag, created_at, task_id) VALUES (?, ?, ?);
+-- insert_tags --
+-- The tags of a task.
+INSERT INTO tags (tag, created_at, task_id) SELECT DISTINCT value, ?, ? FROM json_each(?);
+
+-- insert_secret --
+-- The secret of a task, while it waits or runs.
+INSERT INTO secrets (task_id, base64) VALUES (?, ?);
+
+-- find_secret --
+-- The secret that those who share an execution have in common.
+SELECT secrets.base64 FROM tasks INDEXED BY tasks_members JOIN secrets ON secrets.task_id = tasks.id
+WHERE tasks.execution_id = ? AND tasks.attached = 1 LIMIT 1;
 
 -- update_task --
 -- A new value of a task.
@@ -474,22 +540,22 @@ DELETE FROM requests WHERE id = ?;
 -- A task.
 DELETE FROM tasks WHERE id = ?;
 
--- old_executions --
+-- old_results --
 -- Executions from before an id that nobody needs: over, and no task refers to them.
-SELECT id, body FROM executions
-WHERE id < ?1 AND is_claimable = 0 AND is_taken = 0
+SELECT id, body FROM results
+WHERE id < ?1
     AND NOT EXISTS (
-        SELECT 1 FROM tasks INDEXED BY tasks_members WHERE tasks.execution_id = executions.id AND attached = 1
+        SELECT 1 FROM tasks INDEXED BY tasks_members WHERE tasks.execution_id = results.id AND attached = 1
     )
     AND NOT EXISTS (
         SELECT 1 FROM tasks INDEXED BY tasks_answered
-        WHERE tasks.execution_id = executions.id AND tasks.execution_id IS NOT NULL AND attached = 0
+        WHERE tasks.execution_id = results.id AND tasks.execution_id IS NOT NULL AND attached = 0
     )
 ORDER BY id LIMIT ?2;
 
--- delete_execution --
--- An execution.
-DELETE FROM executions WHERE id = ?;
+-- delete_result --
+-- An execution that is over.
+DELETE FROM results WHERE id = ?;
 
 -- delete_old_events --
 -- Events of bots from before a time.
