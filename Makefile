@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := isolate run_isolated swarming server bench tests setup.py
 PYTEST_ARGS ?=
 
-.PHONY: help demo test unit check lint bench format pyz clean
+.PHONY: help demo test unit check lint bench bench-deps format pyz clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,8 +34,18 @@ lint: $(VENV)/.ready ## ruff and mypy --strict
 
 check: lint test ## What CI runs: lint, layering, all tests
 
-bench: $(VENV)/.ready ## Measure hashing, archive, fetch, map and tasks
+bench: $(VENV)/.ready ## Measure ours beside other tools, in less than 10 minutes
 	$(BIN)/python -m bench
+
+PEERS := restic borgbackup ostree casync rclone coreutils tar gcc libc6-dev
+bench-deps: ## Install the tools that bench compares with, from Debian's packages
+	@command -v apt-get >/dev/null || { echo "There is no apt-get here: install $(PEERS) as this system does it"; exit 1; }
+	@SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; \
+	$$SUDO apt-get -qq update || echo "The lists of packages are as old as they are"; \
+	for peer in $(PEERS); do \
+		$$SUDO apt-get -qq install --yes --no-install-recommends $$peer >/dev/null && echo "$$peer: installed" || \
+		echo "$$peer: cannot be installed here; bench reports it as absent"; \
+	done
 
 pyz: $(VENV)/.ready ## One file that runs run_isolated on a bare Python, in dist
 	$(BIN)/python -m run_isolated.pyz dist

@@ -1,6 +1,7 @@
 """`python -m bench`: ours beside what a user would pick instead, on the same tree, in the same run.
 
 Alternating runs, the first of each discarded, medians. Absolute times belong to the machine; the ratio is what to read.
+How it is measured is in bench/README.md.
 """
 
 from __future__ import annotations
@@ -9,80 +10,145 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
-import shutil
+import sysconfig
 import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
-from bench.contestants import OURS, PEERS, ROWS, Place
-from bench.measure import Row, alternate
+from bench.goals import Verdict
+from bench.machine import machine
+from bench.measure import Failed, alternate
+from bench.peers import versions
+from bench.place import Place, Size, removed
+from bench.rows import IDLE, ROWS, Row
+from bench.table import Measured, memory, shown, summary
 from bench.tasks import measure_tasks
-from bench.tree import generate
+from bench.tree import copy_of, generate
 
-TREE_FILES, QUICK_FILES = 20_000, 2_000
-TASKS, QUICK_TASKS = 3_000, 500
-TASK_ROW = "13 tasks"
+FULL = Size(tree_files=100_000, large_bytes=4 << 30, index_blobs=10_000_000, egress_files=10_000)
+QUICK = Size(runs=1, tree_files=1_000, generations=10, large_bytes=64 << 20, index_blobs=200_000, egress_files=300,
+             tasks=500)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A tree that is measured: a copy on the disk of the scratch folder, so that all read and write the same disk."""
+
+    name: str
+    path: Path
+    files: int
+    size_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.files:,} files, {self.size_bytes / 1e6:,.0f} MB"
 
 
 @click.command()
-@click.option("--tree", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Measure this tree.")
+@click.option(
+    "--tree",
+    "trees",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Measure this tree; repeatable. [default: a generated one, and this Python's library]",
+)
 @click.option("--rows", help="Numbers of rows, such as 1,2,5 [default: all].")
-@click.option("--quick", is_flag=True, help="A small tree, one run each.")
+@click.option("--runs", type=click.IntRange(1), help="That count, after the one that does not [default: 3].")
+@click.option("--quick", is_flag=True, help="Small sizes, one run each: whether it works, not how fast.")
+@click.option("--full", is_flag=True, help="Sizes as the targets say: 4 GiB file, 10 million blobs. Takes an hour.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Also write every sample.")
 @click.option("--scratch", type=click.Path(file_okay=False, path_type=Path), help="Work here [default: a new folder].")
-def main(tree: Path | None, rows: str | None, json_file: Path | None, scratch: Path | None, *, quick: bool) -> None:
-    """Measure hashing, archive, fetch, map and tasks."""
-    chosen = set(rows.split(",")) if rows else None
-    runs = 1 if quick else 3
-    results: dict[str, list[Row]] = {}
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(
-            tempfile.TemporaryDirectory(prefix="bench-", dir=scratch, ignore_cleanup_errors=True)
-        )
-        work = Path(folder)
-        if tree is None:
-            tree = work / "tree"
-            generate(tree, QUICK_FILES if quick else TREE_FILES)
-        describe(tree)
-        for name, row in ROWS.items():
-            if chosen is None or name.split()[0] in chosen:
-                with contextlib.ExitStack() as servers:
-                    results[name] = alternate(runs, row(Place(work / name.replace(" ", "-"), tree, servers)))
-                show(name, results[name])
-        if chosen is None or TASK_ROW.split(maxsplit=1)[0] in chosen:
-            with contextlib.ExitStack() as servers:
-                url = Place(work / "tasks", tree, servers).server()
-                figures = asyncio.run(measure_tasks(url, QUICK_TASKS if quick else TASKS))
-            click.echo(f"{TASK_ROW:18} {figures.summary()}")
+@click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Keep here what takes long to make.")
+def main(
+    trees: tuple[Path, ...],
+    rows: str | None,
+    runs: int | None,
+    json_file: Path | None,
+    scratch: Path | None,
+    data: Path | None,
+    *,
+    quick: bool,
+    full: bool,
+) -> None:  # fmt: skip
+    """Measure hashing, archive, fetch, map, the server and tasks."""
+    size = QUICK if quick else FULL if full else Size()
+    size = replace(size, runs=runs or size.runs)
+    chosen = None if rows is None else set(rows.split(","))
+    if chosen is not None and (unknown := chosen - {row.number for row in ROWS} - {IDLE.number, "13"}):
+        raise click.UsageError(f"No row {', '.join(sorted(unknown))}")
+    started_s = time.time()
+    for name, version in (host := machine() | {"tools": versions()}).items():
+        click.echo(f"{name}: {', '.join(map(' '.join, version.items())) if isinstance(version, dict) else version}")
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=scratch, ignore_cleanup_errors=True) as folder:
+        found = list(measure_all(Path(folder), trees, size, data, chosen))
+        removed(Path(folder))
+    click.echo("")
+    for line in summary(found):
+        click.echo(line)
+    click.echo(f"\n{time.time() - started_s:.0f} s; load of the machine {os.getloadavg()[0]:.1f}")
     if json_file:
-        found = {name: [row.as_json() for row in listed] for name, listed in results.items()}
-        json_file.write_text(json.dumps({"machine": machine(), "rows": found}, indent=2))
+        content = {"machine": host, "load": os.getloadavg()[0], "rows": [one.as_json() for one in found]}
+        json_file.write_text(json.dumps(content, indent=1))
 
 
-def describe(tree: Path) -> None:
-    """Print what is measured, and which peers are absent."""
-    files = [path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()]
-    size_bytes = sum(path.stat().st_size for path in files)
-    absent = [peer for peer in PEERS if not shutil.which(peer)]
-    click.echo(f"Tree: {len(files):,} files, {size_bytes / 1e6:,.0f} MB; {machine()['cores']} cores")
-    if absent:
-        click.echo(f"Absent: {', '.join(absent)} (not installed)")
-    click.echo(f"{'row':18} {'who':26} {'wall s':>8} {'cpu s':>8} {'ours/peer':>10}")
+def measure_all(
+    scratch: Path, trees: tuple[Path, ...], size: Size, data: Path | None, chosen: set[str] | None
+) -> Iterator[Measured]:
+    """Yield each row as it is measured, and print it."""
+    found: list[Measured] = []
+    wanted = [row for row in ROWS if chosen is None or row.number in chosen]
+    subjects = list(prepared(scratch, trees, size)) if any(row.per_tree for row in wanted) else []
+    for row in wanted:
+        for subject in subjects[: 1 if row.once else None] if row.per_tree else [Subject("", scratch, 0, 0)]:
+            with contextlib.ExitStack() as stack:
+                place = Place(scratch / "work", subject.path, stack, size, data)
+                stack.callback(removed, place.scratch)
+                found.append(measured(row, place, str(subject) if row.per_tree else ""))
+            yield show(found[-1])
+    if chosen is None or IDLE.number in chosen:
+        with contextlib.ExitStack() as stack:
+            (idle,) = alternate(1, IDLE.make(Place(scratch / "work", scratch, stack, size)))
+        yield show(Measured(IDLE.number, IDLE.title, "all rows above", (idle,), memory(found, idle)))
+    if chosen is None or "13" in chosen:
+        with contextlib.ExitStack() as stack:
+            url = Place(scratch / "work", scratch, stack, size).server().url
+            click.echo(f"\n13  tasks: {asyncio.run(measure_tasks(url, size.tasks)).summary()}")
 
 
-def show(name: str, rows: list[Row]) -> None:
-    """Print one row of the table, a line for each contestant."""
-    ours = next(row for row in rows if row.name == OURS)
-    for row in rows:
-        ratio = "" if row is ours else f"{ours.wall_s / row.wall_s:10.2f}"
-        click.echo(f"{name:18} {row.name:26} {row.wall_s:8.3f} {row.cpu_s:8.3f} {ratio:>10}")
+def prepared(scratch: Path, trees: tuple[Path, ...], size: Size) -> Iterator[Subject]:
+    """Yield the trees to measure, each once and on the disk where the work is done."""
+    if not trees:
+        path = scratch / "generated"
+        generate(path, size.tree_files)
+        yield counted("generated", path)
+    for number, tree in enumerate(trees or [Path(sysconfig.get_path("stdlib"))]):
+        path = scratch / f"tree-{number}"
+        copy_of(tree, path, leave_out=() if trees else ("site-packages",))
+        yield counted(str(tree) if trees else "library of Python", path)
 
 
-def machine() -> dict[str, object]:
-    """Return what figures depend on."""
-    return {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+def counted(name: str, path: Path) -> Subject:
+    files = [entry for entry in path.rglob("*") if entry.is_file() and not entry.is_symlink()]
+    return Subject(name, path, len(files), sum(entry.stat().st_size for entry in files))
+
+
+def measured(row: Row, place: Place, tree: str) -> Measured:
+    """Measure one row; if one of our commands fails, that is its result."""
+    try:
+        results = alternate(place.size.runs, row.make(place))
+        verdicts = tuple(goal.judge(results) for goal in row.goals)
+    except Failed as error:
+        results, verdicts = [], (Verdict("to work", str(error), is_met=False),)
+    return Measured(row.number, row.title, tree, tuple(results), verdicts)
+
+
+def show(found: Measured) -> Measured:
+    for line in shown(found):
+        click.echo(line)
+    return found
 
 
 if __name__ == "__main__":

@@ -1,68 +1,165 @@
-"""Run commands and measure them: wall time, CPU seconds of all their processes, peak memory of the largest."""
+"""Run commands in turns and measure them: wall time, processor time, memory, bytes and requests on the wire.
+
+Knows no tool. The processor time and the memory of a command are those of all its processes; what its server used is
+kept apart.
+"""
 
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+from bench.relay import Wire
+from bench.watching import Watch, cpu_s
+
+
+class Failed(Exception):
+    """A command did not do what it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One run of one command."""
+    """One run of one contestant; `figures` are those that only its row knows."""
 
     wall_s: float
-    cpu_s: float
+    cpu_s: float = 0.0
+    memory_bytes: int = 0
+    server_cpu_s: float = 0.0
+    server_memory_bytes: int = 0
+    wire: Wire | None = None
     stdout: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def value(self, name: str) -> float:
+        """Return the measurement called `name`."""
+        return self.figures[name] if name in self.figures else float(getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table: what was measured, how often, and the medians."""
+class Contestant:
+    """Something that can be run again and again; `prepare` and `tidy` are not measured."""
 
     name: str
+    once: Callable[[], Sample]
+    is_peer: bool = False  # what a user would pick instead; others are shown for scale
+    prepare: Callable[[], object] | None = None
+    tidy: Callable[[], object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """Who is measured beside whom, and what happens before each turn."""
+
+    contestants: Sequence[Contestant]
+    before_turn: Callable[[int], object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was measured of one contestant."""
+
+    name: str
+    is_peer: bool
     samples: tuple[Sample, ...]
-    note: str = ""
+    wire: Wire | None = None  # of the run that is not counted otherwise, because counting takes time
+
+    def median(self, name: str) -> float:
+        return statistics.median(sample.value(name) for sample in self.samples)
+
+    def peak(self, name: str) -> float:
+        return max(sample.value(name) for sample in self.samples)
 
     @property
-    def wall_s(self) -> float:
-        return statistics.median(sample.wall_s for sample in self.samples)
-
-    @property
-    def cpu_s(self) -> float:
-        return statistics.median(sample.cpu_s for sample in self.samples)
+    def figures(self) -> dict[str, float]:
+        return {name: self.median(name) for name in self.samples[0].figures}
 
     def as_json(self) -> dict[str, object]:
-        return {
-            "name": self.name,
-            "note": self.note,
-            "samples": [asdict(sample) | {"stdout": None} for sample in self.samples],
-        }
+        """Return everything that was measured."""
+        samples = [{key: value for key, value in asdict(sample).items() if key not in {"stdout", "wire"}}
+                   for sample in self.samples]  # fmt: skip
+        return {"name": self.name, "is_peer": self.is_peer, "wire": self.wire and asdict(self.wire), "samples": samples}
 
 
-def run(argv: Sequence[str], env: dict[str, str], cwd: Path | None = None) -> Sample:
-    """Run a command once; a failure ends the benchmark."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    started_s = time.perf_counter()
-    done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, check=False)
-    wall_s = time.perf_counter() - started_s
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(argv)} ended with {done.returncode}: {os.fsdecode(done.stderr)[-500:]}")
-    return Sample(wall_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, os.fsdecode(done.stdout))
+def run(argv: Sequence[str], env: dict[str, str], cwd: Path | None = None, *, server: int | None = None) -> Sample:
+    """Run a command once; raises Failed. `server` is the process that it talks to."""
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
+        server_before_s = 0.0 if server is None else cpu_s(server)
+        with nullcontext() if server is None else Watch(server) as served:
+            started_s = time.perf_counter()
+            process = subprocess.Popen(argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=said, stderr=errors)
+            with Watch(process.pid) as watched:
+                _, status, usage = os.wait4(process.pid, 0)
+            wall_s = time.perf_counter() - started_s
+        process.returncode = os.waitstatus_to_exitcode(status)
+        server_s = 0.0 if server is None else cpu_s(server) - server_before_s
+        for stream in (said, errors):
+            stream.seek(0)
+        if process.returncode:
+            why = os.fsdecode(errors.read())[-500:]
+            raise Failed(f"{' '.join(argv)} ended with {process.returncode}: {why}")
+        stdout = os.fsdecode(said.read())
+    return Sample(
+        wall_s,
+        usage.ru_utime + usage.ru_stime,
+        watched.peak_bytes,
+        server_s,
+        0 if served is None else served.peak_bytes,
+        stdout=stdout,
+    )
 
 
-def alternate(runs: int, contestants: dict[str, Callable[[], Sample]]) -> list[Row]:
-    """Measure contestants in turns, so that a slow minute of the machine hits all; the first turn is discarded."""
-    samples: dict[str, list[Sample]] = {name: [] for name in contestants}
+def added(first: Sample, second: Sample) -> Sample:
+    """Return two commands behind each other as one."""
+    return replace(
+        first,
+        wall_s=first.wall_s + second.wall_s,
+        cpu_s=first.cpu_s + second.cpu_s,
+        memory_bytes=max(first.memory_bytes, second.memory_bytes),
+    )
+
+
+def alternate(runs: int, race: Race) -> list[Result]:
+    """Measure contestants in turns, so that a slow minute of the machine hits all; the first turn is discarded.
+
+    What the discarded turn counted on the wire is kept. Before each run all that others wrote is brought to the disk:
+    else who syncs would pay for who does not.
+    """
+    samples: dict[str, list[Sample]] = {one.name: [] for one in race.contestants}
+    wires: dict[str, Wire | None] = {}
+    left = list(race.contestants)
     for turn in range(runs + 1):
-        for name, once in contestants.items():
-            sample = once()
+        if race.before_turn is not None:
+            race.before_turn(turn)
+        for one in list(left):
+            try:
+                sample = _once(one)
+            except Failed as error:
+                if not one.is_peer:
+                    raise
+                print(f"{one.name} is left out: {error}", file=sys.stderr)
+                left.remove(one)
+                continue
             if turn:
-                samples[name].append(sample)
-    return [Row(name, tuple(found)) for name, found in samples.items()]
+                samples[one.name].append(sample)
+            else:
+                wires[one.name] = sample.wire
+    return [Result(one.name, one.is_peer, tuple(samples[one.name]), wires[one.name]) for one in left]
+
+
+def _once(one: Contestant) -> Sample:
+    if one.prepare is not None:
+        one.prepare()
+    os.sync()
+    try:
+        return one.once()
+    finally:
+        if one.tidy is not None:
+            one.tidy()

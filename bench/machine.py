@@ -1,0 +1,41 @@
+"""What figures depend on: the machine, the disk, the versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from isolate import __version__
+
+KIB = 1024
+
+
+def machine() -> dict[str, object]:
+    """Return what figures depend on."""
+    return {
+        "product": f"isolate {__version__} ({_commit()})",
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": _first("/proc/cpuinfo", "model name"),
+        "memory": f"{int(_first('/proc/meminfo', 'MemTotal').split()[0]) * KIB / 1e9:.0f} GB",
+        "file system": _file_system(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def _first(path: str, key: str) -> str:
+    lines = Path(path).read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "0")
+
+
+def _commit() -> str:
+    argv = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    return done.stdout.strip() or "no checkout"
+
+
+def _file_system() -> str:
+    done = subprocess.run(["stat", "-f", "-c", "%T", "/tmp"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
