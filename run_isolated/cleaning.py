@@ -1,22 +1,39 @@
 """Putting the caches and the work directories of a machine in order, between runs.
 
-Knows no flags. Safe while runs are going on: what they use is pinned, moved away or locked.
+Knows no flags. Safe while runs are going on: what they use is pinned, moved away or locked. Imports little, because
+each run settles what dead ones left.
 """
 
 from __future__ import annotations
 
-from isolate.cas.cache import LocalCache
+from functools import partial
+from pathlib import Path
+
 from isolate.clock import Clock
 from isolate.monitor import Monitor
-from run_isolated.installed import named_caches_of
 from run_isolated.process import end_leftovers
 from run_isolated.spec import RunSpec
 from run_isolated.workdir import sweep
 
 
+def settled(work_dir: Path, parent: str | None, clock: Clock, monitor: Monitor) -> int:
+    """End what runs on in the work directory of a dead run and return its named caches; it may be deleted then.
+
+    `parent` is where its control group would be, as in `end_leftovers`. Returns how many processes there were.
+    """
+    from run_isolated.installed import take_back
+
+    ended = end_leftovers(work_dir, parent)
+    take_back(work_dir, clock, monitor)
+    return ended
+
+
 def clean(spec: RunSpec, clock: Clock, monitor: Monitor) -> list[int]:
     """Delete what dead runs left, trim all caches to their limits, and return the sizes of what was evicted."""
-    sweep(spec.root_dir, end_leftovers, monitor)
+    from isolate.cas.cache import LocalCache
+    from run_isolated.installed import named_caches_of
+
+    sweep(spec.root_dir, partial(settled, parent=spec.group_parent, clock=clock, monitor=monitor), monitor)
     with LocalCache.open(spec.content_cache_dir, spec.namespace, spec.cache_policy, clock, monitor) as content:
         evicted = content.trim()
     if spec.named_cache_dir.is_dir():

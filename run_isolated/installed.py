@@ -1,7 +1,8 @@
 """The named caches of one run: room for them, into its directory, and back.
 
 Knows no command. The invariants: what was moved in is moved back or reported as lost, in reverse order, whatever
-happened in between; a link that a command put in the place of a directory, or above it, is not followed.
+happened in between, a SIGKILL of ours included: then the next run does it. A link that a command put in the place of a
+directory, or above it, is not followed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from isolate.cas.cache import CachePolicy, LocalCache
+from isolate.cas.files import write_atomic
 from isolate.clock import Clock
 from isolate.errors import InternalFailure
 from isolate.monitor import Monitor
@@ -20,10 +22,30 @@ from run_isolated.named_caches import MAX_BYTES, MAX_CACHES, NamedCaches
 from run_isolated.spec import NamedCache
 from run_isolated.trimming import Trimmable, trim_caches
 
+WHENCE = "named_caches"  # beside the run directory: the folder where what is in it came from
+_LONGEST_PATH_BYTES = 1 << 16
+
 
 def named_caches_of(root: Path, policy: CachePolicy, clock: Clock, monitor: Monitor) -> NamedCaches:
     """Return the named caches at `root`; of `policy`, that of the content cache, free space and age hold for both."""
     return NamedCaches(root, replace(policy, max_bytes=MAX_BYTES, max_items=MAX_CACHES), clock, monitor)
+
+
+def take_back(work_dir: Path, clock: Clock, monitor: Monitor) -> None:
+    """Return the named caches of a dead run to where they came from; for whoever deletes `work_dir`."""
+    try:
+        descriptor = os.open(work_dir / WHENCE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # it had none
+        return
+    with open(descriptor, "rb") as file:
+        root = os.fsdecode(file.read(_LONGEST_PATH_BYTES))
+    if os.path.isabs(root) and "\0" not in root:  # the command may have written anything there
+        try:
+            taken = NamedCaches(Path(root), CachePolicy(), clock, monitor).take_back(work_dir)
+        except InternalFailure as error:
+            monitor.problem(error)
+        else:
+            monitor.count("named_caches_taken_back", len(taken))
 
 
 class Installed:
@@ -50,6 +72,8 @@ class Installed:
 
     def install(self, wanted: Sequence[NamedCache], run_dir: Path) -> None:
         """Move the caches `wanted` into the tree at `run_dir`; raises InternalFailure."""
+        if wanted:
+            write_atomic(run_dir.parent / WHENCE, os.fsencode(self._caches.root))
         for name, path, _ in wanted:
             parent, last = os.path.split(inner_path(path))
             place = working_directory(run_dir, parent)

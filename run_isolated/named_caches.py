@@ -3,21 +3,21 @@
     <root>/state.json        which there are, least recently used first
           /<xy>/             one cache, under a short random name
           /named/<name>      a link to it, for people
+          /lent.json         which are in a run, and where; not there when none is
           /lock              held for each operation, by whichever process
 
-The layout of 2020. Knows no command. The invariants: while a run has a cache it is not here, so nobody else gets or
-evicts it; nothing outside `root` and the run directory is moved, measured or deleted, because no link is followed; what
-a damaged list does not name any more is deleted.
+The layout of 2020, but for `lent.json`. Knows no command. The invariants: while a run has a cache it is not here, so
+nobody else gets or evicts it; a run that is killed loses none, because what is lent is noted before it leaves and until
+it is back; nothing outside `root` and the run directory is moved, measured or deleted, because no link is followed;
+what a damaged list does not name any more is deleted.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import random
 import shutil
-import stat
 import string
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,13 +28,14 @@ from isolate.cas.lru import CachePolicy, Item, Usage, victims
 from isolate.clock import Clock
 from isolate.errors import IndexCorrupt, InternalFailure
 from isolate.monitor import Monitor
-from run_isolated.named_state import Kept, State, cache_name, dumps, loads
-from run_isolated.workdir import delete_tree
+from run_isolated.deletion import delete_tree
+from run_isolated.moving import is_directory, links_to, move, own, tree_size
+from run_isolated.named_state import Kept, Loan, State, cache_name, dumps, dumps_loans, loads, loads_loans
 
 MAX_BYTES, MAX_CACHES = 1 << 40, 50  # as in 2020
 _LETTERS = string.ascii_letters + string.digits
 _TRIES = 1000  # at a short name that is free: there are 3844, and at most 50 caches stay
-_STATE, _NAMED, _LOCK = "state.json", "named", "lock"
+_STATE, _NAMED, _LENT, _LOCK = "state.json", "named", "lent.json", "lock"
 _PRIVATE = 0o700
 
 
@@ -44,6 +45,7 @@ class NamedCaches:
     def __init__(self, root: Path, policy: CachePolicy, clock: Clock, monitor: Monitor) -> None:
         self.root = root
         self._policy, self._clock, self._monitor = policy, clock, monitor
+        self._written = ""  # the list as it is on disk, while it is locked
 
     def touch(self, names: Sequence[str]) -> list[str]:
         """Count the caches `names` as used now; returns those that are not here."""
@@ -63,14 +65,15 @@ class NamedCaches:
             if os.path.lexists(destination):
                 raise InternalFailure(f"Cannot install the named cache {name!r}: {destination} exists already")
             kept = state.pop(cache_name(name), None)
+            self._write_loans([*self._loans(), Loan(name, os.fspath(destination))])
             with suppress(OSError):
                 os.unlink(self.root / _NAMED / name)
             source = None if kept is None else self.root / kept.directory
-            if kept is None or source is None or not _is_directory(source):
+            if kept is None or source is None or not is_directory(source):
                 os.mkdir(destination, _PRIVATE)
                 return 0
-            _own(source)
-            _move(source, destination)
+            own(source)
+            move(source, destination)
             return kept.size_bytes
 
     def uninstall(self, name: str, source: Path) -> None:
@@ -79,18 +82,44 @@ class NamedCaches:
         Raises InternalFailure when the command has removed or replaced it, or it cannot be moved: then it is lost.
         """
         with self._explained(f"The named cache {name!r} is lost"):
-            if not _is_directory(source):
-                raise InternalFailure(f"The named cache {name!r} is lost: the command removed its directory")
-            _own(source)
-            size_bytes = tree_size(source)
+            size_bytes = tree_size(source) if is_directory(source) else 0
             with self._state() as state:
-                replaced = state.pop(cache_name(name), None)
-                directory = self._free_name()
-                _move(source, self.root / directory)
-                state[name] = Kept(directory, size_bytes, self._clock.now())
-                self._link(name, directory)
+                try:
+                    if not is_directory(source):
+                        raise InternalFailure(f"The named cache {name!r} is lost: the command removed its directory")
+                    replaced = self._take_in(state, name, source, size_bytes)
+                finally:
+                    self._write_loans([loan for loan in self._loans() if loan.place != os.fspath(source)])
         if replaced is not None:
             self._delete(replaced.directory)
+
+    def take_back(self, work_dir: Path) -> list[str]:
+        """Take back what a run in `work_dir` had, which is dead now; returns the names.
+
+        What came back under such a name since then stays instead. Nothing is made where nothing was lent, and nothing
+        deleted where the lists are damaged: it is the command's word that brought us here.
+        """
+        taken: list[str] = []
+        try:
+            loads_loans(self._text(_LENT))
+            with suppress(FileNotFoundError):
+                loads(self._text(_STATE))
+        except (OSError, IndexCorrupt, UnicodeDecodeError):
+            return taken
+        with self._explained("Cannot take back named caches"), self._state() as state:
+            loans, inside = self._loans(), f"{os.path.realpath(work_dir)}/"
+            for name, place in reversed([loan for loan in loans if loan.place.startswith(inside)]):
+                source = Path(place)
+                is_here = name in state and is_directory(self.root / state[name].directory)
+                if is_here or not is_directory(source) or os.path.realpath(source.parent) != str(source.parent):
+                    continue
+                try:
+                    self._take_in(state, name, source, tree_size(source))
+                    taken.append(name)
+                except (OSError, shutil.Error) as error:
+                    self._monitor.problem(InternalFailure(f"The named cache {name!r} is lost: {error}"))
+            self._write_loans([loan for loan in loans if not loan.place.startswith(inside)])
+        return taken
 
     def oldest_s(self) -> float | None:
         """Return when the least recently used cache was used; None when there is none."""
@@ -111,16 +140,32 @@ class NamedCaches:
     def cleanup(self) -> None:
         """Delete what no entry of the list names, and entries whose directory is gone; what cannot be is reported."""
         with self._explained("Cannot clean up the named caches"), self._state() as state:
-            for name in [name for name, kept in state.items() if not _is_directory(self.root / kept.directory)]:
+            for name in [name for name, kept in state.items() if not is_directory(self.root / kept.directory)]:
                 del state[name]
             named = {kept.directory for kept in state.values()}
-            for entry in set(os.listdir(self.root)) - named - {_STATE, _NAMED, _LOCK}:
+            for entry in set(os.listdir(self.root)) - named - {_STATE, _NAMED, _LENT, _LOCK}:
                 self._delete(entry)
             with suppress(FileNotFoundError):
                 for entry in os.listdir(self.root / _NAMED):
                     kept = state.get(entry)
-                    if kept is None or not _links_to(self.root / _NAMED / entry, f"../{kept.directory}"):
+                    if kept is None or not links_to(self.root / _NAMED / entry, f"../{kept.directory}"):
                         self._delete(f"{_NAMED}/{entry}")
+
+    def _take_in(self, state: State, name: str, source: Path, size_bytes: int) -> Kept | None:
+        """Move `source` here as the cache `name`; return what it replaces, whose files are still there."""
+        own(source)
+        replaced = state.pop(cache_name(name), None)
+        directory = self._free_name()
+        # Listed first: who is killed in between leaves an entry without a directory, and the loan that has it.
+        state[name] = Kept(directory, size_bytes, self._clock.now())
+        self._write(state)
+        try:
+            move(source, self.root / directory)
+        except BaseException:
+            del state[name]
+            raise
+        self._link(name, directory)
+        return replaced
 
     def _evict(self, policy: CachePolicy, shortage_bytes: int, not_after_s: float = float("inf")) -> list[int]:
         with self._explained("Cannot evict named caches"), self._state() as state:
@@ -152,24 +197,53 @@ class NamedCaches:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             state = self._load()
-            before = dumps(state)
+            self._written = dumps(state)
             try:
                 yield state
             finally:  # a directory that was moved before something failed is not listed
-                if dumps(state) != before:
-                    write_atomic(self.root / _STATE, dumps(state).encode())
+                self._write(state)
         finally:
             os.close(lock)
+
+    def _write(self, state: State) -> None:
+        text = dumps(state)
+        if text != self._written:
+            write_atomic(self.root / _STATE, text.encode())
+            self._written = text
+
+    def _text(self, name: str) -> str:
+        descriptor = os.open(self.root / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe does not stop us
+        with open(descriptor, encoding="utf-8") as file:
+            return file.read()
+
+    def _loans(self) -> list[Loan]:
+        """Return what is lent; nothing when that cannot be read, which matters only to runs that were killed."""
+        try:
+            return loads_loans(self._text(_LENT))
+        except FileNotFoundError:
+            return []
+        except (IndexCorrupt, UnicodeDecodeError) as error:
+            self._monitor.problem(f"What is lent of the named caches in {self.root} cannot be told: {error}")
+            return []
+
+    def _write_loans(self, loans: Sequence[Loan]) -> None:
+        """Note what is lent, without what nobody can bring back any more."""
+        current = [loan for loan in loans if os.path.isdir(os.path.dirname(loan.place))]
+        if current:
+            write_atomic(self.root / _LENT, dumps_loans(current).encode())
+        else:
+            with suppress(FileNotFoundError):
+                os.unlink(self.root / _LENT)
 
     def _load(self) -> State:
         """Return the list; when it is damaged, say so and start anew: nothing tells which directory was what."""
         try:
-            return loads((self.root / _STATE).read_text(encoding="utf-8"))
+            return loads(self._text(_STATE))
         except FileNotFoundError:
             return {}
         except (IndexCorrupt, UnicodeDecodeError) as error:
             self._monitor.problem(f"The list of the named caches in {self.root} is damaged, they start anew: {error}")
-            for entry in set(os.listdir(self.root)) - {_LOCK}:
+            for entry in set(os.listdir(self.root)) - {_LOCK, _LENT}:
                 self._delete(entry)
             return {}
 
@@ -193,7 +267,7 @@ class NamedCaches:
     def _delete(self, entry: str) -> None:
         path = self.root / entry
         try:
-            if _is_directory(path):
+            if is_directory(path):
                 delete_tree(path)
             else:
                 with suppress(FileNotFoundError):
@@ -207,52 +281,3 @@ class NamedCaches:
             yield
         except (OSError, shutil.Error) as error:
             raise InternalFailure(f"{what}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def tree_size(root: Path) -> int:
-    """Return the bytes of all plain files below `root`; links count nothing, a file with two names counts twice."""
-    size_bytes, pending = 0, [os.fspath(root)]
-    while pending:
-        with suppress(OSError), os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                elif entry.is_file(follow_symlinks=False):
-                    size_bytes += entry.stat(follow_symlinks=False).st_size
-    return size_bytes
-
-
-def _is_directory(path: Path) -> bool:
-    try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except OSError:
-        return False
-
-
-def _links_to(path: Path, target: str) -> bool:
-    try:
-        return os.readlink(path) == target
-    except OSError:
-        return False
-
-
-def _own(directory: Path) -> None:
-    """Get back the rights a command took away, and the ownership if we may."""
-    with suppress(OSError):
-        if os.lstat(directory).st_uid != os.geteuid():
-            os.chown(directory, os.geteuid(), -1, follow_symlinks=False)
-        os.chmod(directory, _PRIVATE)
-
-
-def _move(source: Path, destination: Path) -> None:
-    try:
-        os.rename(source, destination)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        try:
-            shutil.copytree(source, destination, symlinks=True)
-        except BaseException:
-            delete_tree(destination)
-            raise
-        delete_tree(source)

@@ -1,13 +1,15 @@
 """The list of named caches as the tools of 2020 write it: `state.json`, version 3, least recently used first.
 
-Pure: text to values and back. The invariant: a name or directory that was read cannot lead out of the folder of the
-caches, and no two caches share a directory.
+And `lent.json`, which is ours: the caches that are in a run. Pure: text to values and back. The invariant: a name or
+directory that was read cannot lead out of the folder of the caches, and no two caches share a directory.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from isolate.errors import IndexCorrupt, InvalidInput
@@ -24,6 +26,13 @@ class Kept(NamedTuple):
     directory: str
     size_bytes: int
     used_s: float
+
+
+class Loan(NamedTuple):
+    """One cache that a run has, and the absolute path where it is."""
+
+    name: str
+    place: str
 
 
 State = dict[str, Kept]  # by name, least recently used first
@@ -55,6 +64,22 @@ def dumps(state: State) -> str:
     """Return the state file for `state`."""
     items = [[name, [[kept.directory, kept.size_bytes], round(kept.used_s)]] for name, kept in state.items()]
     return json.dumps({"items": items, "version": VERSION}, sort_keys=True, separators=(",", ":"))
+
+
+def loads_loans(text: str) -> list[Loan]:
+    """Return what `dumps_loans` wrote; raises IndexCorrupt."""
+    try:
+        loans = [Loan(cache_name(name), os.path.normpath(place)) for name, place in json.loads(text)["lent"]]
+    except (ValueError, TypeError, KeyError, RecursionError, InvalidInput) as error:
+        raise IndexCorrupt(f"it is not a list of caches that are lent: {error}") from error
+    if not all(os.path.isabs(loan.place) for loan in loans):
+        raise IndexCorrupt("it names a place that is no absolute path")
+    return loans
+
+
+def dumps_loans(loans: Sequence[Loan]) -> str:
+    """Return the file for `loans`, the earliest first."""
+    return json.dumps({"lent": loans, "version": 1}, sort_keys=True, separators=(",", ":"))
 
 
 def _kept(value: Any, used_s: Any) -> Kept:

@@ -20,6 +20,7 @@ from isolate.errors import BlobsMissing, InternalFailure, IsolateError, first_ca
 from isolate.monitor import Monitor
 from run_isolated.account import switched
 from run_isolated.cgroups import Limits
+from run_isolated.cleaning import settled
 from run_isolated.command import (
     BOT_FILE,
     CannotRun,
@@ -31,7 +32,7 @@ from run_isolated.command import (
     substitute,
     working_directory,
 )
-from run_isolated.process import MARK, CommandGroup, Launcher, end_leftovers
+from run_isolated.process import MARK, CommandGroup, Launcher
 from run_isolated.result import OutputsRef, RunResult, Stats, Transfer
 from run_isolated.spec import NamedCache, RunSpec
 from run_isolated.waiting import Stopped, in_thread, unless_stopped
@@ -97,8 +98,8 @@ class _Attempt:
         """Go through all steps; what has to be undone is left to `stack`: processes first."""
         if spec.containment == "JOB_OBJECT":
             raise InternalFailure("Job objects exist on Windows only: --containment-type JOB_OBJECT cannot be had here")
-        end = partial(end_leftovers, parent=spec.group_parent)
-        await in_thread(partial(sweep, spec.root_dir, end, self._monitor))
+        settle = partial(settled, parent=spec.group_parent, clock=self._clock, monitor=self._monitor)
+        await in_thread(partial(sweep, spec.root_dir, settle, self._monitor))
         work = await in_thread(partial(WorkDir.make, spec.root_dir, keep=spec.leak_temp_dir))
         stack.push_async_callback(in_thread, work.close)
         stack.push_async_callback(in_thread, self._put_back)

@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from isolate.clock import SystemClock
 from isolate.errors import Busy, InternalFailure, InvalidInput
+from isolate.monitor import NullMonitor
+from run_isolated.installed import take_back
 from run_isolated.process import end_leftovers
 from run_isolated.workdir import delete_tree
 
@@ -64,10 +67,14 @@ class WorkDirectory:
         return sum(end_leftovers(entry) for entry in self.work.iterdir() if _is_directory(entry))
 
     def clean(self) -> None:
-        """Delete the files of tasks that have ended; what resists is reported and does not harm the next task."""
+        """Delete the files of tasks that have ended, but for named caches, which are kept for others.
+
+        What resists is reported and does not harm the next task.
+        """
         for entry in list(self.work.iterdir()):
             try:
                 if _is_directory(entry):
+                    take_back(entry, SystemClock(), NullMonitor())
                     delete_tree(entry)
                 else:
                     entry.unlink(missing_ok=True)

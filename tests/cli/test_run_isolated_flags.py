@@ -122,6 +122,15 @@ def test_named_cache_survives_a_command_that_is_killed_and_is_lost_with_one_that
     assert run(root, *flags, "ls", "a").stdout == ""
 
 
+def test_named_cache_survives_a_runner_that_is_killed(root: Path, tmp_path: Path) -> None:
+    flags: list[str | Path] = ["--named-cache-root", tmp_path / "named", "--named-cache", "a", "a", "-1"]
+    runner = "open(f'/proc/{os.getppid()}/stat').read().rpartition(')')[2].split()[1]"  # above the launcher
+    code = f"import os; open('a/file', 'w').write('kept'); os.kill(int({runner}), 9); import time; time.sleep(100)"
+    command = [COMMAND, "--root-dir", root, *flags, sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=tmp_path).returncode == -9
+    assert run(root, *flags, "cat", "a/file").stdout == "kept"
+
+
 def test_parameter_without_a_value_stays_and_is_told(root: Path) -> None:
     done = run(root, "echo", "${SWARMING_BOT_FILE}")
     assert done.stdout == "${SWARMING_BOT_FILE}\n"

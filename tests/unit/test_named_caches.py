@@ -12,9 +12,10 @@ import pytest
 from isolate.cas.lru import CachePolicy
 from isolate.errors import IndexCorrupt, InternalFailure, InvalidInput
 from isolate.monitor import TallyMonitor
-from run_isolated.installed import Installed
-from run_isolated.named_caches import NamedCaches, tree_size
-from run_isolated.named_state import Kept, dumps, loads
+from run_isolated.installed import WHENCE, Installed, take_back
+from run_isolated.moving import tree_size
+from run_isolated.named_caches import NamedCaches
+from run_isolated.named_state import Kept, Loan, dumps, dumps_loans, loads, loads_loans
 from run_isolated.spec import NamedCache
 from run_isolated.trimming import trim_caches
 from tests.clock import ManualClock
@@ -240,6 +241,69 @@ def test_link_above_a_cache_is_not_followed(tmp_path: Path, clock: ManualClock, 
     installed.uninstall()
     assert monitor.problems == ["The named cache 'a' is lost: the command replaced its directory"]
     assert (outside / "z").is_dir()
+
+
+def test_cache_that_came_back_since_stays(tmp_path: Path, clock: ManualClock, monitor: TallyMonitor) -> None:
+    caches = NamedCaches(tmp_path / "root", CachePolicy(), clock, monitor)
+    (tmp_path / "dead/ir").mkdir(parents=True)
+    Installed(tmp_path / "root", CachePolicy(), clock, monitor).install([NamedCache("a", "x")], tmp_path / "dead/ir")
+    fill(caches, tmp_path, "a", "newer")
+    assert caches.take_back(tmp_path / "dead") == []
+    assert (tmp_path / "root/named/a/file").read_text() == "newer"
+    assert not (tmp_path / "root/lent.json").exists()
+
+
+def test_caches_in_each_other_come_back_and_those_of_live_runs_stay(
+    tmp_path: Path, clock: ManualClock, monitor: TallyMonitor
+) -> None:
+    for run in ("dead", "alive"):
+        (tmp_path / run / "ir").mkdir(parents=True)
+        wanted = [NamedCache(f"{run}_outer", "x"), NamedCache(f"{run}_inner", "x/y")]
+        Installed(tmp_path / "root", CachePolicy(), clock, monitor).install(wanted, tmp_path / run / "ir")
+    take_back(tmp_path / "dead", clock, monitor)
+    assert monitor.counters["named_caches_taken_back"] == 2
+    assert sorted(os.listdir(tmp_path / "root/named")) == ["dead_inner", "dead_outer"]
+    assert os.listdir(tmp_path / "root/named/dead_outer") == []
+    left = loads_loans((tmp_path / "root/lent.json").read_text())
+    assert [loan.name for loan in left] == ["alive_outer", "alive_inner"]
+    assert (tmp_path / "alive/ir/x/y").is_dir()
+
+
+@pytest.mark.parametrize("said", ["relative", "", "/absent", "/proc", "\0", "HERE"])
+def test_what_a_command_says_about_whence_harms_nobody(
+    tmp_path: Path, clock: ManualClock, monitor: TallyMonitor, said: str
+) -> None:
+    work, precious = tmp_path / "work", tmp_path / "precious"
+    (work / "ir/x").mkdir(parents=True)
+    precious.mkdir()
+    (precious / "file").write_text("precious")
+    (precious / "state.json").write_text("damaged")
+    (precious / "lent.json").write_text(dumps_loans([Loan("a", str(work / "ir/x")), Loan("b", str(tmp_path))]))
+    (work / WHENCE).write_text(said.replace("HERE", str(precious)))
+    take_back(work, clock, monitor)
+    assert sorted(os.listdir(precious)) == ["file", "lent.json", "state.json"]
+    (precious / "state.json").unlink()
+    (work / "ir/x").rmdir()
+    (work / "ir/x").symlink_to(precious)
+    take_back(work, clock, monitor)
+    assert (precious / "file").read_text() == "precious"
+    assert monitor.problems == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"lent":[["A","/x"]]}', '{"lent":[["a","x"]]}', '{"lent":[["a"]]}'])
+def test_damaged_list_of_what_is_lent(text: str, caches: NamedCaches, tmp_path: Path, monitor: TallyMonitor) -> None:
+    with pytest.raises(IndexCorrupt):
+        loads_loans(text)
+    fill(caches, tmp_path, "a")
+    (caches.root / "lent.json").write_text(text)
+    assert caches.take_back(tmp_path) == []
+    assert caches.install("a", tmp_path / "place") == 7
+    assert "cannot be told" in monitor.problems[0]
+
+
+def test_places_of_any_bytes_can_be_lent(tmp_path: Path) -> None:
+    loans = [Loan("a", os.fsdecode(b"/\xff\n")), Loan("a", "/é")]
+    assert loads_loans(dumps_loans(loans)) == loans
 
 
 def test_cache_cannot_be_outside_of_the_run(tmp_path: Path, clock: ManualClock, monitor: TallyMonitor) -> None:
