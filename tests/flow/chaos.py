@@ -157,7 +157,7 @@ class World:
         while True:
             name = str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
             idempotent = self.rng.random() < 0.5
-            lines, pause_s = self.rng.randrange(6), self.rng.choice([0.0, 0.1, 0.3])
+            lines, pause_s = self.rng.randrange(6), self.rng.choice([0.0, 0.05, 0.15])
             child = self.rng.choice(["daemon", "none", "none"])
             shape = [str(lines), str(pause_s), child, "${ISOLATED_OUTDIR}"]
             properties = {

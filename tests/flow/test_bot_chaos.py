@@ -9,7 +9,7 @@ import pytest
 from tests.flow import chaos
 
 SEED = 20_201_122
-ROUNDS = 12
+ROUNDS = 8
 
 
 @pytest.mark.slow
