@@ -109,7 +109,7 @@ MESSAGES: Mapping[str, Mapping[str, str]] = {
     ),
     "BootstrapToken": _fields("bootstrap_token"),
     "FileContent": _fields("content version who when:ts"),
-    "FileContentRequest": _fields("content"),
+    "FileContentRequest": _fields("content name"),
     "ErrorBody": _fields("code message"),
     "Error": _fields("error:ErrorBody"),
 }

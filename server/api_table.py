@@ -202,7 +202,15 @@ BOOTSTRAP_CALLS = (
 )
 
 CONFIG_CALLS = (
-    Call("server.get_bot_config", "GET", "server/get_bot_config", "The hooks of bots.", (), None, "FileContent"),
+    Call(
+        "server.get_bot_config",
+        "GET",
+        "server/get_bot_config",
+        "The hooks of all bots, or with `name` the script of a group.",
+        _query("name"),
+        None,
+        "FileContent",
+    ),
     Call(
         "server.put_bot_config",
         "POST",

@@ -30,7 +30,7 @@ from server.auth_v1 import auth_routes
 from server.bootstrap_v1 import BootstrapApi
 from server.bot_api import BotApi, WaitingPolls
 from server.bot_code import BotArchives, BotCodeApi, bootstrap_script
-from server.bot_config import BotConfigFile
+from server.bot_config import SCRIPTS, BotScripts
 from server.bot_config_v1 import BotConfigApi
 from server.cas_api import cas_routes
 from server.config import ServerConfig
@@ -78,7 +78,7 @@ class Services:
     scheduler: Scheduler
     sweeper: Sweeper
     settings: LiveSettings
-    bot_config: BotConfigFile
+    bot_config: BotScripts
     archives: BotArchives
     clock: Clock
     janitor: Janitor
@@ -203,7 +203,7 @@ async def open_services(
         scheduler=scheduler,
         sweeper=sweeper,
         settings=settings,
-        bot_config=BotConfigFile(data.path, clock),
+        bot_config=BotScripts(data.path, data.path / SETTINGS_DIR / SCRIPTS),
         archives=BotArchives(data.path),
         clock=clock,
         janitor=janitor,
@@ -232,7 +232,7 @@ def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Appl
     app.add_routes(documentation_routes(__version__))
     app.add_routes(discovery_routes([SWARMING, ISOLATE]))
     hooks, archives = services.bot_config, services.archives
-    bots = BotApi(scheduler, clock, __version__, polls, hooks.current, settings, update=archives.due)
+    bots = BotApi(scheduler, clock, __version__, polls, hooks.of, settings, update=archives.due)
     app.add_routes(bots.routes())
     app.add_routes(BotCodeApi(archives).routes())
     app.add_routes(BootstrapApi(bootstrap_script).routes())

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from isolate.clock import Clock
 from isolate.errors import InvalidInput, IsolateError, LeaseLost, Refused
-from server.bot_config import FILE, Script
+from server.bot_config import FILE, BotCode
 from server.bot_groups import BotGroup
 from server.middleware import IDENTITY, own_servers, reply, server_url
 from server.problem import error_headers, status_of
@@ -84,7 +84,7 @@ class WaitingPolls:
 
 
 class BotApi:
-    """Handlers over one scheduler; `script` returns the hooks bots are to have, `update` the version a bot is to be."""
+    """Handlers over one scheduler; `code` returns the hooks of a group's bots, `update` the version a bot is to be."""
 
     def __init__(
         self,
@@ -92,14 +92,14 @@ class BotApi:
         clock: Clock,
         version: str,
         polls: WaitingPolls,
-        script: Callable[[], Script] = Script,
+        code: Callable[[BotGroup], BotCode] = lambda _: BotCode(),
         settings: Callable[[], Settings] = Settings,
         *,
         update: Callable[[BotHello], str | None] = lambda _: None,
     ) -> None:
         self._scheduler, self._clock, self._version, self._polls = scheduler, clock, version, polls
         self._update = update
-        self._script, self._settings = script, settings
+        self._code, self._settings = code, settings
 
     def routes(self) -> list[web.RouteDef]:
         """Return every route of this API."""
@@ -121,16 +121,22 @@ class BotApi:
     async def handshake(self, request: web.Request) -> web.Response:
         hello = await self._hello(request)
         await self._scheduler.handshake(hello)
-        script, group = self._script(), self._group(hello.bot_id)
+        group = self._group(hello.bot_id)
+        code = self._code(group)
         body: dict[str, Any] = {
             # A bot of 2020 replaces itself by what it can download as this version: so it is always its own.
             "bot_version": hello.version,
             "server_version": self._version,
-            "bot_group_cfg_version": _version(group, script),
+            "bot_group_cfg_version": _version(group, code),
             "bot_group_cfg": {"dimensions": {key: list(values) for key, values in group.dimensions.items()}},
         }
-        if script.content is not None:
-            body |= {"bot_config": script.content, "bot_config_rev": script.version, "bot_config_name": FILE}
+        # A bot of 2020 has hooks of its own, on which it puts those that come here: the nearest ones.
+        first = code.for_all if hello.session or code.of_group.content is None else code.of_group
+        if first.content is not None:
+            name = FILE if first is code.for_all else group.script
+            body |= {"bot_config": first.content, "bot_config_rev": first.version, "bot_config_name": name}
+        if hello.session and code.of_group.content is not None:
+            body["group_bot_config"] = code.of_group.content
         return reply(body)
 
     async def poll(self, request: web.Request) -> web.Response:
@@ -140,7 +146,8 @@ class BotApi:
         newer = await asyncio.to_thread(self._update, hello) if "bot_archive" in hello.state else None
         if newer is not None:
             return reply({"cmd": "update", "version": newer})
-        if wire_bot.is_restart_due(hello, _version(self._group(hello.bot_id), self._script())):
+        group = self._group(hello.bot_id)
+        if wire_bot.is_restart_due(hello, _version(group, self._code(group))):
             return reply({"cmd": "bot_restart", "message": "Restarting to pick up new bots.cfg config"})
         wait_s = _wait_s(request)
         if wait_s:
@@ -191,9 +198,9 @@ class BotApi:
         return group
 
 
-def _version(group: BotGroup, script: Script) -> str:
+def _version(group: BotGroup, code: BotCode) -> str:
     """Return the version of all that a bot is told at its start; another one lets it start again."""
-    parts = [one for one in (group.version, script.version) if one != wire_bot.GROUP_VERSION]
+    parts = [one for one in (group.version, code.version) if one != wire_bot.GROUP_VERSION]
     return "+".join(parts) or wire_bot.GROUP_VERSION
 
 

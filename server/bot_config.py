@@ -1,4 +1,4 @@
-"""`bot_config.py`: the hooks that an administrator gives to all bots, kept in the data directory.
+"""The hooks an administrator gives to bots: `bot_config.py` for all, and scripts for the bots of some groups.
 
 Knows no route and never runs the code: it only sees whether it is Python at all. The file may be edited in place; what
 counts is what is in it when a bot asks. The invariant: its version changes exactly when its content does, so a bot that
@@ -11,15 +11,16 @@ import ast
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from isolate.cas.digest import SHA256
 from isolate.cas.files import write_atomic
-from isolate.clock import Clock
 from isolate.errors import InvalidInput
+from server.bot_groups import SCRIPT_NAME, BotGroup
 
 FILE = "bot_config.py"
+SCRIPTS = "scripts"  # the folder for those of groups, beside the settings that name them
 MAX_BYTES = 1 << 20  # it goes with every handshake
 NO_VERSION = "default"  # of a server without one, as in 2020
 _VERSION_CHARS = 14
@@ -37,12 +38,25 @@ class Script:
     changed_at: float | None = None
 
 
-class BotConfigFile:
-    """The file, and who wrote it."""
+@dataclass(frozen=True, slots=True)
+class BotCode:
+    """The hooks of one bot: those for all, and on top of them those of its group."""
 
-    def __init__(self, folder: Path, clock: Clock) -> None:
-        self._path, self._author = folder / FILE, folder / f"{FILE}.json"
-        self._clock = clock
+    for_all: Script = field(default_factory=Script)
+    of_group: Script = field(default_factory=Script)
+
+    @property
+    def version(self) -> str:
+        """Changes exactly when one of the two does."""
+        parts = [one.version for one in (self.for_all, self.of_group) if one.version != NO_VERSION]
+        return "+".join(parts) or NO_VERSION
+
+
+class BotConfigFile:
+    """One file, and who wrote it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._author = path, path.with_name(f"{path.name}.json")
         self._seen: tuple[int, int, int] | None = None
         self._current = Script()
 
@@ -57,7 +71,7 @@ class BotConfigFile:
         if stamp != self._seen:
             try:
                 content = self._path.read_bytes().decode()
-                check(content)
+                check(content, self._path.name)
             except (OSError, UnicodeDecodeError, InvalidInput) as error:
                 log.error("%s is not used: %s", self._path, error)  # noqa: TRY400 - foreseen, no traceback
             else:
@@ -68,10 +82,11 @@ class BotConfigFile:
 
     def replace(self, content: str, who: str) -> Script:
         """Give other hooks to the bots, or none for an empty text; raises InvalidInput."""
-        check(content)
+        check(content, self._path.name)
         if not content.strip():
             self._path.unlink(missing_ok=True)
             return self.current()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         note = {"version": _version(content), "who": who}
         write_atomic(self._author, json.dumps(note).encode(), durable=True)
         write_atomic(self._path, content.encode(), durable=True)
@@ -86,17 +101,37 @@ class BotConfigFile:
             return ""
 
 
-def check(content: str) -> None:
+class BotScripts:
+    """All the files: in the data directory the one for all bots, in `folder` those of groups, by name."""
+
+    def __init__(self, data_dir: Path, folder: Path) -> None:
+        self._for_all, self._folder = BotConfigFile(data_dir / FILE), folder
+        self._by_name: dict[str, BotConfigFile] = {}
+
+    def file(self, name: str = "") -> BotConfigFile:
+        """Return the file of a group's script, "" being that for all bots; raises InvalidInput for no such name."""
+        if not name:
+            return self._for_all
+        if not SCRIPT_NAME.fullmatch(name):
+            raise InvalidInput(f"{name[:100]!r} is no name of a script: letters, digits, '_' and '-', and .py")
+        return self._by_name.setdefault(name, BotConfigFile(self._folder / name))
+
+    def of(self, group: BotGroup) -> BotCode:
+        """Return what the bots of a group are to run."""
+        return BotCode(self._for_all.current(), self.file(group.script).current() if group.script else Script())
+
+
+def check(content: str, name: str = FILE) -> None:
     """Raise InvalidInput for what no bot could load."""
     try:
         size = len(content.encode())
-        ast.parse(content, FILE)
+        ast.parse(content, name)
     except SyntaxError as error:
-        raise InvalidInput(f"{FILE}, line {error.lineno}: {error.msg}") from error
+        raise InvalidInput(f"{name}, line {error.lineno}: {error.msg}") from error
     except (ValueError, RecursionError, MemoryError) as error:  # a NUL, a lone surrogate, endless nesting
-        raise InvalidInput(f"{FILE} is no Python: {error}") from error
+        raise InvalidInput(f"{name} is no Python: {error}") from error
     if size > MAX_BYTES:
-        raise InvalidInput(f"{FILE} has {size} bytes, at most {MAX_BYTES} are sent to bots")
+        raise InvalidInput(f"{name} has {size} bytes, at most {MAX_BYTES} are sent to bots")
 
 
 def _version(content: str) -> str:

@@ -1,4 +1,4 @@
-"""The calls about the hooks of bots: who may read and replace `bot_config.py`.
+"""The calls about the hooks of bots: who may read and replace `bot_config.py`, and with `name` the script of a group.
 
 Knows the shape of 2020's FileContent. A bot learns of other hooks with its next poll, so those that wait are asked to
 poll again.
@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from isolate.errors import InvalidInput, Refused
-from server.bot_config import BotConfigFile, Script
+from server.bot_config import BotScripts, Script
 from server.middleware import IDENTITY, reply
 from swarming import wire
 
@@ -24,13 +24,14 @@ class FileContentRequest(msgspec.Struct):
     """The body of `put_bot_config`."""
 
     content: str | None = None
+    name: str | None = None
 
 
 class BotConfigApi:
-    """Handlers over one file; `on_change` is called when bots get other hooks."""
+    """Handlers over the files; `on_change` is called when bots get other hooks."""
 
-    def __init__(self, file: BotConfigFile, on_change: Callable[[], object]) -> None:
-        self._file, self._on_change = file, on_change
+    def __init__(self, scripts: BotScripts, on_change: Callable[[], object]) -> None:
+        self._scripts, self._on_change = scripts, on_change
 
     def routes(self) -> list[web.RouteDef]:
         """Return every route."""
@@ -45,15 +46,16 @@ class BotConfigApi:
 
     async def get(self, request: web.Request) -> web.Response:
         _only_for_admins(request)
-        return reply(_spelt(self._file.current()))
+        return reply(_spelt(self._scripts.file(request.query.get("name", "")).current()))
 
     async def put(self, request: web.Request) -> web.Response:
         _only_for_admins(request)
-        content = wire.decode(await request.read(), FileContentRequest).content
-        if content is None:
+        said = wire.decode(await request.read(), FileContentRequest)
+        if said.content is None:
             raise InvalidInput("content is required; an empty one takes the hooks away")
-        before = self._file.current().version
-        now = await asyncio.to_thread(self._file.replace, content, request[IDENTITY].name)
+        file = self._scripts.file(said.name or "")
+        before = file.current().version
+        now = await asyncio.to_thread(file.replace, said.content, request[IDENTITY].name)
         if now.version != before:
             self._on_change()
         return reply(_spelt(now))

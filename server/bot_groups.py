@@ -22,6 +22,7 @@ from swarming.wire_rules import is_dimension_key, is_dimension_value
 NO_VERSION = "default"  # of a server without groups, as in 2020
 MAX_EXPANDED = 10_000  # bots of one `{1..n}`
 _VERSION_CHARS = 14
+SCRIPT_NAME = re.compile(r"[A-Za-z0-9_\-]{1,100}\.py")
 _BRACES = re.compile(r"([^{}]*)\{([^{}]*)\}([^{}]*)")
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
 
@@ -33,6 +34,7 @@ class BotGroup:
     version: str = NO_VERSION
     dimensions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     owners: tuple[str, ...] = ()
+    script: str = ""  # the name of the hooks that its bots get on top of those for all
 
     def told(self, hello: BotHello) -> BotHello:
         """Return what a bot says with the dimensions of its group in place of its own."""
@@ -112,9 +114,11 @@ def _group(table: Table) -> BotGroup:
             table.problem("dimensions", f"{text!r} is there twice")
         else:
             dimensions[key] = (*dimensions.get(key, ()), value)
-    owners = table.texts("owners")
-    told = json.dumps([dimensions, owners], sort_keys=True).encode()
-    return BotGroup(f"hash:{SHA256.digest(told).hex()[:_VERSION_CHARS]}", dimensions, owners)
+    owners, script = table.texts("owners"), table.text("bot_config_script")
+    if script and not SCRIPT_NAME.fullmatch(script):
+        table.problem("bot_config_script", f"{script!r} is no name of a script: letters, digits, '_' and '-', and .py")
+    told = json.dumps([dimensions, owners, script], sort_keys=True).encode()
+    return BotGroup(f"hash:{SHA256.digest(told).hex()[:_VERSION_CHARS]}", dimensions, owners, script)
 
 
 def _expanded(table: Table, text: str) -> list[str]:

@@ -22,6 +22,7 @@ from swarming.bot.settings import GIB, MIB, FreeSpace, Settings
 # takes every certificate for not yet valid and every cached file for brand-new.
 EARLIEST = datetime(2024, 1, 1, tzinfo=UTC).timestamp()
 _PROBE = ".health"
+_HOW = "get_settings() in the server's bot_config.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,10 @@ def complaints(seen: Readings, settings: Settings) -> list[str]:
         rules = rules[:1]  # the rule for the bot is the stricter one
     found += [text for disk, rule in rules if disk is not None and (text := _too_full(disk, rule))]
     if seen.temp_files > settings.max_temp_files:
-        found.append(f"{seen.temp_files} files in {seen.temp_dir}, at most {settings.max_temp_files} are fine")
+        found.append(
+            f"{seen.temp_files} files in {seen.temp_dir}, at most {settings.max_temp_files} are fine (or another "
+            f"max_files of temp, see {_HOW})"
+        )
     return found
 
 
@@ -82,7 +86,10 @@ def _too_full(disk: Disk, rule: FreeSpace) -> str:
     required = rule.required_bytes(disk.total_bytes)
     if disk.free_bytes >= required:
         return ""
-    return f"Not enough free disk space on {disk.mount}: {_size(disk.free_bytes)}, {_size(required)} are needed"
+    return (
+        f"Not enough free disk space on {disk.mount}: {_size(disk.free_bytes)} of {_size(disk.total_bytes)}, "
+        f"{_size(required)} are needed (or other figures for free_partition, see {_HOW})"
+    )
 
 
 def _size(size_bytes: int) -> str:

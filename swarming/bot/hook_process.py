@@ -25,7 +25,9 @@ HOOKS = frozenset(
     | {"on_bot_startup", "on_handshake", "on_before_poll", "on_after_poll", "on_bot_idle", "on_bot_shutdown"}
     | {"on_before_task", "on_after_task"}
 )
-MODULE = "bot_config"
+MODULE, GROUP_MODULE = "bot_config", "injected_bot_config"
+FOR_ALL_ONLY = {"setup_bot"}  # a machine is set up before its group is known
+NOT_CHAINED = {"on_before_poll", "on_after_poll"}  # the one of the group in place of the other, as what a hook returns
 
 
 class Bot:
@@ -66,24 +68,44 @@ class Bot:
         return round(random.Random(self.id).uniform(-factor, factor), 4)
 
 
-class HookModule:
-    """The code of an administrator, loaded."""
+class HookModules:
+    """The code of an administrator, loaded: that for all bots, and on top of it that for the group of this one."""
 
-    def __init__(self, source: str, file_name: str) -> None:
-        module = ModuleType(MODULE)
-        module.__file__ = file_name
-        sys.modules[MODULE] = module
-        exec(compile(source, file_name, "exec"), module.__dict__)  # noqa: S102 - to run it is what it is sent for
-        found = {name: getattr(module, name, None) for name in HOOKS}
-        self.functions: dict[str, Callable[..., Any]] = {name: made for name, made in found.items() if callable(made)}
+    def __init__(self, sources: Sequence[tuple[str, str]]) -> None:
+        self._by_name: dict[str, list[Callable[..., Any]]] = {}
+        for name, (source, file_name) in zip((MODULE, GROUP_MODULE), sources, strict=False):
+            self._load(name, source, file_name)
+
+    @property
+    def names(self) -> list[str]:
+        """The hooks there are."""
+        return sorted(self._by_name)
 
     def call(self, name: str, bot: Bot, arguments: Sequence[Any]) -> Any:
-        """Return what the hook does; one that was written for fewer arguments gets fewer."""
-        function = self.functions[name]
-        kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
-        if inspect.Parameter.VAR_POSITIONAL not in kinds:
-            arguments = arguments[: max(0, len(kinds) - 1)]
-        return function(bot, *arguments)
+        """Return what the hook does; where both have it they are called one after the other, the last one answers."""
+        value = None
+        for function in self._by_name.get(name, ()):
+            value = _fitting(function, bot, arguments)
+        return value
+
+    def _load(self, name: str, source: str, file_name: str) -> None:
+        module = ModuleType(name)
+        module.__file__ = file_name
+        sys.modules[name] = module
+        exec(compile(source, file_name, "exec"), module.__dict__)  # noqa: S102 - to run it is what it is sent for
+        for hook in HOOKS if name == MODULE else HOOKS - FOR_ALL_ONLY:
+            function = getattr(module, hook, None)
+            if callable(function):
+                alone = hook.startswith("get_") or hook in NOT_CHAINED
+                self._by_name[hook] = [function] if alone else [*self._by_name.get(hook, ()), function]
+
+
+def _fitting(function: Callable[..., Any], bot: Bot, arguments: Sequence[Any]) -> Any:
+    """Call a hook; one that was written for fewer arguments gets fewer."""
+    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        arguments = arguments[: max(0, len(kinds) - 1)]
+    return function(bot, *arguments)
 
 
 class Talk:
@@ -91,7 +113,7 @@ class Talk:
 
     def __init__(self, orders: IO[bytes], answers: IO[bytes]) -> None:
         self._orders, self._answers, self._utilities = orders, answers, Utilities.provided()
-        self._module: HookModule | None = None
+        self._modules: HookModules | None = None
 
     def serve(self) -> None:
         """Obey until the bot goes away."""
@@ -101,12 +123,12 @@ class Talk:
 
     def _answer(self, order: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            if "source" in order:
-                self._module = HookModule(order["source"], order["file_name"])
-                return {"value": sorted(self._module.functions)}
-            assert self._module is not None, "a hook was called before its module was loaded"
+            if "sources" in order:
+                self._modules = HookModules(order["sources"])
+                return {"value": self._modules.names}
+            assert self._modules is not None, "a hook was called before its module was loaded"
             self._utilities.facts = order["bot"]
-            value = self._module.call(order["call"], Bot(order["bot"], self._wish), order["arguments"])
+            value = self._modules.call(order["call"], Bot(order["bot"], self._wish), order["arguments"])
             json.dumps([value, order["arguments"]], allow_nan=False)
         except BaseException as error:  # noqa: BLE001 - a hook may raise what it likes, SystemExit included
             traceback.print_exc()

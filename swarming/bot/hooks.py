@@ -131,9 +131,8 @@ class Hooks:
 
     def __init__(self, start: Callable[[], Awaitable[HookPeer]], clock: Clock, limit_s: float = HOOK_LIMIT_S) -> None:
         self.wishes = Wishes()
-        self.source: str | None = None
+        self.sources: list[tuple[str, str]] = []  # texts and the names of their files; none: no hooks
         self._start, self._clock, self._limit_s = start, clock, limit_s
-        self._file_name = ""
         self._peer: HookPeer | None = None
         self._defined: frozenset[str] = frozenset()
         self._lock = asyncio.Lock()
@@ -151,18 +150,18 @@ class Hooks:
         """Whether there is such a hook; unknown until the code was loaded."""
         return name in self._defined
 
-    async def load(self, source: str | None, file_name: str) -> None:
-        """Use this code from now on; what was wrong with the code before is forgotten."""
+    async def load(self, *sources: tuple[str, str]) -> None:
+        """Use this code from now on, (text, file name) of one or two files; what was wrong before is forgotten."""
         async with self._lock:
             await self._drop()
-            self.source, self._file_name = source, file_name
+            self.sources = list(sources)
             self._defined, self._problems, self._losses, self._retry_s = frozenset(), {}, 0, 0.0
-            if source is not None:
+            if sources:
                 await self._guarded(_LOAD, self._ready)
 
     async def call(self, name: str, facts: Mapping[str, object], *arguments: object) -> Answer | None:
         """Call a hook; None when there is none, or it failed, or failed a moment ago."""
-        if self.source is None:
+        if not self.sources:
             return None
         async with self._lock:
             if self._clock.monotonic() < self._retry_s:
@@ -190,7 +189,7 @@ class Hooks:
         if self._peer is None:
             self._peer = await self._start()
             try:
-                reply = await self._ask({"source": self.source, "file_name": self._file_name})
+                reply = await self._ask({"sources": self.sources})
             except HookFailed as error:
                 await self._lose()
                 raise LoadFailed(*error.args) from error

@@ -66,7 +66,7 @@ class Script(Protocol):
     @property
     def wishes(self) -> Wishes: ...
 
-    async def greeted(self, source: str | None, server_version: str) -> None: ...
+    async def greeted(self, source: str | None, group_source: str | None, server_version: str) -> None: ...
 
     async def before_poll(self) -> None: ...
 
@@ -174,7 +174,7 @@ class Bot:
         self._failures, self._complaint = 0, ""
         log.info("Connected as %s, server version %s", *hello.dimensions["id"], greeting.server_version)
         self._greeting = greeting
-        await self._script.greeted(greeting.script, greeting.server_version)
+        await self._script.greeted(greeting.script, greeting.group_script, greeting.server_version)
 
     async def _poll(self, greeting: Greeting) -> Command:
         await self._script.before_poll()

@@ -6,12 +6,15 @@ Knows no server. The invariant: a bot in which anything is wrong says so with it
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from swarming.bot.protocol import Greeting, Hello
 
 MAX_REASON_CHARS = 2000  # a page has to show it
+
+log = logging.getLogger(__name__)
 
 
 class Found(Protocol):
@@ -42,6 +45,7 @@ class Portrait:
         self._found, self._editor, self._doctor = found, editor, doctor
         self._faults: dict[str, None] = {}
         self._last: Hello | None = None
+        self._noted: object = None  # why it takes no tasks, as it was last logged
 
     def quarantine(self, reason: str) -> None:
         """Take no task until this process ends."""
@@ -63,8 +67,17 @@ class Portrait:
             own = state.get("quarantined")
             reasons += [own] if isinstance(own, str) and own else []
             state["quarantined"] = "; ".join(reasons)[:MAX_REASON_CHARS]
+        self._note(state.get("quarantined"))
         self._last = Hello(dimensions, state, self._found.version)
         return self._last
+
+    def _note(self, reason: object) -> None:
+        """Tell whoever watches the bot why it takes no tasks, once."""
+        if reason and reason != self._noted:
+            log.warning("Takes no tasks: %s", reason)
+        elif self._noted and not reason:
+            log.info("Takes tasks again")
+        self._noted = reason
 
     async def last(self, greeting: Greeting | None) -> Hello:
         """Return what was said last: good enough beside an event, and no hook can hold it up."""

@@ -70,6 +70,7 @@ class Greeting:
     dimensions: Mapping[str, list[str]]  # imposed by the server
     group_version: str | None  # to be repeated in the state, so that the server sees when it is stale
     script: str | None = None  # the hooks of the administrator
+    group_script: str | None = None  # and those for the group of this bot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +183,7 @@ class BotApi:
             dimensions={str(key): [str(v) for v in values] for key, values in imposed.items()},
             group_version=reply.get("bot_group_cfg_version"),
             script=reply.get("bot_config") or None,
+            group_script=reply.get("group_bot_config") or None,
         )
 
     async def poll(self, hello: Hello) -> Command:

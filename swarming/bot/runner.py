@@ -24,6 +24,7 @@ from swarming.bot.job import Finished, job_of
 
 SIGN_EVERY_S = 1.0  # how often the bot hears that something goes on, beside the output it sees itself
 OOM_SCORE = "500"  # when memory runs out, the kernel is to take a task rather than the bot or somebody else's work
+NICE = 5  # a third of the weight of the bot, whose heartbeats a task with many busy processes must not hold up
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,9 @@ async def _tell(channel: Channel, signs: SignsOfLife, clock: Clock) -> None:
         await clock.sleep(SIGN_EVERY_S)
 
 
-def _prefer_this_to_the_bot_when_memory_ends() -> None:
+def _come_after_the_bot() -> None:
+    """Let the machine prefer the bot to its task where both want the same."""
+    os.nice(NICE)
     try:
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")
     except OSError:
@@ -114,6 +117,6 @@ if __name__ == "__main__":
     os.set_inheritable(control, False)
     os.set_inheritable(printed, False)
     linux.die_with_parent(signal.SIGKILL, owner)
-    _prefer_this_to_the_bot_when_memory_ends()
+    _come_after_the_bot()
     logging.basicConfig(format="%(asctime)s %(process)d %(levelname)s %(message)s")
     asyncio.run(_main(control, printed))

@@ -22,7 +22,7 @@ from swarming.bot.launch import Launch
 from swarming.bot.settings import Settings
 from swarming.bot.waiting import pause
 
-FILE = "bot_config.py"
+FILE, GROUP_FILE = "bot_config.py", "group_bot_config.py"  # for all bots, and on top for those of one group
 RENEW_S = 570.0  # before credentials expire: a call may take a minute, and the next chance comes after a long poll
 
 Dimensions = dict[str, list[str]]
@@ -40,10 +40,9 @@ class Place:
     archive: str  # what the bot runs from, where that is one file
     external_setup: bool  # somebody else sets this machine up
 
-    @property
-    def file(self) -> Path:
-        """Where the code is kept for the next start."""
-        return self.config_dir / FILE
+    def kept(self, name: str) -> Path:
+        """Where code is kept for the next start."""
+        return self.config_dir / name
 
 
 class Script:
@@ -78,18 +77,18 @@ class Script:
 
     async def start(self) -> None:
         """Take up the code of the last time: the server may want credentials before it gives a newer one."""
-        try:
-            source = await asyncio.to_thread(self._place.file.read_text, encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            return
-        await self._load(source)
+        sources = [await asyncio.to_thread(_text_of, self._place.kept(name)) for name in (FILE, GROUP_FILE)]
+        if sources != [None, None]:
+            await self._load(self._named(*sources))
 
-    async def greeted(self, source: str | None, server_version: str) -> None:
+    async def greeted(self, source: str | None, group_source: str | None, server_version: str) -> None:
         """Take up the code that came with a handshake, and let it prepare this machine when it is new here."""
         self._server_version = server_version
-        if source != self._hooks.source:
-            await asyncio.to_thread(self._keep, source)
-            await self._load(source)
+        sources = self._named(source, group_source)
+        if sources != self._hooks.sources:
+            await asyncio.to_thread(self._keep, FILE, source)
+            await asyncio.to_thread(self._keep, GROUP_FILE, group_source)
+            await self._load(sources)
         if not self._is_started:
             self._is_started = True
             await self._set_up()
@@ -152,8 +151,15 @@ class Script:
             elif not await pause(self._clock, self._expires_at - RENEW_S - self._clock.now(), self._renewed):
                 await self._authenticate()
 
-    def _keep(self, source: str | None) -> None:
-        file = self._place.file
+    def _named(self, source: str | None, group_source: str | None) -> list[tuple[str, str]]:
+        """Return the code as the hooks take it: with its files, and one for all bots before that of a group."""
+        if source is None and group_source is None:
+            return []
+        found = [(source or "", str(self._place.kept(FILE)))]
+        return found if group_source is None else [*found, (group_source, str(self._place.kept(GROUP_FILE)))]
+
+    def _keep(self, name: str, source: str | None) -> None:
+        file = self._place.kept(name)
         try:
             if source is None:
                 file.unlink(missing_ok=True)
@@ -162,8 +168,8 @@ class Script:
         except OSError as error:
             log.warning("Cannot keep %s: %s", file, error.strerror)
 
-    async def _load(self, source: str | None) -> None:
-        await self._hooks.load(source, str(self._place.file))
+    async def _load(self, sources: list[tuple[str, str]]) -> None:
+        await self._hooks.load(*sources)
         self._is_started = False
         self.settings = await self._checked("get_settings", Settings.of, Settings())
         self.headers.clear()
@@ -212,6 +218,13 @@ class Script:
             "state": self._state,
             "swarming_bot_zip": place.archive,
         }
+
+
+def _text_of(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None  # the server will give it again
 
 
 def _as_dimensions(value: Any) -> Dimensions:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from swarming.bot.runner import NICE, OOM_SCORE
 from tests.flow.bots import API, COMMAND, BotProcess, Gate, result, running_bot, stdout, submit
 from tests.flow.servers import ServerProcess, running_server
 
@@ -258,3 +259,44 @@ def test_a_named_cache_comes_back_with_the_next_task(server: ServerProcess, bot:
     found = server.call("GET", f"{API}/bot/bot-1/get")[1]
     assert {"key": "caches", "value": ["ccache"]} in found["dimensions"]
     assert "ccache" in json.loads(found["state"])["named_caches"]
+
+
+def test_a_machine_prefers_the_bot_to_its_task(server: ServerProcess, bot: BotProcess) -> None:
+    code = "import os; print(os.nice(0), open('/proc/self/oom_score_adj').read())"
+    task = submit(server, [sys.executable, "-c", code])
+    bot.expect("exit code 0")
+    nice, score = stdout(server, task).split()
+    assert int(nice) == min(19, os.getpriority(os.PRIO_PROCESS, bot.pid) + NICE)
+    assert int(score) >= int(OOM_SCORE)
+    assert int(Path(f"/proc/{bot.pid}/oom_score_adj").read_text()) < int(score)
+
+
+HOG = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29))
+for _ in range(20):
+    if os.fork() == 0:
+        while True:
+            pass
+kept = []
+try:
+    while True:
+        kept.append(bytearray(1 << 20))
+except MemoryError:
+    pass
+"""
+
+
+def test_a_task_that_eats_what_it_can_does_not_silence_its_bot(
+    server: ServerProcess, bot: BotProcess, gate: Gate
+) -> None:
+    task = submit(server, gate.task(before=HOG))
+    gate.wait_for_task()
+    seen: set[str] = set()
+    while len(seen) < 4:  # heartbeats, one a second
+        seen.add(server.call("GET", f"{API}/bot/bot-1/get")[1]["last_seen_ts"])
+    assert result(server, task)["state"] == "RUNNING"
+    gate.let_pass()
+    gate.wait_for_end()
+    bot.expect("exit code 0")
+    assert result(server, task)["state"] == "COMPLETED"

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from swarming.bot.runner import NICE
 from tests.flow.bots import API, EVENT_S, result, running_bot, stdout, submit
-from tests.flow.servers import ServerProcess
+from tests.flow.servers import ServerProcess, running_server
 
 QUICK = ("--hook-timeout", "1")
 # Tells a FIFO about every hook but those of every poll, with a counter that only a surviving process can have.
@@ -42,8 +43,8 @@ def on_after_task(bot, failure, internal_failure, dimensions, summary):
 """
 
 
-def give(server: ServerProcess, source: str) -> dict[str, Any]:
-    status, reply = server.call("POST", f"{API}/server/put_bot_config", {"content": source})
+def give(server: ServerProcess, source: str, **also: str) -> dict[str, Any]:
+    status, reply = server.call("POST", f"{API}/server/put_bot_config", {"content": source, **also})
     assert status == 200, reply
     found: dict[str, Any] = reply
     return found
@@ -130,7 +131,7 @@ def test_a_hook_may_change_how_the_runner_is_started(server: ServerProcess, tmp_
     with running_bot(server, tmp_path / "bot", "bot-1") as bot:
         task = submit(server, [sys.executable, "-c", "import os; print(os.nice(0))"])
         bot.expect("exit code 0")
-        assert stdout(server, task) == f"{min(19, os.nice(0) + 7)}\n"
+        assert stdout(server, task) == f"{min(19, os.nice(0) + 7 + NICE)}\n"
 
 
 def test_other_hooks_start_bots_again(server: ServerProcess, tmp_path: Path, knocks: Knocks) -> None:
@@ -248,3 +249,35 @@ def test_the_code_is_kept_for_the_next_start_as_long_as_there_is_some(server: Se
 def test_a_file_that_is_no_python_is_refused(server: ServerProcess) -> None:
     status, reply = server.call("POST", f"{API}/server/put_bot_config", {"content": "def ("})
     assert (status, reply["error"]["message"]) == (400, "bot_config.py, line 1: invalid syntax")
+
+
+def test_a_group_of_bots_has_hooks_of_its_own(tmp_path: Path) -> None:
+    """They come on top of those for all; other hooks start the bots of the group again, and only them."""
+    settings = tmp_path / "data" / "config"
+    settings.mkdir(parents=True)
+    groups = '[[group]]\nids = ["bot-1"]\nbot_config_script = "gpu.py"\n[[group]]\n'
+    (settings / "bots.toml").write_text(groups)
+    with running_server(tmp_path / "data") as server:
+        give(server, "def get_dimensions(bot): return {**bot.dimensions, 'of': ['all']}\ndef get_state(bot): return {}")
+        give(server, "def get_dimensions(bot): return {**bot.dimensions, 'of': ['gpus']}", name="gpu.py")
+        with (
+            running_bot(server, tmp_path / "one", "bot-1") as one,
+            running_bot(server, tmp_path / "two", "bot-2") as two,
+        ):
+            mine = submit(server, ["true"], dimensions={"of": "gpus"})
+            other = submit(server, ["true"], dimensions={"of": "all"})
+            one.expect("exit code 0")
+            two.expect("exit code 0")
+            assert [result(server, task)["bot_id"] for task in (mine, other)] == ["bot-1", "bot-2"]
+            give(server, "def get_dimensions(bot): return {**bot.dimensions, 'of': ['more']}", name="gpu.py")
+            one.expect("Restarting: Restarting to pick up new bots.cfg config")
+            submit(server, ["true"], dimensions={"of": "more"})
+            one.expect("exit code 0")
+            assert "'more'" in server.call("GET", f"{API}/server/get_bot_config?name=gpu.py")[1]["content"]
+            # A bot of 2020 has hooks for all in itself, and puts one script on top.
+            state = {"running_time": 1.0, "sleep_streak": 0}
+            hello = {"dimensions": {"id": ["bot-1--old"]}, "state": state, "version": "2020"}
+            status, reply = server.call("POST", "/swarming/api/v1/bot/handshake", hello)
+            assert (status, reply["bot_config_name"], "'more'" in reply["bot_config"]) == (200, "gpu.py", True)
+            assert "group_bot_config" not in reply
+            assert server.call("GET", f"{API}/server/get_bot_config?name=no")[0] == 400

@@ -109,8 +109,8 @@ class ScriptedScript:
         self.calls.append((name, *arguments))
         self.on_call(name)
 
-    async def greeted(self, source: str | None, server_version: str) -> None:
-        self._note("greeted", source, server_version)
+    async def greeted(self, source: str | None, group_source: str | None, server_version: str) -> None:
+        self._note("greeted", source, group_source, server_version)
 
     async def before_poll(self) -> None:
         self._note("before_poll")

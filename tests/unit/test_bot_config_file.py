@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from isolate.errors import InvalidInput
-from server.bot_config import FILE, MAX_BYTES, BotConfigFile, Script
-from tests.clock import ManualClock
+from server.bot_config import FILE, MAX_BYTES, BotConfigFile, BotScripts, Script
+from server.bot_groups import BotGroup
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> BotConfigFile:
-    return BotConfigFile(tmp_path, ManualClock())
+    return BotConfigFile(tmp_path / FILE)
 
 
 def test_without_a_file_there_are_no_hooks(file: BotConfigFile) -> None:
@@ -49,9 +49,9 @@ def test_an_edit_that_is_no_python_is_not_used(
 
 
 def test_another_server_finds_the_same(file: BotConfigFile, tmp_path: Path) -> None:
-    assert BotConfigFile(tmp_path, ManualClock()).current() == file.current()
+    assert BotConfigFile(tmp_path / FILE).current() == file.current()
     before = file.replace("a = 1\n", "joe")
-    assert BotConfigFile(tmp_path, ManualClock()).current() == before
+    assert BotConfigFile(tmp_path / FILE).current() == before
 
 
 def test_an_empty_one_takes_the_hooks_away(file: BotConfigFile, tmp_path: Path) -> None:
@@ -71,3 +71,22 @@ def test_what_no_bot_could_load_is_refused(file: BotConfigFile, content: str) ->
     with pytest.raises(InvalidInput, match=r"bot_config\.py"):
         file.replace(content, "joe")
     assert file.current() == Script()
+
+
+def test_a_group_may_have_a_script_of_its_own(tmp_path: Path) -> None:
+    scripts, group = BotScripts(tmp_path, tmp_path / "config" / "scripts"), BotGroup(script="gpu.py")
+    nothing = scripts.of(group)
+    assert (nothing.for_all, nothing.of_group, nothing.version) == (Script(), Script(), "default")
+    mine = scripts.file("gpu.py").replace("a = 1\n", "joe")
+    assert (tmp_path / "config" / "scripts" / "gpu.py").read_text() == "a = 1\n"
+    assert scripts.of(group).of_group == mine
+    assert scripts.of(group).version == mine.version
+    everyones = scripts.file().replace("b = 1\n", "joe")
+    assert scripts.of(group).version == f"{everyones.version}+{mine.version}"
+    assert scripts.of(BotGroup()).version == everyones.version
+
+
+@pytest.mark.parametrize("name", ["../x.py", "a/b.py", ".py", "x", "x.pyc", "a b.py", "x" * 101 + ".py", "\0.py"])
+def test_a_script_has_a_plain_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidInput, match="is no name of a script"):
+        BotScripts(tmp_path, tmp_path).file(name)

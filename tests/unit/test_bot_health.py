@@ -30,9 +30,10 @@ def test_space_for_the_bot_has_a_sharp_limit(free: int, count: int) -> None:
 
 def test_too_little_space_says_where_and_how_much() -> None:
     seen = replace(FINE, bot=Disk("/data", TOTAL, 3 * GIB), root=Disk("/", TOTAL, 100 * MIB))
+    how = "(or other figures for free_partition, see get_settings() in the server's bot_config.py)"
     assert complaints(seen, Settings()) == [
-        "Not enough free disk space on /data: 3.0 GiB, 4.0 GiB are needed",
-        "Not enough free disk space on /: 100.0 MiB, 2.4 GiB are needed",
+        f"Not enough free disk space on /data: 3.0 GiB of 40.0 GiB, 4.0 GiB are needed {how}",
+        f"Not enough free disk space on /: 100.0 MiB of 40.0 GiB, 2.4 GiB are needed {how}",
     ]
 
 

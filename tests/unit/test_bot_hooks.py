@@ -38,8 +38,8 @@ class Scene:
         self.starts += 1
         return await HookProcess.start(self._tmp_path, dict(os.environ), self._tmp_path / "log")
 
-    async def load(self, source: str) -> None:
-        await self.hooks.load(source, FILE)
+    async def load(self, source: str, *for_group: str) -> None:
+        await self.hooks.load(*((text, FILE) for text in (source, *for_group)))
 
     async def call(self, name: str, *arguments: Any) -> Any:
         answer = await self.hooks.call(name, FACTS, *arguments)
@@ -184,7 +184,7 @@ async def test_a_process_that_cannot_be_started_is_a_problem(tmp_path: Path) -> 
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     hooks = Hooks(start, ManualClock())
-    await hooks.load("def get_state(bot): return {}", FILE)
+    await hooks.load(("def get_state(bot): return {}", FILE))
     assert hooks.problem == "bot_config.py cannot be called: Resource temporarily unavailable"
 
 
@@ -199,3 +199,21 @@ async def test_a_cancelled_call_leaves_no_process(scene: Scene, tmp_path: Path) 
         await calling
     with reader:
         assert await asyncio.to_thread(reader.read) == b""
+
+
+async def test_the_hooks_of_a_group_come_on_top(scene: Scene) -> None:
+    """As the injected script of 2020: what is asked for is answered by it alone, what happens is told to both."""
+    calls = "called = []\ndef on_bot_idle(bot, s): called.append('all'); return called\ndef setup_bot(bot): return 1\n"
+    calls += "def get_state(bot): return {'who': 'all'}\ndef get_settings(bot): return {'who': 'all'}\n"
+    calls += "def on_before_poll(bot): return 'all'\ndef on_after_poll(bot, cmd): return 'all'"
+    group = "import bot_config\ndef on_bot_idle(bot, s): bot_config.called.append('group'); return bot_config.called\n"
+    group += "def get_state(bot): return {'who': 'group'}\ndef on_before_poll(bot): return 'group'\n"
+    group += "def setup_bot(bot): return 2\ndef on_handshake(bot): return 'group'"
+    await scene.load(calls, group)
+    assert await scene.call("on_bot_idle", 1.0) == ["all", "group"]
+    assert await scene.call("get_state") == {"who": "group"}
+    assert await scene.call("get_settings") == {"who": "all"}
+    assert await scene.call("on_before_poll") == "group"
+    assert await scene.call("on_after_poll", "sleep") == "all"
+    assert await scene.call("setup_bot") == 1
+    assert await scene.call("on_handshake") == "group"

@@ -257,12 +257,12 @@ async def test_an_offer_that_lapsed_meanwhile_does_not_end_the_bot() -> None:
 
 async def test_hooks_are_called_around_polls_and_at_both_ends() -> None:
     scene = Scene(protocol.Sleep(0.0, quarantined=False))
-    scene.api.greetings = [Greeting("v7", {}, "g7", "def on_handshake(bot): pass")]
+    scene.api.greetings = [Greeting("v7", {}, "g7", "def on_handshake(bot): pass", "a = 1")]
     assert await scene.live() is Ending.STOPPED
     names = [call[0] for call in scene.script.calls]
     assert names[:4] == ["greeted", "before_poll", "after_poll", "idle"]
     assert names[-1] == "shut_down"
-    assert scene.script.calls[0] == ("greeted", "def on_handshake(bot): pass", "v7")
+    assert scene.script.calls[0] == ("greeted", "def on_handshake(bot): pass", "a = 1", "v7")
     assert ("after_poll", "sleep") in scene.script.calls
 
 

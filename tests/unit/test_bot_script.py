@@ -15,7 +15,7 @@ from swarming.bot.hooks import Hooks
 from swarming.bot.launch import Launch
 from swarming.bot.portrait import Portrait
 from swarming.bot.protocol import Greeting
-from swarming.bot.script import RENEW_S, Place, Script
+from swarming.bot.script import FILE, GROUP_FILE, RENEW_S, Place, Script
 from swarming.bot.settings import Settings
 from tests.clock import ManualClock
 from tests.unit.bot_doubles import until
@@ -62,11 +62,11 @@ class Scene:
 
         self.hooks = Hooks(start, self.clock)
         place = Place("bot-1", tmp_path, tmp_path, "http://localhost", "", external_setup)
-        self.file = place.file
+        self.file = place.kept(FILE)
         self.script = Script(self.hooks, place, self.clock)
 
-    async def greeted(self, source: str | None = "code") -> None:
-        await self.script.greeted(source, "v1")
+    async def greeted(self, source: str | None = "code", group_source: str | None = None) -> None:
+        await self.script.greeted(source, group_source, "v1")
 
 
 async def test_the_first_greeting_sets_up_and_starts(tmp_path: Path) -> None:
@@ -109,10 +109,26 @@ async def test_code_is_kept_for_the_next_start(tmp_path: Path) -> None:
     assert scene.peer.called == ["get_authentication_headers", "on_handshake"]
 
 
+async def test_code_for_a_group_is_kept_and_goes_with_it(tmp_path: Path) -> None:
+    first = Scene(tmp_path, on_handshake=lambda bot: None)
+    await first.greeted("all", "group")
+    names = [str(tmp_path / FILE), str(tmp_path / GROUP_FILE)]
+    assert first.hooks.sources == [("all", names[0]), ("group", names[1])]
+    second = Scene(tmp_path, on_handshake=lambda bot: None)
+    await second.script.start()
+    assert second.hooks.sources == first.hooks.sources
+    await second.greeted(None, "group")
+    assert second.hooks.sources == [("", names[0]), ("group", names[1])]
+    assert [path.name for path in tmp_path.iterdir()] == [GROUP_FILE]
+    await second.greeted("all", None)
+    assert second.hooks.sources == [("all", names[0])]
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
 async def test_without_kept_code_a_start_calls_nothing(tmp_path: Path) -> None:
     scene = Scene(tmp_path, on_bot_startup=lambda bot: None)
     await scene.script.start()
-    assert (scene.peer.called, scene.hooks.source) == ([], None)
+    assert (scene.peer.called, scene.hooks.sources) == ([], [])
 
 
 async def test_dimensions_are_replaced_and_state_is_added_to(tmp_path: Path) -> None:
@@ -242,6 +258,20 @@ async def test_all_that_is_wrong_is_said_at_once_and_only_while_it_is(tmp_path: 
     assert (await portrait.hello(None, 0)).state["quarantined"] == "no reboot; a fan"
     healthy = Portrait(Found(), Scene(tmp_path / "none").script, lambda: ill)
     assert "quarantined" not in (await healthy.hello(None, 0)).state
+
+
+async def test_who_watches_a_bot_is_told_once_why_it_takes_no_tasks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ill = ["no space"]
+    portrait = Portrait(Found(), Scene(tmp_path).script, lambda: ill)
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            await portrait.hello(None, 0)
+        ill.clear()
+        for _ in range(2):
+            await portrait.hello(None, 0)
+    assert [record.getMessage() for record in caplog.records] == ["Takes no tasks: no space", "Takes tasks again"]
 
 
 def test_the_place_keeps_the_code_beside_the_bot(tmp_path: Path) -> None:
