@@ -29,12 +29,14 @@ def settled(work_dir: Path, parent: str | None, clock: Clock, monitor: Monitor) 
 
 
 def clean(spec: RunSpec, clock: Clock, monitor: Monitor) -> list[int]:
-    """Delete what dead runs left, trim all caches to their limits, and return the sizes of what was evicted."""
+    """Delete what dead and other runs left, trim all caches to their limits, and return the sizes evicted."""
     from isolate.cas.cache import LocalCache
     from run_isolated.installed import named_caches_of
+    from run_isolated.reuse import Trees
 
     sweep(spec.root_dir, partial(settled, parent=spec.group_parent, clock=clock, monitor=monitor), monitor)
     with LocalCache.open(spec.content_cache_dir, spec.namespace, spec.cache_policy, clock, monitor) as content:
+        Trees(content, monitor).clear()
         evicted = content.trim()
     if spec.named_cache_dir.is_dir():
         named = named_caches_of(spec.named_cache_dir, spec.cache_policy, clock, monitor)

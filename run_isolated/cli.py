@@ -56,7 +56,7 @@ With --json: 0, or 1 when something else than the command failed."""
 @flags.isolation
 @click.option("--root-dir", type=click.Path(path_type=Path, file_okay=False), help="Where work directories are made.")
 @click.option("--leak-temp-dir", is_flag=True, help="Keep the work directory.")
-@click.option("--clean", is_flag=True, help="Trim the caches, delete what dead runs left, and end.")
+@click.option("--clean", is_flag=True, help="Trim the caches, delete kept trees and what dead runs left, and end.")
 @click.option("-a", "--argsfile", type=click.Path(path_type=Path), help="Take all arguments from this JSON array.")
 @flags.logs
 @flags.elsewhere

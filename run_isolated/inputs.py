@@ -1,7 +1,7 @@
-"""The inputs of a run: a tree fetched into the cache, mapped, and proven unharmed afterwards.
+"""The inputs of a run: a tree fetched into the cache, mapped, proven unharmed afterwards, and kept for the next run.
 
 Knows no command. The invariants: everything mapped stays pinned until `close`; when `verify` returns, the files of the
-cache that the tree shares are the ones that were mapped.
+cache that the tree shares are the ones that were mapped; only a tree that was verified is kept.
 """
 
 from __future__ import annotations
@@ -13,29 +13,28 @@ from typing import Self
 from isolate.cas.cache import CachePolicy, LocalCache, Usage
 from isolate.cas.store import BlobStore
 from isolate.clock import Clock
-from isolate.errors import InternalFailure
+from isolate.errors import InternalFailure, NoSpace
 from isolate.fetch import Fetched, fetch
 from isolate.monitor import Monitor
-from run_isolated.mapper import How, apply, plan
-from run_isolated.proof import Proof
+from run_isolated.mapper import How
+from run_isolated.mapping import SHARED, Ready, map_fetched, reuse
 from run_isolated.result import Transfer
+from run_isolated.reuse import Trees
 from run_isolated.waiting import in_thread
 
 
 class Inputs:
     """One mapped tree."""
 
-    def __init__(self, cache: LocalCache, before: Usage, fetched: Fetched, proof: Proof, duration_s: float) -> None:
+    def __init__(
+        self, cache: LocalCache, trees: Trees | None, before: Usage, ready: Ready, place: Path, duration_s: float
+    ) -> None:
         """Use `load`."""
-        self.manifest = fetched.manifest
+        self.command, self.relative_cwd = ready.command, ready.relative_cwd
         self.before = before  # the cache, when we came
-        self.transfer = Transfer(
-            duration_s,
-            items_cold=tuple(blob.size for blob in fetched.cold),
-            items_hot=tuple(blob.size for blob in fetched.hot),
-        )
-        self._cache, self._fetched, self._proof = cache, fetched, proof
-        self._is_verified = False
+        self.transfer = Transfer(duration_s, items_cold=tuple(ready.cold), items_hot=tuple(ready.hot))
+        self._cache, self._trees, self._ready, self._place = cache, trees, ready, place
+        self._is_verified = self._is_good = False
 
     @classmethod
     async def load(
@@ -50,42 +49,67 @@ class Inputs:
         how: How = How.LINK,
         *,
         verify: bool = False,
+        keep: bool = True,
     ) -> Self:
         """Fetch the tree whose hash is `root` and map it at `destination`, which is empty; raises IsolateError.
 
-        With `verify`, what the cache has is hashed first. When this returns, the command may start.
+        With `verify`, what the cache has is hashed first. With `keep`, trees of earlier runs are used and this one is
+        kept. When this returns, the command may start.
         """
         started_s = clock.monotonic()
         cache = await in_thread(partial(LocalCache.open, cache_dir, store.namespace, policy, clock, monitor))
         try:
+            trees = Trees(cache, monitor) if keep and how in SHARED else None
             before = await in_thread(cache.usage)
-            fetched = await fetch(store, cache, root, monitor)
-            if verify and await in_thread(partial(_drop_damaged, cache, fetched)):
-                fetched.pin.release()
-                fetched = await fetch(store, cache, root, monitor)
-            proof = await in_thread(partial(_map, cache, fetched, destination, how))
+            ready = None
+            if trees is not None and not verify:
+                digest = store.namespace.algorithm.parse_hex(root.lower())
+                ready = await in_thread(partial(reuse, cache, trees, digest, destination))
+            if ready is None:
+                fetched = await _fetched(store, cache, root, trees, monitor, verify=verify)
+                ready = await in_thread(partial(map_fetched, cache, trees, fetched, destination, how))
         except BaseException:
             await in_thread(cache.close)
             raise
-        return cls(cache, before, fetched, proof, clock.monotonic() - started_s)
+        return cls(cache, trees, before, ready, destination, clock.monotonic() - started_s)
 
     def verify(self) -> None:
         """Raise InternalFailure when a file of the cache was overwritten; to be called when the command is over."""
-        problem = self._proof.check().problem
+        problem = self._ready.proof.check().problem
         self._is_verified = True
         if problem is not None:
             raise InternalFailure(problem)
+        self._is_good = True
 
     def close(self) -> None:
         """Let the cache go, proven unharmed also when the run was cut short, and trimmed if that is due."""
         try:
             if not self._is_verified:
-                self._proof.check()
-            self._fetched.pin.release()
-            if self._fetched.cold or self._cache.is_over():
-                self._cache.trim()
+                self._ready.proof.check()
+            if self._trees is not None and self._is_good:
+                self._ready.keep(self._trees, self._cache, self._place, self._place.parent / "kept")
+            self._ready.pin.release()
+            evicted = self._cache.trim() if self._ready.cold or self._cache.is_over() else []
+            if self._trees is not None:
+                self._trees.trim(evicted=bool(evicted))
         finally:
             self._cache.close()
+
+
+async def _fetched(
+    store: BlobStore, cache: LocalCache, root: str, trees: Trees | None, monitor: Monitor, *, verify: bool
+) -> Fetched:
+    """Return the tree `root`, in the cache; what earlier runs left goes when there is no space for it."""
+    try:
+        fetched = await fetch(store, cache, root, monitor)
+    except NoSpace:
+        if trees is None or not await in_thread(trees.clear):
+            raise
+        fetched = await fetch(store, cache, root, monitor)
+    if verify and await in_thread(partial(_drop_damaged, cache, fetched)):
+        fetched.pin.release()
+        fetched = await fetch(store, cache, root, monitor)
+    return fetched
 
 
 def _drop_damaged(cache: LocalCache, fetched: Fetched) -> bool:
@@ -98,8 +122,3 @@ def _drop_damaged(cache: LocalCache, fetched: Fetched) -> bool:
     wrong = [blob for blob in plain if not cache.recheck(blob, executable=False)]
     wrong += [blob for blob in variants if blob not in lacking and not cache.recheck(blob, executable=True)]
     return bool(wrong)
-
-
-def _map(cache: LocalCache, fetched: Fetched, destination: Path, how: How) -> Proof:
-    mapped = apply(plan(fetched.manifest), cache, destination, how)
-    return Proof.start(cache, mapped, fetched.pin)

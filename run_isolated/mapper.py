@@ -49,6 +49,11 @@ class Plan:
     tars: tuple[Entry, ...]
     links: tuple[Entry, ...]
 
+    @property
+    def names(self) -> int:
+        """How many names the tree has, not counting what is in tars."""
+        return len(self.directories) + len(self.empty_files) + len(self.files) + len(self.links)
+
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
@@ -88,7 +93,7 @@ def apply(tree: Plan, cache: LocalCache, destination: Path, how: How = How.LINK)
     sources = cache.paths([(entry.blob, shared and entry.is_executable) for entry in tree.files if entry.blob])
     try:
         _make_destination(destination)
-        with _directory(destination) as root, _directory(cache.files_dir) as files:
+        with directory(destination) as root, directory(cache.files_dir) as files:
             maker = _Maker(root, files, how)
             maker.make_directories(tree)
             maker.make_files(tree.files, [source[len(str(cache.files_dir)) + 1 :] for source in sources])
@@ -120,7 +125,7 @@ class _Maker:
         for path in tree.directories:
             os.mkdir(path, dir_fd=self._root)
         for entry in tree.empty_files:
-            os.close(os.open(entry.path, _CREATE, _own_mode(entry), dir_fd=self._root))
+            os.close(os.open(entry.path, _CREATE, own_mode(entry), dir_fd=self._root))
 
     def make_files(self, entries: Sequence[Entry], sources: Sequence[str]) -> None:
         for entry, source in zip(entries, sources, strict=True):
@@ -128,7 +133,7 @@ class _Maker:
                 assert entry.blob is not None
                 self.linked[source] = (entry.blob, entry.is_executable)
             else:
-                mode = (0o555 if entry.is_executable else 0o444) if self._copies_are_shared else _own_mode(entry)
+                mode = (0o555 if entry.is_executable else 0o444) if self._copies_are_shared else own_mode(entry)
                 self._copy(source, entry.path, mode)
                 self.copied_files += 1
 
@@ -170,7 +175,7 @@ def _make_destination(destination: Path) -> None:
 
 
 @contextmanager
-def _directory(path: Path) -> Iterator[int]:
+def directory(path: Path) -> Iterator[int]:
     """Open a directory to name files below it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -179,7 +184,7 @@ def _directory(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _own_mode(entry: Entry) -> int:
+def own_mode(entry: Entry) -> int:
     """Return the mode of a file that is not shared: the owner's part, 0500 when the manifest says nothing."""
     return (entry.mode or 0o500) & 0o700
 

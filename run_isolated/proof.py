@@ -13,11 +13,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
 from isolate.cas.cache import LocalCache, Pin
 from isolate.cas.cache_files import discard
+from isolate.cas.cache_index import Identity, identity
 from isolate.cas.digest import Blob
 from run_isolated.mapper import Mapped
 
@@ -47,7 +49,8 @@ class Proof:
 
     def __init__(self, cache: LocalCache, mapped: Mapped, pin: Pin, marker_ns: int) -> None:
         self._cache, self._linked, self._pin = cache, mapped.linked, pin
-        self._marker_ns = marker_ns
+        self.marker_ns = marker_ns  # ctime that the first write of the command has, or a later one; 0 when not known
+        self.identities: dict[tuple[Blob, bool], Identity] = {}  # of the files that are right, after `check`
         self._started_s = cache.clock.monotonic()
 
     @classmethod
@@ -61,26 +64,30 @@ class Proof:
         The processes of the command are gone by now: nobody holds a file open for writing.
         """
         suspects = self._suspects()
-        for blob, executable in suspects:
-            self._cache.recheck(blob, executable=executable)
+        for path, blob, executable in suspects:
+            if self._cache.recheck(blob, executable=executable):
+                with suppress(FileNotFoundError):
+                    self.identities[blob, executable] = identity(os.lstat(path))
         return Verdict(len(suspects), tuple(self._cache.poisoned_since(self._pin)))
 
-    def _suspects(self) -> Sequence[tuple[Blob, bool]]:
-        since_ns = 0 if self._clock_was_set_back() else self._marker_ns
+    def _suspects(self) -> Sequence[tuple[str, Blob, bool]]:
+        since_ns = 0 if self._clock_was_set_back() else self.marker_ns
         found = []
         for path, blob, executable in self._linked:
             try:
-                if os.lstat(path).st_ctime_ns < since_ns:
+                status = os.lstat(path)
+                if status.st_ctime_ns < since_ns:
+                    self.identities[blob, executable] = identity(status)
                     continue
             except FileNotFoundError:
                 pass  # gone although it is pinned: as bad as written to
-            found.append((blob, executable))
+            found.append((path, blob, executable))
         return found
 
     def _clock_was_set_back(self) -> bool:
         if not self._linked:
             return False
-        passed_s = (_now_ns(self._cache) - self._marker_ns) / 1e9
+        passed_s = (_now_ns(self._cache) - self.marker_ns) / 1e9
         return passed_s < self._cache.clock.monotonic() - self._started_s - CLOCK_SLACK_S
 
 

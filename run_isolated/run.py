@@ -166,6 +166,7 @@ class _Attempt:
             self._monitor,
             How(spec.mapping),
             verify=spec.verify_inputs,
+            keep=not spec.leak_temp_dir,
         )
         self._inputs = inputs = await unless_stopped(self._stop, loading)
         stats = Stats(
@@ -240,7 +241,7 @@ def _command(spec: RunSpec, inputs: Inputs | None, work: WorkDir) -> Command:
     """Return what to execute; raises CannotRun, InternalFailure."""
     words, relative_cwd = list(spec.command), spec.relative_cwd
     if inputs is not None and not spec.raw_command:
-        words, relative_cwd = [*inputs.manifest.command, *words], inputs.manifest.relative_cwd or ""
+        words, relative_cwd = [*inputs.command, *words], inputs.relative_cwd or ""
     out_dir = None if spec.server is None else work.out
     for path in spec.outputs:
         working_directory(work.run, os.path.dirname(inner_path(path)))

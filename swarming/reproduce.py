@@ -120,7 +120,7 @@ async def _run(
     if asked.tree is not None:
         inputs = await _load(asked.tree, places, clock, monitor, stack)
         if not asked.is_whole_command:
-            words, relative_cwd = (*inputs.manifest.command, *words), inputs.manifest.relative_cwd or ""
+            words, relative_cwd = (*inputs.command, *words), inputs.relative_cwd or ""
     temp = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reproduce-")))
     work, out = places.work.absolute(), places.output.absolute()
     changes = {key: substitute(value, out, None) for key, value in asked.env.items()}
@@ -141,7 +141,7 @@ async def _load(
     server, namespace, root = tree
     http = HttpClient(server, user_agent=f"swarming/{__version__}", clock=clock, monitor=monitor)
     store = HttpStore(await stack.enter_async_context(http), Namespace.parse(namespace))
-    inputs = await Inputs.load(store, root, places.work, places.cache, places.policy, clock, monitor)
+    inputs = await Inputs.load(store, root, places.work, places.cache, places.policy, clock, monitor, keep=False)
     stack.push_async_callback(asyncio.to_thread, inputs.close)
     return inputs
 

@@ -34,7 +34,7 @@ from isolate.cas.cache_files import (
     stage_copy,
     translated,
 )
-from isolate.cas.cache_index import Row
+from isolate.cas.cache_index import Identity, Row
 from isolate.cas.cache_session import Pin, Session, locked
 from isolate.cas.cache_shelf import BATCH, Shelf
 from isolate.cas.digest import Blob, Namespace
@@ -43,7 +43,7 @@ from isolate.clock import Clock
 from isolate.errors import BlobCorrupt, BlobsMissing
 from isolate.monitor import Monitor
 
-__all__ = ["BlobWriter", "CachePolicy", "LocalCache", "Pin", "Usage"]
+__all__ = ["BlobWriter", "CachePolicy", "Identity", "LocalCache", "Pin", "Usage"]
 
 REPLACED_AT_MOST = 3  # times that another process replaces a file while we hash it, before we take it as absent
 TOUCH_S = 60  # a file used again within a minute is not touched again: a warm run writes nothing
@@ -56,8 +56,8 @@ class LocalCache:
         self, root: Path, namespace: Namespace, policy: CachePolicy, clock: Clock, monitor: Monitor, boot_id: str
     ) -> None:
         """Use `open`."""
-        self.root, self.namespace, self.clock = root, namespace, clock
-        self._algorithm, self._monitor = namespace.algorithm, monitor
+        self.root, self.namespace, self.policy, self.clock = root, namespace, policy, clock
+        self._algorithm, self._monitor, self.boot_id = namespace.algorithm, monitor, boot_id
         with translated(root):
             (root / "files").mkdir(parents=True, exist_ok=True)
             with locked(root):
@@ -78,7 +78,8 @@ class LocalCache:
         boot_id: str | None = None,
     ) -> Self:
         """Open the cache at `root`, making it if need be, and clean up after processes that died in it."""
-        cache = cls(root, namespace, policy, clock, monitor, _boot_id() if boot_id is None else boot_id)
+        boot_id = cache_session.current_boot() if boot_id is None else boot_id
+        cache = cls(root, namespace, policy, clock, monitor, boot_id)
         try:
             with translated(root):
                 cache.usage()  # finds a corrupt index now rather than in the middle of a run
@@ -208,6 +209,32 @@ class LocalCache:
                 self._make_executable([self._key(blob.digest, executable=True) for blob in batch])
         return [self._files.path(self._key(blob.digest, executable=executable)) for blob, executable in wanted]
 
+    def file_of(self, blob: Blob, executable: bool) -> str:
+        """Return where the file of a variant is, or would be."""
+        return self._files.path(self._key(blob.digest, executable=executable))
+
+    def identities(self, wanted: Sequence[tuple[Blob, bool]]) -> dict[tuple[Blob, bool], Identity]:
+        """Return size, mtime_ns and inode of those of the files (blob, executable) that are listed."""
+        keys = {self._key(blob.digest, executable=executable): (blob, executable) for blob, executable in wanted}
+        return {keys[key]: row.identity for key, row in self._index.look_up(list(keys)).items()}
+
+    def unchanged(self, seen: Sequence[tuple[tuple[Blob, bool], Identity]]) -> list[str] | None:
+        """Return the files (blob, executable) if all of them are what was seen in this boot; None when one is not."""
+        paths = []
+        for (blob, executable), identity in seen:
+            key = self._key(blob.digest, executable=executable)
+            if self._files.status(key) != identity:
+                return None
+            paths.append(self._files.path(key))
+        return paths
+
+    def touch(self, used: Sequence[tuple[Blob, bool]]) -> None:
+        """Note that files (blob, executable) were used now."""
+        keys = [self._key(blob.digest, executable=executable) for blob, executable in used]
+        with translated(self.root):
+            for start in range(0, len(keys), BATCH):
+                self._shelf.touch(keys[start : start + BATCH])
+
     def pin(self, digests: Iterable[bytes] = ()) -> Pin:
         """Keep these blobs, here or yet to come, from being evicted until the pin is released or we die."""
         with translated(self.root):
@@ -323,11 +350,3 @@ class LocalCache:
         finally:
             for file in staged:
                 discard(file.temporary)
-
-
-def _boot_id() -> str:
-    """Return what changes when this machine starts anew; "" where nobody tells, then no file is ever doubted."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

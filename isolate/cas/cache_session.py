@@ -37,6 +37,14 @@ def locked(root: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def current_boot() -> str:
+    """Return what changes when this machine starts anew; "" where nobody tells, then no file is ever doubted."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 class Session:
     """The directory of one open cache; call its methods from any thread."""
 

@@ -1,0 +1,171 @@
+"""How a tree gets to where a command finds it, by the cheapest way there is.
+
+That is a kept tree of the same manifest, one that is near, or all of it anew. Knows no command and no server. The
+invariant: whatever the way, what is in the destination afterwards is what the manifest says, and every file of the
+cache that it shares is pinned and in `proof`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from isolate.cas.cache import LocalCache, Pin
+from isolate.fetch import Fetched
+from run_isolated.folders import Facts, Folder, Variant, folders_of
+from run_isolated.mapper import How, Mapped, Plan, apply, directory, plan
+from run_isolated.proof import Proof
+from run_isolated.renewal import Sources
+from run_isolated.reuse import MIN_NAMES, VERSION, About, Trees, shared_files, sketch_of
+
+TOUCH_S = 600  # the files of a tree that is used again and again are noted as used no more often
+SHARED = {How.LINK, How.ONLY_LINK}  # only of shared files it is known later on what they should be
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A tree at its place."""
+
+    root: bytes
+    pin: Pin
+    proof: Proof
+    command: tuple[str, ...]
+    relative_cwd: str | None
+    cold: Sequence[int]  # sizes of what was transferred
+    hot: Sequence[int]  # and of what was there
+    about: About | None = None  # when it was kept before
+    listed: Path | None = None  # what it should hold; else that of `tree`
+    tree: Plan | None = None  # None: it cannot be kept
+
+    def keep(self, trees: Trees, cache: LocalCache, place: Path, beside: Path) -> None:
+        """Keep the tree at `place` for the next run, if it can be; its proof was found good."""
+        about, wanted = self._described(cache)
+        if about is None or wanted is None:
+            return
+        trees.keep(self.root, place, about, wanted, beside)
+
+    def _described(self, cache: LocalCache) -> tuple[About | None, Iterable[Folder] | Path | None]:
+        if self.about is not None and self.listed is not None:
+            return msgspec.structs.replace(self.about, proven_ns=self.proof.marker_ns), self.listed
+        if self.tree is None or self.tree.names < MIN_NAMES:
+            return None, None
+        known = self.proof.identities
+        variants = _variants(self.tree)
+        if not all(variant in known for variant in variants):
+            return None, None
+        facts = Facts(cache.namespace.algorithm)
+        about = About(
+            version=VERSION,
+            namespace=cache.namespace.name,
+            boot_id=cache.boot_id,
+            command=[os.fsencode(word) for word in self.command],
+            relative_cwd=None if self.relative_cwd is None else os.fsencode(self.relative_cwd),
+            proven_ns=self.proof.marker_ns,
+            touched_s=int(cache.clock.now()),
+            names=self.tree.names,
+            sizes=[*self.cold, *self.hot],
+            linked=facts.pack((*known[blob, executable], executable, blob.digest) for blob, executable in variants),
+            sketch=sketch_of(blob.digest for blob, _ in variants),
+        )
+        return about, folders_of(self.tree, known, facts)
+
+
+def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path) -> Ready | None:
+    """Put a kept tree of the manifest `root` at `destination`, an empty directory, without asking any store.
+
+    None when there is none, or when a file that it shares is not in the cache any more as it was.
+    """
+    beside = destination.parent / "same"
+    taken = trees.take_same(root, beside)
+    if taken is None:
+        return None
+    shared = shared_files(taken.about, trees.facts)
+    pin = cache.pin(itertools.chain([root], (blob.digest for (blob, _), _ in shared)))
+    paths = cache.unchanged(shared)
+    if paths is not None:
+        linked = tuple((path, *variant) for path, (variant, _) in zip(paths, shared, strict=True))
+        with _sources(cache) as sources:
+            if trees.renewed(taken, taken.folders(), taken.about.names, sources, beside / "aside", destination):
+                about = taken.about
+                return Ready(
+                    root=root,
+                    pin=pin,
+                    proof=Proof.start(cache, Mapped(linked, 0), pin),
+                    command=tuple(os.fsdecode(word) for word in about.command),
+                    relative_cwd=None if about.relative_cwd is None else os.fsdecode(about.relative_cwd),
+                    cold=(),
+                    hot=about.sizes,
+                    about=_touched(about, cache, [variant for variant, _ in shared]),
+                    listed=beside / "folders",
+                )
+    pin.release()
+    return None
+
+
+def map_fetched(cache: LocalCache, trees: Trees | None, fetched: Fetched, destination: Path, how: How) -> Ready:
+    """Map a tree that is in the cache at `destination`, an empty directory; raises what `apply` raises."""
+    tree = plan(fetched.manifest)
+    mapped = None
+    if trees is not None and how in SHARED and tree.names >= MIN_NAMES and not tree.tars:
+        mapped = _from_near(cache, trees, tree, destination)
+    if mapped is None:
+        mapped = apply(tree, cache, destination, how)
+    return Ready(
+        root=fetched.root,
+        pin=fetched.pin,
+        proof=Proof.start(cache, mapped, fetched.pin),
+        command=fetched.manifest.command,
+        relative_cwd=fetched.manifest.relative_cwd,
+        cold=[blob.size for blob in fetched.cold],
+        hot=[blob.size for blob in fetched.hot],
+        tree=None if mapped.copied_files or tree.tars or how not in SHARED else tree,
+    )
+
+
+def _from_near(cache: LocalCache, trees: Trees, tree: Plan, destination: Path) -> Mapped | None:
+    """Turn a kept tree that has much in common with `tree` into it, at `destination`; None when there is none."""
+    variants = _variants(tree)
+    beside = destination.parent / "near"
+    taken = trees.take_near(sketch_of(blob.digest for blob, _ in variants), beside)
+    if taken is None:
+        return None
+    paths = cache.paths(variants)
+    known = cache.identities(variants)
+    if len(known) < len(variants):
+        return None  # evicted by somebody's hand; `apply` says which
+    wanted = folders_of(tree, known, trees.facts)
+    with _sources(cache) as sources:
+        if not trees.renewed(taken, wanted, tree.names, sources, beside / "aside", destination):
+            return None
+    return Mapped(tuple((path, *variant) for path, variant in zip(paths, variants, strict=True)), 0)
+
+
+def _variants(tree: Plan) -> list[Variant]:
+    """Return the files of the cache that `tree` is linked from, each once."""
+    return list(dict.fromkeys((entry.blob, entry.is_executable) for entry in tree.files if entry.blob is not None))
+
+
+@contextmanager
+def _sources(cache: LocalCache) -> Iterator[Sources]:
+    above = len(str(cache.files_dir)) + 1
+    with directory(cache.files_dir) as files:
+        yield Sources(
+            files=files,
+            path_of=lambda variant: cache.file_of(*variant)[above:],
+            is_right=lambda variant: cache.recheck(variant[0], executable=variant[1]),
+        )
+
+
+def _touched(about: About, cache: LocalCache, variants: Sequence[Variant]) -> About:
+    """Tell the cache that its files were used, if it was not told lately."""
+    now_s = int(cache.clock.now())
+    if now_s - about.touched_s < TOUCH_S:
+        return about
+    cache.touch(variants)
+    return msgspec.structs.replace(about, touched_s=now_s)

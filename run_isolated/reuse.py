@@ -1,0 +1,260 @@
+"""Mapped trees that outlive their run, so that the next one with the same inputs, or nearly the same, need not map.
+
+    <cache>/trees/<hash>-<12 hex>/about   what it is, and which files of the cache it shares
+                                 /folders what each directory should hold, see folders.py
+                                 /tree
+
+Knows no command and no store of blobs. A tree is taken by moving it away, which succeeds for one process only, and
+comes back by moving it here as a whole: it is never used by two runs, and what a killed run had taken is deleted with
+its work directory. The invariants: what is taken was compared name by name before anybody sees it (see renewal.py); no
+tree is believed that was mapped in another boot; there are at most MAX_TREES, of MAX_NAMES names together.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from isolate.cas.cache import LocalCache
+from isolate.cas.digest import BLAKE3
+from isolate.errors import InternalFailure, InvalidRecord, IsolateError
+from isolate.monitor import Monitor
+from run_isolated import folders
+from run_isolated.deletion import delete_tree
+from run_isolated.folders import Facts, Folder, Variant
+from run_isolated.renewal import NotReusable, Sources, renew
+
+MAX_TREES = 8
+MAX_NAMES = 4_000_000  # in all kept trees: a directory entry each, and about 100 bytes in the list
+MIN_NAMES = 256  # smaller ones are mapped faster than they are compared
+SKETCH = 64  # digests that stand for a tree when we look for one that is near
+NEAR = 0.5  # of the sketch must be the same, and of the names
+VERSION = 1
+
+_NAME = re.compile(r"[0-9a-f]{40,128}-[0-9a-f]{12}")
+_GONE, _LOCK = "gone-", "lock"
+
+
+class About(msgspec.Struct, frozen=True, array_like=True):
+    """A kept tree without its names."""
+
+    version: int
+    namespace: str
+    boot_id: str
+    command: list[bytes]
+    relative_cwd: bytes | None
+    proven_ns: int  # ctime, on the cache's file system, from which on somebody else may have written
+    touched_s: int  # when the cache was last told that the files were used
+    names: int
+    sizes: list[int]  # of all blobs, manifests included
+    linked: bytes  # facts of the files of the cache that it shares, each once
+    sketch: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A tree that is ours now: in `path`, not compared yet."""
+
+    path: Path
+    about: About
+
+    @property
+    def tree(self) -> Path:
+        return self.path / "tree"
+
+    def folders(self) -> Iterator[Folder]:
+        """Yield what it should hold; raises InvalidRecord."""
+        with open(self.path / "folders", "rb") as file:
+            yield from folders.read(file)
+
+
+class Trees:
+    """The kept trees of one cache."""
+
+    def __init__(self, cache: LocalCache, monitor: Monitor) -> None:
+        self._cache, self._monitor, self._policy = cache, monitor, cache.policy
+        self._root = cache.root / "trees"
+        self.facts = Facts(cache.namespace.algorithm)
+
+    def take_same(self, root: bytes, beside: Path) -> Taken | None:
+        """Move a tree of the manifest `root` into the directory `beside`; None when there is none."""
+        for _, name in self._used():
+            if name.startswith(f"{root.hex()}-") and (taken := self._take(name, beside)) is not None:
+                return taken
+        return None
+
+    def take_near(self, sketch: bytes, beside: Path) -> Taken | None:
+        """Move the tree that shares most with one of this `sketch`, and enough, into `beside`."""
+        best, best_name = NEAR, ""
+        for _, name in self._used():
+            about = self._about(self._root / name)
+            if about is not None and (found := self._similarity(sketch, about.sketch)) > best:
+                best, best_name = found, name
+        return self._take(best_name, beside) if best_name else None
+
+    def renewed(
+        self, taken: Taken, wanted: Iterable[Folder], names: int, sources: Sources, aside: Path, destination: Path
+    ) -> bool:
+        """Correct a tree that was taken and move it to `destination`, an empty directory; False when it is no use."""
+        try:
+            if _has_mounts(taken.tree):
+                raise NotReusable("Something is mounted in it")
+            limit = int(max(names, taken.about.names) * (1 - NEAR))
+            changed = renew(taken.tree, wanted, self.facts, sources, taken.about.proven_ns, aside, limit)
+            os.rename(taken.tree, destination)
+        except (NotReusable, InvalidRecord, ValueError):
+            self._monitor.count("rejected_trees")
+            return False
+        except OSError as error:
+            self._monitor.problem(f"Cannot reuse a mapped tree: {error.strerror}")
+            return False
+        self._monitor.count("reused_trees")
+        self._monitor.count("corrected_names", changed)
+        return True
+
+    def keep(self, root: bytes, tree: Path, about: About, wanted: Iterable[Folder] | Path, beside: Path) -> bool:
+        """Move `tree` here, with what it should hold: folders, or the list of when it was taken; False when it stays.
+
+        `beside` is a directory for us to make.
+        """
+        if about.names < MIN_NAMES or not about.boot_id or not about.proven_ns:
+            return False
+        name = f"{root.hex()}-{secrets.token_hex(6)}"
+        try:
+            self._root.mkdir(exist_ok=True)
+            beside.mkdir(mode=0o700)
+            if isinstance(wanted, Path):
+                os.rename(wanted, beside / "folders")
+            else:
+                with open(beside / "folders", "wb") as file:
+                    folders.write(file, wanted)
+            body = msgspec.msgpack.encode(about)
+            (beside / "about").write_bytes(BLAKE3.digest(body) + body)
+            os.rename(tree, beside / "tree")
+            os.utime(beside, (self._cache.clock.now(),) * 2)
+            os.rename(beside, self._root / name)
+        except OSError as error:  # it only saves time; the work directory is deleted with all that is left of it
+            self._monitor.problem(f"Cannot keep the mapped tree: {error.strerror}")
+            return False
+        self._monitor.count("kept_trees")
+        return True
+
+    def trim(self, *, evicted: bool = False) -> None:
+        """Delete trees past the limits, and what dead processes left; after files were evicted, those that had them."""
+        with self._deleting() as alone:
+            if not alone:
+                return  # somebody is at it, or no tree was ever kept
+            now_s, names = self._cache.clock.now(), 0
+            oldest_s = self._cache.oldest_s() if evicted else None
+            for name in os.listdir(self._root):
+                if name != _LOCK and not _NAME.fullmatch(name):
+                    self._delete(name)
+            for number, (used_s, name) in enumerate(self._used()):
+                about = self._about(self._root / name)
+                names += 0 if about is None else about.names
+                fits = number < MAX_TREES and names <= MAX_NAMES
+                young = used_s >= (oldest_s or 0) and not self._policy.is_too_old(used_s, now_s)
+                if about is None or not fits or not young:
+                    self._delete(name)
+
+    def clear(self) -> bool:
+        """Delete all that nobody uses; returns whether there was something."""
+        with self._deleting() as alone:
+            names = [name for name in os.listdir(self._root) if name != _LOCK] if alone else []
+            for name in names:
+                self._delete(name)
+        return bool(names)
+
+    def _similarity(self, one: bytes, other: bytes) -> float:
+        """Estimate which part of the contents of two trees is common to both, from their sketches."""
+        size = self._cache.namespace.algorithm.digest_bytes
+        ones, others = ({text[at : at + size] for at in range(0, len(text), size)} for text in (one, other))
+        smallest = set(sorted(ones | others)[:SKETCH])
+        return len(ones & others & smallest) / len(smallest) if smallest else 0.0
+
+    def _take(self, name: str, beside: Path) -> Taken | None:
+        about = self._about(self._root / name)
+        if about is None:
+            return None
+        try:
+            os.rename(self._root / name, beside)
+        except OSError:  # another run was faster, or works on another file system
+            return None
+        return Taken(beside, about)
+
+    def _about(self, path: Path) -> About | None:
+        """Return what is known of a kept tree; None when that is of no use here."""
+        try:
+            sealed = (path / "about").read_bytes()
+            if BLAKE3.digest(sealed[BLAKE3.digest_bytes :]) != sealed[: BLAKE3.digest_bytes]:
+                return None
+            about = msgspec.msgpack.decode(sealed[BLAKE3.digest_bytes :], type=About)
+        except (OSError, msgspec.DecodeError):
+            return None
+        current = (VERSION, self._cache.namespace.name, self._cache.boot_id)
+        return about if (about.version, about.namespace, about.boot_id) == current else None
+
+    def _used(self) -> list[tuple[float, str]]:
+        """Return the kept trees and when they were used, the one used last first."""
+        found: list[tuple[float, str]] = []
+        with suppress(OSError):
+            for entry in os.scandir(self._root):
+                if _NAME.fullmatch(entry.name):
+                    with suppress(OSError):
+                        found.append((entry.stat(follow_symlinks=False).st_mtime, entry.name))
+        return sorted(found, reverse=True)
+
+    @contextmanager
+    def _deleting(self) -> Iterator[bool]:
+        """Be the only one who deletes; whoever takes or keeps a tree need not wait."""
+        try:
+            lock = os.open(self._root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # no tree was ever kept
+            yield False
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield True
+        except BlockingIOError:
+            yield False
+        finally:
+            os.close(lock)
+
+    def _delete(self, name: str) -> None:
+        gone = self._root / (name if name.startswith(_GONE) else f"{_GONE}{name}")
+        with suppress(FileNotFoundError):
+            os.rename(self._root / name, gone)  # from now on nobody takes it
+            try:
+                delete_tree(gone)
+            except InternalFailure as error:
+                self._monitor.problem(error)
+
+
+def sketch_of(digests: Iterable[bytes]) -> bytes:
+    """Return the smallest of the distinct `digests`: which of all those are the smallest is as good as drawn by lot."""
+    return b"".join(sorted(set(digests))[:SKETCH])
+
+
+def _has_mounts(path: Path) -> bool:
+    """Whether something is mounted below `path`."""
+    prefix = os.fsencode(path).replace(b" ", rb"\040") + b"/"
+    with suppress(OSError):
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+        return any(line.split(b" ")[4].startswith(prefix) for line in mounts)
+    return False
+
+
+def shared_files(about: About, facts: Facts) -> Sequence[tuple[Variant, tuple[int, int, int]]]:
+    """Return the files of the cache that a kept tree shares, and their identities when it was kept."""
+    try:
+        return [(fact.variant, (fact.size, fact.mtime_ns, fact.inode)) for fact in facts.unpack(about.linked)]
+    except InvalidRecord as error:
+        raise IsolateError(str(error)) from error

@@ -1,0 +1,390 @@
+"""Trees that are kept for the next run: found again, compared, corrected, turned into others, given up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from isolate.cas.cache import CachePolicy, LocalCache
+from isolate.cas.digest import Namespace
+from isolate.cas.memory import MemoryStore
+from isolate.errors import InternalFailure
+from isolate.monitor import TallyMonitor
+from run_isolated import mapping, reuse
+from run_isolated.inputs import Inputs
+from run_isolated.mapper import How
+from run_isolated.reuse import MAX_TREES, Trees
+from tests.clock import ManualClock
+from tests.stored import put_tree
+from tests.trees import Executable, Link, Tree, read_tree
+
+NS = Namespace.parse("blake3-zstd")
+MIN_NAMES = 40
+
+
+def a_tree(version: int = 0, names: int = MIN_NAMES) -> Tree:
+    """Return a tree that is large enough to be kept; versions differ in a few files."""
+    return {
+        "many": {f"f{number:03}": b"content %d" % (number // 2) for number in range(names)},
+        "d": {"deep": {"x": Executable(b"program"), "same": b"content 1", "e": b""}, "hollow": {}},
+        "changing": {f"v{version}": b"version %d" % version, "always": b"version %d" % version},
+        "run": Executable(b""),
+        "l": Link("many/f000"),
+        "n\udcff": b"name",
+    }
+
+
+class Machine:
+    """One cache and the runs on it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = MemoryStore(NS)
+        self.monitor = TallyMonitor()
+        self.clock = ManualClock()
+        self.policy = CachePolicy()
+        self.cache_dir = path / "cache"
+        self._runs = 0
+
+    async def load(self, root: str, *, verify: bool = False, keep: bool = True, how: How = How.LINK) -> Run:
+        self._runs += 1
+        place = self.path / f"work{self._runs}" / "ir"
+        place.mkdir(parents=True)
+        place.chmod(0o700)
+        store, clock, monitor = self.store, self.clock, self.monitor
+        inputs = await Inputs.load(
+            store, root, place, self.cache_dir, self.policy, clock, monitor, how, verify=verify, keep=keep
+        )
+        return Run(inputs, place)
+
+    async def run(self, root: str, tamper: Callable[[Path], object] = lambda _: None) -> Tree:
+        """Go through one run and return the tree its command found; `tamper` is the command."""
+        run = await self.load(root)
+        found = read_tree(run.place)
+        tamper(run.place)
+        run.end()
+        return found
+
+    @property
+    def kept(self) -> list[Path]:
+        return sorted(path for path in (self.cache_dir / "trees").glob("*-*") if path.is_dir())
+
+    def count(self, counter: str) -> int:
+        return self.monitor.counters[counter]
+
+
+class Run:
+    def __init__(self, inputs: Inputs, place: Path) -> None:
+        self.inputs, self.place = inputs, place
+
+    def end(self) -> None:
+        try:
+            self.inputs.verify()
+        finally:
+            self.inputs.close()
+            shutil.rmtree(self.place.parent, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep trees that are small enough for a test."""
+    monkeypatch.setattr(mapping, "MIN_NAMES", MIN_NAMES)
+    monkeypatch.setattr(reuse, "MIN_NAMES", MIN_NAMES)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+async def test_the_next_run_gets_the_tree_without_a_link_or_a_look_at_the_store(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = a_tree()
+    root = await put_tree(machine.store, tree)
+    assert await machine.run(root) == tree
+    assert len(machine.kept) == 1
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is made or read anew")
+
+    for name in ("link", "symlink"):
+        monkeypatch.setattr(os, name, refuse)
+    monkeypatch.setattr(machine.store, "read", refuse)
+    assert await machine.run(root) == tree
+    assert (machine.count("reused_trees"), machine.count("corrected_names")) == (1, 0)
+    assert len(machine.kept) == 1
+
+
+async def test_a_run_learns_of_the_kept_tree_what_the_manifest_says(machine: Machine) -> None:
+    root = await put_tree(machine.store, a_tree())
+    first = await machine.load(root)
+    first.end()
+    again = await machine.load(root)
+    assert (again.inputs.command, again.inputs.relative_cwd) == (first.inputs.command, first.inputs.relative_cwd)
+    assert sorted(again.inputs.transfer.items_hot) == sorted(first.inputs.transfer.items_cold)
+    assert again.inputs.transfer.items_cold == ()
+    again.end()
+
+
+async def test_two_runs_at_once_have_a_tree_each(machine: Machine) -> None:
+    tree = a_tree()
+    root = await put_tree(machine.store, tree)
+    await machine.run(root)
+    one, other = await machine.load(root), await machine.load(root)
+    assert not (one.place / "d").samefile(other.place / "d")
+    assert read_tree(one.place) == read_tree(other.place) == tree
+    one.end()
+    other.end()
+    assert len(machine.kept) == 2
+
+
+def _appended(path: Path) -> None:
+    file = path / "many/f007"
+    file.unlink()
+    file.write_bytes(b"mine")
+
+
+def _became_link(path: Path) -> None:
+    shutil.rmtree(path / "d/deep")
+    (path / "d/deep").symlink_to("/etc")
+
+
+def _became_file(path: Path) -> None:
+    shutil.rmtree(path / "d")
+    (path / "d").write_bytes(b"x")
+
+
+def _link_elsewhere(path: Path) -> None:
+    (path / "l").unlink()
+    (path / "l").symlink_to("many/f001")
+
+
+def _stripped(path: Path) -> None:
+    for name in ("many", "d", "changing"):
+        shutil.rmtree(path / name, ignore_errors=True)
+
+
+TAMPERINGS: dict[str, Callable[[Path], object]] = {
+    "new file": lambda path: (path / "d/new").write_bytes(b"new"),
+    "new directory": lambda path: (path / "many/sub/sub").mkdir(parents=True),
+    "file gone": lambda path: (path / "many/f003").unlink(),
+    "file replaced": _appended,
+    "file moved": lambda path: (path / "many/f003").rename(path / "many/f005"),
+    "copy in its place": lambda path: _copied(path / "d/deep/same"),
+    "directory gone": lambda path: shutil.rmtree(path / "d"),
+    "directory moved": lambda path: (path / "d").rename(path / "many/d"),
+    "directory became a link": _became_link,
+    "directory opened": lambda path: (path / "d").chmod(0o777),
+    "directory shut": lambda path: (path / "d/deep").chmod(0o500),
+    "root opened": lambda path: path.chmod(0o755),
+    "file in place of a directory": _became_file,
+    "link elsewhere": _link_elsewhere,
+    "empty file filled": lambda path: _filled(path / "run"),
+    "empty file's mode": lambda path: (path / "d/deep/e").chmod(0o777),
+    "a pipe": lambda path: os.mkfifo(path / "d/pipe"),
+    "all gone": _stripped,
+}
+
+
+def _copied(path: Path) -> None:
+    content, before = path.read_bytes(), path.stat()
+    path.unlink()
+    path.write_bytes(content.swapcase())
+    path.chmod(stat.S_IMODE(before.st_mode))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _filled(path: Path) -> None:
+    path.chmod(0o700)
+    path.write_bytes(b"filled")
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS)
+async def test_what_a_command_changed_is_right_again(machine: Machine, tampering: str) -> None:
+    tree = a_tree()
+    root = await put_tree(machine.store, tree)
+    await machine.run(root, TAMPERINGS[tampering])
+    assert await machine.run(root) == tree
+    assert await machine.run(root) == tree
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(TAMPERINGS)), st.booleans()), min_size=1, max_size=4))
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_no_change_goes_unnoticed_during_or_between_runs(
+    tmp_path_factory: pytest.TempPathFactory, tamperings: list[tuple[str, bool]]
+) -> None:
+    machine = Machine(tmp_path_factory.mktemp("machine"))
+    tree = a_tree()
+    root = await put_tree(machine.store, tree)
+    for name, between in tamperings:
+
+        def tamper(path: Path, name: str = name) -> None:
+            TAMPERINGS[name](path)
+
+        assert await machine.run(root, (lambda _: None) if between else tamper) == tree
+        if between and machine.kept:
+            tamper(machine.kept[0] / "tree")
+    assert await machine.run(root) == tree
+
+
+async def test_a_write_through_a_link_between_runs_costs_the_file_and_the_tree(machine: Machine) -> None:
+    tree = a_tree()
+    root = await put_tree(machine.store, tree)
+    await machine.run(root)
+    file = machine.kept[0] / "tree/many/f009"
+    before = file.stat()
+    file.chmod(0o600)
+    with file.open("r+b") as writing:
+        writing.write(b"C")
+    file.chmod(0o444)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # size, mtime and inode tell nothing
+    assert await machine.run(root) == tree
+    assert machine.count("damaged_cache_files") == 1
+
+
+async def test_a_tree_whose_command_wrote_to_an_input_is_not_kept(machine: Machine) -> None:
+    root = await put_tree(machine.store, a_tree())
+    run = await machine.load(root)
+    (run.place / "many/f001").chmod(0o600)
+    (run.place / "many/f001").write_bytes(b"overwritten")
+    with pytest.raises(InternalFailure):
+        run.end()
+    assert machine.kept == []
+
+
+async def test_linking_by_others_costs_a_hash_and_not_the_tree(machine: Machine) -> None:
+    tree = a_tree()
+    root = await put_tree(machine.store, tree)
+    await machine.run(root)
+    for number, file in enumerate(sorted((machine.kept[0] / "tree/many").iterdir())[:5]):
+        os.link(file, machine.path / f"link{number}")
+    assert await machine.run(root) == tree
+    assert (machine.count("reused_trees"), machine.count("corrected_names")) == (1, 0)
+
+
+async def test_a_near_tree_is_turned_into_the_one_that_is_wanted(machine: Machine) -> None:
+    roots = [await put_tree(machine.store, a_tree(version)) for version in range(3)]
+    assert await machine.run(roots[0]) == a_tree(0)
+    assert await machine.run(roots[1]) == a_tree(1)
+    assert (machine.count("reused_trees"), machine.count("corrected_names")) == (
+        1,
+        4,
+    )  # one goes, one is new, one is replaced
+    assert len(machine.kept) == 1
+    assert await machine.run(roots[2]) == a_tree(2)
+    assert await machine.run(roots[2]) == a_tree(2)
+    assert machine.count("reused_trees") == 3
+
+
+async def test_a_tree_that_has_little_in_common_is_left_alone(machine: Machine) -> None:
+    root = await put_tree(machine.store, a_tree())
+    other: Tree = {f"g{number}": b"other %d" % number for number in range(MIN_NAMES)}
+    await machine.run(root)
+    assert await machine.run(await put_tree(machine.store, other)) == other
+    assert machine.count("reused_trees") == 0
+    assert len(machine.kept) == 2
+
+
+@pytest.mark.parametrize("file", ["about", "folders"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "flipped", "foreign"])
+async def test_a_damaged_description_costs_time_only(machine: Machine, file: str, damage: str) -> None:
+    tree = a_tree()
+    root = await put_tree(machine.store, tree)
+    await machine.run(root)
+    path = machine.kept[0] / file
+    content = bytearray(path.read_bytes())
+    match damage:
+        case "gone":
+            path.unlink()
+        case "flipped" if file == "folders":  # in a name: nothing but the check tells
+            path.write_bytes(bytes(content).replace(b"f011", b"f0!1"))
+        case "cut":
+            path.write_bytes(content[: len(content) // 2])
+        case "flipped":
+            content[len(content) // 2] ^= 0xFF
+            path.write_bytes(content)
+        case _:
+            path.write_bytes(b"\x93foreign")
+    assert await machine.run(root) == tree
+
+
+async def test_files_that_left_the_cache_are_fetched_again(machine: Machine) -> None:
+    tree = a_tree()
+    root = await put_tree(machine.store, tree)
+    await machine.run(root)
+    with LocalCache.open(machine.cache_dir, NS, machine.policy, machine.clock, machine.monitor) as cache:
+        cache.drop(NS.blob(b"content 3").digest)
+    assert await machine.run(root) == tree
+    assert machine.count("reused_trees") == 0
+
+
+async def test_a_tree_of_another_boot_is_not_believed(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = a_tree()
+    root = await put_tree(machine.store, tree)
+    await machine.run(root)
+    monkeypatch.setattr("isolate.cas.cache_session.current_boot", lambda: "another boot")
+    assert await machine.run(root) == tree
+    assert machine.count("reused_trees") == 0
+    assert len(machine.kept) == 1, "the old one was deleted"
+
+
+@pytest.mark.parametrize(("names", "kept"), [(MIN_NAMES - 20, 0), (MIN_NAMES, 1)])
+async def test_small_trees_are_not_worth_keeping(machine: Machine, names: int, kept: int) -> None:
+    await machine.run(await put_tree(machine.store, a_tree(names=names)))
+    assert len(machine.kept) == kept
+
+
+async def test_copies_and_unwanted_trees_are_not_kept(machine: Machine) -> None:
+    root = await put_tree(machine.store, a_tree())
+    (await machine.load(root, how=How.COPY)).end()
+    (await machine.load(root, keep=False)).end()
+    assert machine.kept == []
+
+
+async def test_with_verification_every_file_is_hashed_before_the_tree_is_used_again(machine: Machine) -> None:
+    tree = a_tree()
+    root = await put_tree(machine.store, tree)
+    await machine.run(root)
+    again = await machine.load(root, verify=True)
+    assert read_tree(again.place) == tree
+    again.end()
+    assert machine.count("reused_trees") == 1
+
+
+async def test_there_are_at_most_so_many_and_the_oldest_goes_first(machine: Machine) -> None:
+    root = await put_tree(machine.store, a_tree())
+    runs = [await machine.load(root) for _ in range(MAX_TREES + 2)]
+    for run in runs:
+        machine.clock.advance(10)
+        run.end()
+    assert len(machine.kept) == MAX_TREES
+
+
+async def test_old_trees_go(machine: Machine) -> None:
+    machine.policy = CachePolicy(max_age_s=1000)
+    await machine.run(await put_tree(machine.store, a_tree()))
+    machine.clock.advance(1001)
+    other: Tree = {f"g{number}": b"other %d" % number for number in range(MIN_NAMES)}
+    await machine.run(await put_tree(machine.store, other))
+    assert len(machine.kept) == 1
+
+
+async def test_what_a_dead_deletion_left_goes_with_the_next_and_all_when_asked(machine: Machine) -> None:
+    root = await put_tree(machine.store, a_tree())
+    await machine.run(root)
+    trees = machine.cache_dir / "trees"
+    (trees / "gone-half" / "d").mkdir(parents=True)
+    await machine.run(root)
+    assert not (trees / "gone-half").exists()
+    with LocalCache.open(machine.cache_dir, NS, machine.policy, machine.clock, machine.monitor) as cache:
+        assert Trees(cache, machine.monitor).clear()
+        assert not Trees(cache, machine.monitor).clear()
+    assert machine.kept == []
