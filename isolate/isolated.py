@@ -55,6 +55,7 @@ __all__ = [
 _path_of = attrgetter("path")
 
 MAX_MANIFEST_BYTES = 64 << 20  # about half a million files in one part; larger trees are split into includes
+MAX_NODES = 1 << 20  # objects and lists of one part: what is small as text may be very large as values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,8 +190,11 @@ def resolve(root: bytes, parts: Mapping[bytes, Manifest]) -> Manifest:
 def _parse_json(data: bytes | bytearray | memoryview) -> dict[str, Any]:
     if len(data) > MAX_MANIFEST_BYTES:
         raise InvalidManifest(f"A manifest of {len(data)} bytes is larger than {MAX_MANIFEST_BYTES}")
+    text = bytes(data)
+    if text.count(b"{") + text.count(b"[") > MAX_NODES:
+        raise InvalidManifest(f"A manifest with more than {MAX_NODES} entries: split it into includes")
     try:
-        record = json.loads(bytes(data).decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        record = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError as error:
         raise InvalidManifest("Not a manifest: nested too deeply") from error
     except ValueError as error:  # bad UTF-8, bad JSON, an integer of thousands of digits

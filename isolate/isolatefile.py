@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 from isolate.conditions import Value, comparisons, holds
 from isolate.errors import InvalidIsolateFile
-from isolate.isolatesyntax import IsolateFile, Settings, parse_isolate, place_of
+from isolate.isolatesyntax import MAX_TEXT, IsolateFile, Settings, parse_isolate
+from isolate.places import place_of
 
 __all__ = ["Chosen", "IsolateFile", "Settings", "load_isolate", "parse_isolate", "substitute", "variables_in"]
 
 MAX_FILES = 1_000  # of one configuration, a file included twice counts twice: includes of includes grow by powers
 MAX_DEPTH = 100  # includes of includes
+MAX_TOTAL_TEXT = 4 * MAX_TEXT  # characters of one configuration, a file included twice counts twice
 
 _VARIABLE = re.compile(r"<\(([A-Za-z_][A-Za-z_0-9]*)\)")
 
@@ -39,8 +41,17 @@ def load_isolate(path: str, config: Mapping[str, Value], read: Callable[[str], s
 
     Raises InvalidIsolateFile, also when a variable of a condition has no value.
     """
-    files = []
-    for found in _with_includes(path, read(path), read, ()):
+    files, total = [], 0
+
+    def counted(name: str) -> str:
+        nonlocal total
+        text = read(name)
+        total += len(text)
+        if total > MAX_TOTAL_TEXT:
+            raise InvalidIsolateFile(f"{path}: With what it includes it is longer than {MAX_TOTAL_TEXT} characters")
+        return text
+
+    for found in _with_includes(path, counted(path), counted, ()):
         files.append(found)
         if len(files) > MAX_FILES:
             raise InvalidIsolateFile(f"{path}: It includes more than {MAX_FILES} files, counting repetitions")

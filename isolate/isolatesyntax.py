@@ -8,16 +8,17 @@ and memory are bounded by MAX_TEXT, whatever the text is.
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Self
 
 from isolate.conditions import Condition, Equals, comparisons, parse_condition
 from isolate.errors import InvalidIsolateFile
+from isolate.places import BLANK, Source, Written, place_in
 
 MAX_TEXT = 1 << 20  # characters of one file; a syntax tree takes 200 times its text
-_BLANK = " \t\f\ufeff"
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _OLD_KEYS = {
     "isolate_dependency_tracked": "files",
     "isolate_dependency_untracked": "files",
@@ -25,50 +26,6 @@ _OLD_KEYS = {
     "include": "includes",
     "condition": "conditions",
 }
-
-
-class Source:
-    """The text of one file, to tell where in it something stands."""
-
-    def __init__(self, text: str, name: str) -> None:
-        self._lines = text.removeprefix("\ufeff").split("\n")
-        self._name = name
-
-    def place(self, lineno: int, offset: int) -> str:
-        """Return `file:line:column` of what Python has found `offset` bytes behind its margin."""
-        line = self._lines[lineno - 1] if lineno <= len(self._lines) else ""
-        # Python counts bytes of UTF-8, and from the margin that `_without_margin` removed.
-        margin = len(line) - len(line.lstrip(_BLANK)) if self._is_first(lineno) else 0
-        before = line[margin:].encode("utf-8", "surrogatepass")[:offset].decode("utf-8", "replace")
-        return f"{self._name}:{lineno}:{margin + len(before) + 1}"
-
-    def _is_first(self, lineno: int) -> bool:
-        """Say whether nothing but blank lines and comments is above this line."""
-        above = (line.strip(_BLANK + "\r") for line in self._lines[: lineno - 1])
-        return all(not line or line.startswith("#") for line in above)
-
-
-class Written(str):
-    """A string of a `.isolate` that knows where it stands, for errors that are found when it is used."""
-
-    __slots__ = ("_at", "_source")
-    _at: tuple[int, int]
-    _source: Source
-
-    def __new__(cls, text: str, source: Source, lineno: int, offset: int) -> Self:
-        self = super().__new__(cls, text)
-        self._source, self._at = source, (lineno, offset)
-        return self
-
-    @property
-    def place(self) -> str:
-        """Where it stands, as `file:line:column`."""
-        return self._source.place(*self._at)
-
-
-def place_of(text: str, otherwise: str) -> str:
-    """Return where `text` is written, `otherwise` when nobody knows."""
-    return text.place if isinstance(text, Written) else otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +69,10 @@ def syntax_tree(text: str, name: str) -> ast.expr:
     """Return the syntax tree of `text`, one expression of any kind; raises InvalidIsolateFile."""
     if len(text) > MAX_TEXT:
         raise InvalidIsolateFile(f"{name}: A .isolate of {len(text)} characters is longer than {MAX_TEXT}")
+    if wrong := _NO_TEXT.search(text):
+        raise InvalidIsolateFile(
+            f"{place_in(text, wrong.start(), name)}: {wrong[0]!r} is no part of any text (hint: is this another file?)"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Python about the spelling of literals, which is not its business here
@@ -122,7 +83,7 @@ def syntax_tree(text: str, name: str) -> ast.expr:
                 f"{name}:1:1: the file is empty (hint: an empty .isolate is written {{}})"
             ) from error
         raise InvalidIsolateFile(
-            f"{name}:{error.lineno or 1}:{error.offset or 1}: {error.msg}{_advice(error)}"
+            f"{name}:{error.lineno or 1}:{error.offset or 1}: {_said(error)}{_advice(error)}"
         ) from error
     except (RecursionError, MemoryError) as error:
         raise InvalidIsolateFile(f"{name}:1:1: nested too deeply") from error
@@ -131,7 +92,7 @@ def syntax_tree(text: str, name: str) -> ast.expr:
 
 
 def _has_code(text: str) -> bool:
-    lines = (line.strip(_BLANK + "\r") for line in text.split("\n"))
+    lines = (line.strip(BLANK + "\r") for line in text.split("\n"))
     return any(line and not line.startswith("#") for line in lines)
 
 
@@ -139,10 +100,15 @@ def _without_margin(text: str) -> str:
     """Return `text` with its first expression at the margin, where Python wants it, and everything else in place."""
     lines = text.removeprefix("\ufeff").split("\n")
     for index, line in enumerate(lines):
-        if line.strip(_BLANK + "\r") and not line.lstrip(_BLANK).startswith("#"):
-            lines[index] = line.lstrip(_BLANK)
+        if line.strip(BLANK + "\r") and not line.lstrip(BLANK).startswith("#"):
+            lines[index] = line.lstrip(BLANK)
             break
     return "\n".join(lines)
+
+
+def _said(error: SyntaxError) -> str:
+    """Return what Python says is wrong, without its advice about Python."""
+    return "a number of too many digits" if "(4300 digits)" in error.msg else error.msg
 
 
 def _advice(error: SyntaxError) -> str:

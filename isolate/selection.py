@@ -16,7 +16,7 @@ from isolate.conditions import Value
 from isolate.errors import InvalidInput, InvalidIsolateFile
 from isolate.expansion import beginning, expand
 from isolate.isolatefile import Chosen, load_isolate, substitute, variables_in
-from isolate.isolatesyntax import MAX_TEXT
+from isolate.places import MAX_BYTES, decoded
 from isolate.scan import Found, ScanRules
 
 READ_ONLY = 1  # what 2020 writes when the `.isolate` says nothing; runners do not enforce it
@@ -134,11 +134,9 @@ def _read(path: str) -> str:
         if os.path.exists(path) and not os.path.isfile(path):
             raise InvalidIsolateFile(f"Cannot read {path!r}: it is not a file")
         with open(path, "rb") as file:
-            return file.read(MAX_TEXT + 1).decode("utf-8")  # one byte too many is enough to be refused
+            return decoded(file.read(MAX_BYTES + 1), path)
     except OSError as error:
         raise InvalidIsolateFile(f"Cannot read {path!r}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidIsolateFile(f"{path}: not UTF-8 text") from error
 
 
 def _int_or_text(value: str) -> Value:

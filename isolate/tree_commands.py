@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from isolate import errors, flags
+from isolate import flags
 from isolate.commands import Command
 from isolate.sources import fetch, run, source_of
 from isolate.terminal import EXIT_FAILED, EXIT_HELP, Console, log_options, summary_option, version_option
@@ -110,17 +110,14 @@ def diff_command(console: Console, /, before: str, after: str, *, exit_code: boo
 def fmt_command(files: tuple[str, ...], *, check: bool, write: bool) -> int:
     """Print .isolate files in their canonical form, comments kept; `-` is stdin."""
     from isolate.isolateformat import format_isolate
+    from isolate.places import decoded
 
     if check and write:
         raise click.UsageError("Use one of --check and -w")
     differ = False
     for name in files:
         content = _read(name)
-        try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise errors.InvalidIsolateFile(f"{name}: not UTF-8 text") from error
-        formatted = format_isolate(text, name).encode("utf-8")
+        formatted = format_isolate(decoded(content, name), name).encode("utf-8")
         if check and formatted != content:
             click.echo(os.fsencode(name))
             differ = True
@@ -136,12 +133,12 @@ ALL = (download_command, ls_command, cat_command, diff_command, fmt_command)
 
 
 def _read(name: str) -> bytes:
-    from isolate.isolatesyntax import MAX_TEXT
+    from isolate.places import MAX_BYTES
 
     if name == "-":
-        return sys.stdin.buffer.read(MAX_TEXT + 1)
+        return sys.stdin.buffer.read(MAX_BYTES + 1)
     with open(name, "rb") as file:
-        return file.read(MAX_TEXT + 1)
+        return file.read(MAX_BYTES + 1)
 
 
 def _rewrite(path: Path, content: bytes) -> None:

@@ -154,7 +154,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidIsolateFile, match=r"Cannot read '.*none\.isolate': No such file"):
         select(tmp_path / "none.isolate", Variables(), tmp_path)
     (tmp_path / "latin.isolate").write_bytes(b"{} # \xe9")
-    with pytest.raises(InvalidIsolateFile, match=r"latin\.isolate: not UTF-8"):
+    with pytest.raises(InvalidIsolateFile, match=r"latin\.isolate:1:6: not UTF-8"):
         select(tmp_path / "latin.isolate", Variables(), tmp_path)
 
 

@@ -1,0 +1,76 @@
+"""Where something stands in a text: `file:line:column`, as editors count.
+
+Pure; knows no grammar. The invariant: a place costs nothing until somebody asks for it.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from isolate.errors import InvalidIsolateFile
+
+MAX_BYTES = 4 << 20  # of a file; whether its text is too long is for who reads that
+BLANK = " \t\f\ufeff"  # what may stand before the first expression of a line
+
+
+def place_in(text: str, at: int, name: str) -> str:
+    """Return the place of the character `at` in `text`."""
+    return f"{name}:{text.count(chr(10), 0, at) + 1}:{at - text.rfind(chr(10), 0, at)}"
+
+
+def decoded(content: bytes, name: str) -> str:
+    """Return the text that the bytes of a file are; raises InvalidIsolateFile with the place of what is not UTF-8.
+
+    More than MAX_BYTES are refused: whoever reads a file needs to read no more than one byte beyond.
+    """
+    if len(content) > MAX_BYTES:
+        raise InvalidIsolateFile(f"{name}: A .isolate of more than {MAX_BYTES} bytes is too long")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode("utf-8")
+        raise InvalidIsolateFile(f"{place_in(before, len(before), name)}: not UTF-8 text") from error
+
+
+class Source:
+    """The text of one file, to tell where in it something stands."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self._lines = text.removeprefix("\ufeff").split("\n")
+        self._name = name
+
+    def place(self, lineno: int, offset: int) -> str:
+        """Return `file:line:column` of what Python has found `offset` bytes behind its margin."""
+        line = self._lines[lineno - 1] if lineno <= len(self._lines) else ""
+        # Python counts bytes of UTF-8, and from the margin that `_without_margin` removed.
+        margin = len(line) - len(line.lstrip(BLANK)) if self._is_first(lineno) else 0
+        before = line[margin:].encode("utf-8", "surrogatepass")[:offset].decode("utf-8", "replace")
+        return f"{self._name}:{lineno}:{margin + len(before) + 1}"
+
+    def _is_first(self, lineno: int) -> bool:
+        """Say whether nothing but blank lines and comments is above this line."""
+        above = (line.strip(BLANK + "\r") for line in self._lines[: lineno - 1])
+        return all(not line or line.startswith("#") for line in above)
+
+
+class Written(str):
+    """A string of a `.isolate` that knows where it stands, for errors that are found when it is used."""
+
+    __slots__ = ("_at", "_source")
+    _at: tuple[int, int]
+    _source: Source
+
+    def __new__(cls, text: str, source: Source, lineno: int, offset: int) -> Self:
+        self = super().__new__(cls, text)
+        self._source, self._at = source, (lineno, offset)
+        return self
+
+    @property
+    def place(self) -> str:
+        """Where it stands, as `file:line:column`."""
+        return self._source.place(*self._at)
+
+
+def place_of(text: str, otherwise: str) -> str:
+    """Return where `text` is written, `otherwise` when nobody knows."""
+    return text.place if isinstance(text, Written) else otherwise
