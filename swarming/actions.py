@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from isolate.errors import InvalidInput, IsolateError, NotFound
 from swarming import ids, naming
 from swarming.client import SwarmingClient
 from swarming.collect import in_time
+from swarming.patience import Patience
 from swarming.trigger import ShardRequest, unsharded
 
 NAMES_LOOKED_AT = 25_000  # newest tasks among which a name is looked for: more than the shards of the largest run
@@ -89,9 +91,10 @@ async def trigger(
     clock: Clock,
 ) -> None:
     """Create a task for each shard, adding it to `done`; when stopped in the middle, says how many there are."""
+    patience = Patience(clock, screen.err)
 
     async def post(shard: ShardRequest) -> None:
-        answer = await client.new_task(shard.body)
+        answer = await patience(partial(client.new_task, shard.body))
         done.append(TriggeredTask(shard, answer.task_id))
         if answer.priority != shard.body["priority"]:
             screen.err(f"Priority was reset to {answer.priority}")
