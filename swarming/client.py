@@ -114,6 +114,10 @@ class SwarmingClient:
     def __init__(self, http: HttpClient) -> None:
         self._http = http
 
+    def url(self, method: str) -> str:
+        """Return where a method is."""
+        return f"{self._http.base_url}{API}/{method}"
+
     async def get(self, method: str, query: Query | None = None) -> Any:
         """GET one method, such as `bots/list`; returns the parsed reply."""
         return await self._call("GET", method, query=query)

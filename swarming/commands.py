@@ -6,6 +6,7 @@ A root. Knows no protocol. The invariant: results go to stdout, everything else 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -31,6 +32,11 @@ def screen_of_terminal() -> Screen:
     from swarming.actions import Screen
 
     return Screen(click.echo, lambda text: click.echo(text, err=True), lambda text: click.echo(text, nl=False))
+
+
+def screen_width() -> int | None:
+    """Return the columns of the screen that results go to; None when they go to a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def with_session(
@@ -90,7 +96,7 @@ def cancel(console: Console, /, swarming: str | None, tasks: tuple[str, ...], *,
 @verbose_option
 @click.pass_obj
 def bots(console: Console, /, swarming: str | None, **flags: Any) -> None:
-    """List the bots, by default those that are alive."""
+    """List the bots, by default those that are alive: heard of in the last ten minutes, also if they ended."""
     for one, other in (("busy", "idle"), ("dead_only", "keep_dead"), ("mp", "non_mp")):
         if flags[one] and flags[other]:
             raise click.UsageError(f"Use only one of --{one.replace('_', '-')} or --{other.replace('_', '-')}")
@@ -107,7 +113,7 @@ def bots(console: Console, /, swarming: str | None, **flags: Any) -> None:
 
         found = await listing.bots(session.client, wanted)
         if table and not flags["bare"]:
-            session.screen.out("\n".join(listing.bots_table(found)))
+            session.screen.out("\n".join(listing.bots_table(found, screen_width())))
         else:
             listing.show_bots(found, session.screen, bare=flags["bare"])
 

@@ -20,6 +20,8 @@ from swarming.client import PAGE_ITEMS, SwarmingClient
 MOST_BOTS = 1_000_000
 DISCOVERY = "/_ah/api/discovery/v1/apis"
 DESCRIPTION_WIDTH = 78
+GAP = "  "  # between columns
+LEAST_CELL = 12  # what is squeezed is not squeezed further
 _IN_TABLE = ("task_id", "state", "name", "user", "bot_id", "created_ts", "duration")
 _ALWAYS_SET = ("id",)  # of every bot: its own column already
 Item = Mapping[str, Any]
@@ -42,7 +44,7 @@ async def query(client: SwarmingClient, method: str, limit: int, tick: Callable[
             items.extend(more.get("items", []))
             reply["cursor"] = more.get("cursor")
     except IsolateError as error:
-        raise type_of(error)(f"Failed to access {method}: {error}") from error
+        raise type_of(error)(f"Failed to access {client.url(method)}: {error}") from error
     if items is not None:
         reply.pop("cursor", None)
     return reply
@@ -96,18 +98,18 @@ def show_bots(found: Sequence[Item], screen: Screen, *, bare: bool) -> None:
                 screen.out(f"  task: {bot['task_id']}")
 
 
-def bots_table(found: Sequence[Item]) -> list[str]:
-    """Return bots as lines of a table."""
+def bots_table(found: Sequence[Item], width: int | None = None) -> list[str]:
+    """Return bots as lines of a table, which wraps their dimensions where a screen has only `width` columns."""
     rows = [("BOT", "STATUS", "TASK", "DIMENSIONS")]
     for bot in found:
         listed = dimensions_of(bot).items()
         words = (f"{key}={','.join(values)}" for key, values in sorted(listed) if key not in _ALWAYS_SET)
         rows.append((bot["bot_id"], status_of(bot), bot.get("task_id") or "", " ".join(words)))
-    return columns(rows)
+    return _wrapped(rows, width) if width else columns(rows)
 
 
-def tasks_table(found: Sequence[Item]) -> list[str]:
-    """Return tasks as lines of a table."""
+def tasks_table(found: Sequence[Item], width: int | None = None) -> list[str]:
+    """Return tasks as lines of a table, with shorter names where a screen has only `width` columns."""
     rows = [("TASK", "STATE", "NAME", "USER", "BOT", "CREATED (UTC)", "SECONDS")]
     for task in found:
         cells = [str(task.get(key, "")) for key in _IN_TABLE]
@@ -116,13 +118,31 @@ def tasks_table(found: Sequence[Item]) -> list[str]:
         cells[5] = cells[5].partition(".")[0].replace("T", " ")
         cells[6] = f"{task['duration']:.1f}" if "duration" in task else ""
         rows.append(tuple(cells))  # type: ignore[arg-type]
-    return columns(rows)
+    return columns(_shortened(rows, width) if width else rows)
+
+
+def _wrapped(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Return rows as lines, the last cell of each continued below itself."""
+    taken = sum(max(map(len, column)) + len(GAP) for column in list(zip(*rows, strict=True))[:-1])
+    continued: list[Sequence[str]] = []
+    for *cells, last in rows:
+        first, *rest = textwrap.wrap(last, max(width - taken, LEAST_CELL), break_long_words=False) or [""]
+        continued.append((*cells, first))
+        continued += [(*("" for _ in cells), more) for more in rest]
+    return columns(continued)
+
+
+def _shortened(rows: Sequence[Sequence[str]], width: int) -> list[Sequence[str]]:
+    """Return rows whose names, in their third cells, leave room for the rest."""
+    over = sum(max(map(len, column)) + len(GAP) for column in zip(*rows, strict=True)) - len(GAP) - width
+    room = max(max(len(row[2]) for row in rows) - max(over, 0), LEAST_CELL)
+    return [(*row[:2], row[2] if len(row[2]) <= room else f"{row[2][: room - 1]}…", *row[3:]) for row in rows]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as lines, their cells below each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def status_of(bot: Item) -> str:

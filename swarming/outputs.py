@@ -71,6 +71,8 @@ class OutputDownloader:
         fetched = await fetch(store, cache, outputs.isolated, self._monitor, wanted=self._path_filter.match)
         try:
             await asyncio.to_thread(self._write, plan(fetched.manifest), cache, folder)
+        except NoSpace as error:  # said of a place that is gone
+            raise NoSpace(f"Cannot write outputs to {folder}: no space left") from error
         except OSError as error:
             kind = NoSpace if error.errno in {errno.ENOSPC, errno.EDQUOT} else IsolateError
             raise kind(f"Cannot write outputs to {folder}: {error.strerror}") from error

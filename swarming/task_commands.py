@@ -13,7 +13,7 @@ import click
 from isolate.commands import CommandGroup
 from isolate.terminal import Console, verbose_option
 from swarming import completing
-from swarming.commands import with_session
+from swarming.commands import screen_width, with_session
 from swarming.flags import AFTER, DelimitedCommand, server_option
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def tasks_list(
         asked = {"state": state.upper(), "tags": list(tags)}
         found = [item async for item in session.client.items("tasks/list", asked, limit)]
         if json_file is None:
-            session.screen.out("\n".join(listing.tasks_table(found)))
+            session.screen.out("\n".join(listing.tasks_table(found, screen_width())))
         elif json_file == PIPE:
             session.screen.out(actions.json_text({"items": found}))
         else:

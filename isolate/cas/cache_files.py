@@ -52,7 +52,8 @@ def translated(root: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise NoSpace(f"No space left on the device of the cache {root}") from error
-        raise IsolateError(f"Cannot use the cache {root}: {error.strerror}: {error.filename}") from error
+        place = f": {error.filename}" if error.filename else ""
+        raise IsolateError(f"Cannot use the cache {root}: {error.strerror}{place}") from error
 
 
 class CacheFiles:

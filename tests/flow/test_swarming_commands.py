@@ -12,7 +12,6 @@ import pytest
 
 from tests.flow.bots import Gate, running_bot
 from tests.flow.fleet import Fleet, running_fleet, task_id_in
-from tests.flow.servers import ServerProcess, running_server
 from tests.flow.terminals import on_terminal
 
 SCRIPT = """\
@@ -112,24 +111,6 @@ def test_an_interrupted_trigger_says_what_it_triggered(fleet: Fleet) -> None:
     assert f"Only {len(tasks)} shard(s) out of 5000 were triggered\n" in err
     assert f"collect -S {fleet.server.url} --json 'some tasks.json'\n" in out
     assert out.count("/user/task/") == len(tasks)
-
-
-def test_a_time_limit_is_kept_without_a_server(tmp_path: Path) -> None:
-    (tmp_path / "home").mkdir()
-    with running_server(tmp_path / "data") as server:
-        fleet = Fleet(server, tmp_path / "home")
-        trigger = ["swarming", "trigger", "--raw-cmd", "--wait-for-capacity", "--", "true"]
-        collect = subprocess.Popen(
-            ["swarming", "collect", task_id_in(fleet.ok(*trigger)), "-v", "-t", "3"],
-            env=fleet.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert collect.stderr is not None
-        while ": 200 in " not in collect.stderr.readline():
-            pass
-        server.kill()
-        out, err = collect.communicate(timeout=60)
-    assert (collect.returncode, out) == (1, "")
-    assert err.endswith("\nResults from some shards are missing: 0\n")
 
 
 def test_without_a_terminal_an_interrupted_run_is_left_running(fleet: Fleet, gate: Gate) -> None:
@@ -334,27 +315,3 @@ def test_nothing_is_triggered_that_could_not_be_kept(fleet: Fleet, command: str,
     assert done.stderr.startswith("swarming: error: Cannot write /dev/null/x")
     assert len(done.stderr.splitlines()) == 1
     assert "No task is called" in fleet.run("swarming", "collect", "unkept").stderr
-
-
-def test_a_server_that_restarts_in_the_middle_is_survived(tmp_path: Path, gate: Gate) -> None:
-    with running_fleet(tmp_path) as fleet:
-        task_id = task_id_in(fleet.ok("swarming", "trigger", "--raw-cmd", "--", *gate.task(after="print('after')")))
-        gate.wait_for_task()
-        collect = subprocess.Popen(
-            ["swarming", "collect", task_id, "-v"],
-            env=fleet.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert collect.stderr is not None
-        while ": 200 in " not in collect.stderr.readline():
-            pass
-        fleet.server.kill()
-        while "connection refused" not in collect.stderr.readline():
-            pass
-        successor = ServerProcess(fleet.server.data_dir, port=fleet.server.port)
-        try:
-            gate.let_pass()
-            out, _ = collect.communicate(timeout=120)
-        finally:
-            successor.kill()
-        assert collect.returncode == 0
-        assert out.endswith(f": {task_id} 0\n  after\n\n")

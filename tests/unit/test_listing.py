@@ -23,6 +23,9 @@ class Pages(SwarmingClient):
     def __init__(self) -> None:
         self.asked: list[Mapping[str, Any]] = []
 
+    def url(self, method: str) -> str:
+        return f"http://s/{method}"
+
     async def get(self, method: str, query: Any = None) -> Any:
         self.asked.append(query)
         if method == "task/1/result":
@@ -45,7 +48,7 @@ async def test_a_query_follows_cursors_up_to_its_limit(limit: int, items: int, p
 
 
 async def test_a_query_that_fails_says_of_what() -> None:
-    with pytest.raises(Exception, match="Failed to access task/1/result: Task 1 not found"):
+    with pytest.raises(Exception, match="Failed to access http://s/task/1/result: Task 1 not found"):
         await listing.query(Pages(), "task/1/result", 5, lambda: None)
     with pytest.raises(InvalidInput, match="--limit must be at least 1"):
         await listing.query(Pages(), "tasks/list", 0, lambda: None)
@@ -61,6 +64,10 @@ def test_the_table_of_bots() -> None:
     assert lines[0].split() == ["BOT", "STATUS", "TASK", "DIMENSIONS"]
     assert [line.split()[1] for line in lines[1:]] == ["idle", "busy", "dead", "quarantined"]
     assert lines[2] == "b22  busy         a11   os=Linux,Debian pool=default"
+    assert listing.bots_table(found, 200) == lines
+    narrow = listing.bots_table(found, 40)
+    assert narrow[3:5] == ["b22  busy         a11   os=Linux,Debian", "                        pool=default"]
+    assert max(map(len, narrow)) <= 40
 
 
 def test_the_table_of_tasks() -> None:
@@ -73,6 +80,11 @@ def test_the_table_of_tasks() -> None:
         ["a10", "EXIT", "3", "n", "joe", "2020-01-02", "03:04:05", "1.2"],
         ["b10", "PENDING", "m"],
     ]
+    wide = listing.tasks_table([{**row, "name": "somebody/os=Linux_pool=default"} for row in rows])
+    assert listing.tasks_table([{**row, "name": "somebody/os=Linux_pool=default"} for row in rows], 200) == wide
+    narrow = listing.tasks_table([{**row, "name": "somebody/os=Linux_pool=default"} for row in rows], 70)
+    assert narrow[1] == "a10   EXIT 3   somebody/os=L…  joe        2020-01-02 03:04:05  1.2"
+    assert len(narrow[1]) <= 70
     assert "DEDUPED" in listing.tasks_table([{**task, "deduped_from": "x"}])[1]
 
 
