@@ -170,3 +170,45 @@ def test_a_task_no_bot_can_run_ends_at_once(fleet: Fleet) -> None:
     plain = fleet.run("swarming", "run", "--raw-cmd", "-d", "os", "Amiga", "--", "true")
     assert plain.returncode == 1
     assert plain.stderr.startswith("Shard 0 NO_RESOURCE: no bot has these dimensions")
+
+
+def test_every_flag_of_trigger_is_in_the_request(fleet: Fleet, digest: str) -> None:
+    (fleet.home / "secret").write_bytes(b"hunter2")
+    trigger = (
+        f"swarming trigger -I {fleet.server.url} --namespace blake3-zstd -d os Amiga -d pool default"
+        f" --optional-dimension flavor sweet 120 -s {digest} -e A 1 --env-prefix PATH bin --env-prefix PATH lib"
+        " --idempotent --secret-bytes-path secret --hard-timeout 60 --io-timeout 50 --lower-priority"
+        " --containment-type AUTO --raw-cmd --relative-cwd sub --named-cache build_c build -o out/a -o out/b"
+        " --service-account bot --pool-task-template SKIP --wait-for-capacity --priority 150 -T every --tags k:v"
+        " --tags k:w --user someone --deadline 600 --realm r -- echo x"
+    )
+    request = json.loads(fleet.ok("swarming", "query", f"task/{task_id_in(fleet.ok(*trigger.split()))}/request"))
+    first, last = request["task_slices"]
+    assert [piece["expiration_secs"] for piece in (first, last)] == ["120", "480"]
+    assert [piece["wait_for_capacity"] for piece in (first, last)] == [False, True]
+    assert {"key": "flavor", "value": "sweet"} in first["properties"]["dimensions"]
+    found = last["properties"]
+    assert found["dimensions"] == [{"key": "os", "value": "Amiga"}, {"key": "pool", "value": "default"}]
+    assert found["inputs_ref"] == {
+        "isolated": digest, "isolatedserver": fleet.server.url, "namespace": "blake3-zstd"
+    }  # fmt: skip
+    assert found["env"] == [{"key": "A", "value": "1"}]
+    assert found["env_prefixes"] == [{"key": "PATH", "value": ["bin", "lib"]}]
+    assert (found["command"], found["relative_cwd"], found["idempotent"]) == (["echo", "x"], "sub", True)
+    assert (found["execution_timeout_secs"], found["io_timeout_secs"], found["grace_period_secs"]) == ("60", "50", "30")
+    assert found["containment"] == {"containment_type": "AUTO", "lower_priority": True}
+    assert found["caches"] == [{"name": "build_c", "path": "build"}]
+    assert found["outputs"] == ["out/a", "out/b"]
+    assert "hunter2" not in json.dumps(request)
+    assert found["secret_bytes"]
+    assert (request["name"], request["priority"], request["user"]) == ("every", "150", "someone")
+    assert (request["service_account"], request["realm"]) == ("bot", "r")
+    assert {"k:v", "k:w"} <= set(request["tags"])
+
+
+def test_files_that_are_named_come_back(fleet: Fleet) -> None:
+    script = "mkdir -p out/deep && echo a > out/deep/a && echo b > out/b && echo c > c"
+    run = ["swarming", "run", "--raw-cmd", "-o", "out/deep/a", "-o", "missing", "--task-output-dir", "named"]
+    fleet.ok(*run, "--", "sh", "-c", script)
+    assert [path.relative_to(fleet.home / "named/0").as_posix() for path in (fleet.home / "named/0").rglob("*")
+            if path.is_file()] == ["out/deep/a"]  # fmt: skip

@@ -264,6 +264,13 @@ def test_shells_complete_names_of_the_server(fleet: Fleet, task: str, typed: str
     env = {"COMP_WORDS": typed, "COMP_CWORD": "2", "_SWARMING_COMPLETE": "bash_complete"}
     done = subprocess.run(["swarming"], env=fleet.env | env, capture_output=True, text=True, timeout=60)
     assert f"plain,{offered}" in done.stdout.splitlines()
+    env |= {"_SWARMING_COMPLETE": "zsh_complete"}
+    zsh = subprocess.run(["swarming"], env=fleet.env | env, capture_output=True, text=True, timeout=60)
+    assert offered in zsh.stdout.splitlines()
+    env |= {"_SWARMING_COMPLETE": "fish_complete", "COMP_CWORD": typed.rsplit(maxsplit=1)[-1]}
+    fish = subprocess.run(["swarming"], env=fleet.env | env, capture_output=True, text=True, timeout=60)
+    assert f"plain,{offered}" in fish.stdout.splitlines()
+    env |= {"_SWARMING_COMPLETE": "bash_complete", "COMP_CWORD": "2"}
     gone = fleet.env | env | {"SWARMING_SERVER": "http://127.0.0.1:9"}
     silent = subprocess.run(["swarming"], env=gone, capture_output=True, text=True, timeout=60)
     assert (silent.stdout.strip(), silent.stderr) == ("", "")
