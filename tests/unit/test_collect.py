@@ -318,7 +318,7 @@ class Accepting(SwarmingClient):
         return Triggered(f"{self.left}a10", body["priority"], "PENDING")
 
 
-@pytest.mark.parametrize("problem", [Unavailable("Cannot reach it"), None])
+@pytest.mark.parametrize("problem", [IsolateError("Not in this pool"), None])
 @pytest.mark.parametrize(("accepted", "said"), [(2, ["Only 2 shard(s) out of 3 were triggered"]), (0, [])])
 async def test_what_was_triggered_is_kept_when_the_rest_is_not(
     accepted: int, said: list[str], problem: Exception | None
@@ -333,7 +333,7 @@ async def test_what_was_triggered_is_kept_when_the_rest_is_not(
     for _ in range(5):
         await asyncio.sleep(0)
         clock.advance(1.0)
-    with pytest.raises((Unavailable, asyncio.CancelledError)):
+    with pytest.raises((IsolateError, asyncio.CancelledError)):
         await task
     assert (err, len(done)) == (said, accepted)
 
