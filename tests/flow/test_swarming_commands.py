@@ -280,7 +280,7 @@ def test_shells_complete_names_of_the_server(fleet: Fleet, task: str, typed: str
     ("argv", "status", "said"),
     [
         (["terminate", "nobody"], 1, "Failed to ask for termination: Bot 'nobody' is not known"),
-        (["query", "task/1234567890abcd10/result"], 1, "Failed to access task/1234567890abcd10/result"),
+        (["query", "task/1234567890abcd10/result"], 1, "/_ah/api/swarming/v1/task/1234567890abcd10/result: Task"),
         (["query", "-L", "0"], 2, "--limit must be at least 1"),
         (["bots", "--busy", "--idle"], 2, "Use only one of --busy or --idle"),
         (["run", "--raw-cmd", "echo"], 2, "Arguments with --raw-cmd should be passed after -- as command delimiter."),
