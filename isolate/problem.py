@@ -45,5 +45,5 @@ def problem_of(body: bytes) -> dict[str, Any]:
         case {"error": dict(error)}:
             return error
         case {"error": str(message)} | {"text": str(message)}:
-            return {"message": message}
+            return {"message": message, "code": parsed.get("code")}
     return {}

@@ -14,11 +14,10 @@ from typing import Any
 from aiohttp import web
 
 from isolate.clock import Clock
-from isolate.errors import InvalidInput, IsolateError, LeaseLost, Refused
+from isolate.errors import InvalidInput, Refused
 from server.bot_config import FILE, BotCode
 from server.bot_groups import BotGroup
-from server.middleware import IDENTITY, own_servers, reply, server_url
-from server.problem import error_headers, status_of
+from server.middleware import IDENTITY, PLAIN_ERRORS, own_servers, reply, server_url
 from server.settings import Settings
 from swarming import wire, wire_bot
 from swarming.bots import BotHello, Command, Sleep
@@ -205,17 +204,11 @@ def _version(group: BotGroup, code: BotCode) -> str:
 
 
 def _plain_errors(handler: Handler) -> Handler:
-    """Spell errors as this API does: the message as a plain string, but a lost lease with its code."""
+    """Have errors spelt as this API does: the message as a plain string, and beside it a code for our own bots."""
 
     async def spelt(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except LeaseLost:
-            raise
-        except IsolateError as error:
-            if status_of(error) == 500:
-                raise
-            return reply({"error": str(error)}, status_of(error), error_headers(error))
+        request[PLAIN_ERRORS] = True
+        return await handler(request)
 
     return spelt
 

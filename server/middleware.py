@@ -25,6 +25,7 @@ JSON = "application/json"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = web.RequestKey("request_id", str)
 IDENTITY = web.RequestKey("identity", Identity)
+PLAIN_ERRORS = web.RequestKey("plain_errors", bool)  # set where errors are plain strings, as bots of 2020 expect them
 OWN_SERVERS: web.AppKey[Collection[str]] = web.AppKey(
     "own_servers", Collection
 )  # every URL of this server, without a slash at the end
@@ -121,7 +122,10 @@ class Gate:
             log.error("%s %s %s failed", request[REQUEST_ID], request.method, request.path, exc_info=error)
         if has_begun(request):
             raise ConnectionResetError from error  # too late for a status: cutting the stream is the only honest answer
-        return reply(error_body(error), status_of(error), error_headers(error))
+        body = error_body(error)
+        if request.get(PLAIN_ERRORS):
+            body = {"error": body["error"]["message"], "code": body["error"]["code"]}
+        return reply(body, status_of(error), error_headers(error))
 
 
 def has_begun(request: web.Request) -> bool:

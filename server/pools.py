@@ -39,7 +39,7 @@ class Pools:
     by_name: Mapping[str, Pool] | None = None
     revision: str = NO_REVISION
 
-    def admit(self, request: TaskRequest) -> TaskRequest:
+    def admit(self, request: TaskRequest, template: str = "AUTO") -> TaskRequest:
         """Return the request with what its pool adds; raises Refused when it must not be scheduled there."""
         found = dict(request.slices[0].properties.dimensions)
         if "pool" not in found and request.slices[0].properties.is_terminate:
@@ -60,7 +60,11 @@ class Pools:
             request,
             priority=max(request.priority, pool.most_urgent),
             bot_ping_tolerance_s=pool.ping_tolerance_s if tolerance_s is None else tolerance_s,
-            server_tags=(*request.server_tags, f"swarming.pool.version:{self.revision}"),
+            server_tags=(
+                *request.server_tags,
+                f"swarming.pool.template:{'skip' if template == 'SKIP' else 'none'}",  # pools have no templates
+                f"swarming.pool.version:{self.revision}",
+            ),
         )
 
 

@@ -65,7 +65,7 @@ class ClientApi:
 
     async def new(self, request: web.Request) -> web.Response:
         asked = wire_new.new_task(await request.read(), request[IDENTITY].name, own_servers(request))
-        out, admitted = self._outbox(request), self._settings().pools.admit(asked.request)
+        out, admitted = self._outbox(request), self._settings().pools.admit(asked.request, asked.template)
         if asked.evaluate_only:
             return reply({"request": out.request(await self._scheduler.evaluate(admitted))})
         view = await self._scheduler.submit(admitted, asked.secret)

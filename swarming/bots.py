@@ -143,6 +143,17 @@ class BotQuery:
     is_dead: bool | None = None
     is_busy: bool | None = None
 
+    def finds(self, info: BotInfo) -> bool:
+        """Whether a bot is one of those."""
+        flat = {(key, value) for key, values in info.dimensions for value in values}
+        return (
+            flat.issuperset(self.dimensions)
+            and (self.quarantined is None or bool(info.quarantined) is self.quarantined)
+            and (self.in_maintenance is None or bool(info.maintenance) is self.in_maintenance)
+            and (self.is_dead is None or info.is_dead is self.is_dead)
+            and (self.is_busy is None or (info.run_id is not None) is self.is_busy)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class BotCount:

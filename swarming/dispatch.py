@@ -290,9 +290,7 @@ class Dispatcher:
             return Updated(must_stop=False, update_every_s=self._ledger.policy.max_update_s)
         if not session and (not update.is_final or update.canceled):
             return Updated(must_stop=True, update_every_s=self._ledger.policy.max_update_s)
-        raise LeaseLost(
-            f"Run {run_id} was taken from bot {bot_id}" if attempt is None or not own else f"Run {run_id} is over"
-        )
+        raise LeaseLost(f"Run {run_id} is over" if own else f"Run {run_id} was taken from bot {bot_id}")
 
     def _sleep(self, seat: Seat, *, quarantined: bool = False) -> Sleep:
         """Return how long a bot shall wait before it asks again."""

@@ -7,6 +7,7 @@ A number holds milliseconds since 2010, 16 random bits and the format's version 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from isolate.errors import InvalidInput
 
@@ -26,6 +27,7 @@ def pack(value: int, try_number: int = 0) -> str:
     return f"{value:x}{try_number:x}"
 
 
+@lru_cache(maxsize=4096)  # the same few ids are taken apart again and again while their tasks run
 def unpack(text: str) -> tuple[int, int]:
     """Return (number, try number) of a task or run id; raises InvalidInput."""
     if not _FORM.fullmatch(text):

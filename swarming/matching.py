@@ -20,6 +20,7 @@ _NOTHING: frozenset[str] = frozenset()
 _ANYWHERE: Bucket = ("", "")
 
 
+@lru_cache(maxsize=4096)  # thousands of tasks in a few queues
 def queue_key(dimensions: Pairs) -> str:
     """Return the key of the queue of tasks with these dimensions, which are sorted, each value's alternatives too."""
     return json.dumps(dimensions, separators=(",", ":"), ensure_ascii=False)

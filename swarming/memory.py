@@ -6,31 +6,17 @@ Knows no policy. No method waits for anything, so each is atomic; everything is 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from msgspec.structs import replace
 
 from isolate.errors import NotFound, Stale
 from swarming import ids, sharing
-from swarming.bots import BotEvent, BotInfo
+from swarming.memory_bots import MemoryBots, page_of
 from swarming.model import Execution, Task
+from swarming.paging import Page, Sort, TaskQuery
 from swarming.states import LIVE, State
-from swarming.store import (
-    MAX_PAGE,
-    Change,
-    How,
-    Offer,
-    Page,
-    Record,
-    RunRecord,
-    Sort,
-    Submission,
-    Submitted,
-    T,
-    TaskQuery,
-    decode_cursor,
-    encode_cursor,
-)
+from swarming.store import Change, How, Offer, Record, RunRecord, Submission, Submitted
 
 SORTED_BY: dict[Sort, Callable[[Task], float | None]] = {
     Sort.CREATED: lambda task: task.created_at,
@@ -41,14 +27,13 @@ SORTED_BY: dict[Sort, Callable[[Task], float | None]] = {
 }
 
 
-class MemoryTaskStore:
+class MemoryTaskStore(MemoryBots):
     """Dictionaries; implements `store.Store`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._tasks: dict[str, Task] = {}
         self._executions: dict[str, Execution] = {}
-        self._bots: dict[str, BotInfo] = {}
-        self._events: list[BotEvent] = []
         self._secrets: dict[str, bytes] = {}  # by task id
         self._members: dict[str, set[str]] = {}  # execution id -> ids of the tasks attached to it
         self._live: dict[str, str] = {}  # live hash -> execution id
@@ -181,7 +166,7 @@ class MemoryTaskStore:
             for task in self._tasks.values()
             if (time := key(task)) is not None and _matches(task, query)
         ]
-        page = _page(found, query.sort.value, cursor, limit)
+        page = page_of(found, query.sort.value, cursor, limit)
         return Page(tuple(self._record(task) for task in page.items), page.cursor)
 
     async def count(self, query: TaskQuery) -> int:
@@ -199,7 +184,7 @@ class MemoryTaskStore:
                 if attempt.bot_id == bot_id:
                     task = (await self.record_of_run(one.execution_id)).task
                     found.append(((one.created_at, _number(one.execution_id)), RunRecord(task, one, attempt)))
-        return _page(found, "run", cursor, limit)
+        return page_of(found, "run", cursor, limit)
 
     async def forget_tasks(self, before: float, limit: int) -> int:
         old = sorted((t for t in self._tasks.values() if t.created_at < before and t.state not in LIVE), key=_age)
@@ -212,36 +197,6 @@ class MemoryTaskStore:
         for execution in unused[:limit]:
             del self._executions[execution.execution_id]
         return len(old[:limit]) + len(unused[:limit])
-
-    async def forget_events(self, before: float, limit: int) -> int:
-        old = [event for event in self._events if event.at < before][:limit]
-        self._events = [event for event in self._events if event not in old]
-        return len(old)
-
-    async def bots(self) -> list[BotInfo]:
-        return [self._bots[bot_id] for bot_id in sorted(self._bots)]
-
-    async def save_bots(self, bots: Sequence[BotInfo], events: Sequence[BotEvent] = ()) -> None:
-        self._bots.update((bot.bot_id, bot) for bot in bots)
-        self._events.extend(events)
-
-    async def heard(self, seen_at: Mapping[str, float]) -> None:
-        for bot_id in seen_at.keys() & self._bots.keys():
-            self._bots[bot_id] = replace(self._bots[bot_id], last_seen_at=seen_at[bot_id])
-
-    async def forget_bot(self, bot_id: str) -> None:
-        if self._bots.pop(bot_id, None) is None:
-            raise NotFound(f"Bot {bot_id!r} is not known")
-
-    async def events(
-        self, bot_id: str, start: float | None, end: float | None, cursor: str | None, limit: int
-    ) -> Page[BotEvent]:
-        found = [
-            ((event.at, number), event)
-            for number, event in enumerate(self._events, start=1)
-            if event.bot_id == bot_id and (start is None or event.at >= start) and (end is None or event.at < end)
-        ]
-        return _page(found, "event", cursor, limit)
 
     def _put(self, execution: Execution) -> None:
         """Store an execution, and keep the line of its queue and the live hashes right."""
@@ -326,12 +281,3 @@ def _matches(task: Task, query: TaskQuery) -> bool:
         and (query.created_from is None or task.created_at >= query.created_from)
         and (query.created_to is None or task.created_at <= query.created_to)
     )
-
-
-def _page(found: list[tuple[tuple[float, int], T]], kind: str, cursor: str | None, limit: int) -> Page[T]:
-    """Return the items after `cursor`, highest key first."""
-    place = decode_cursor(kind, cursor)
-    limit = max(1, min(limit, MAX_PAGE))
-    items = sorted((one for one in found if one[0] < place), key=lambda one: one[0], reverse=True)
-    more = encode_cursor(kind, *items[limit - 1][0]) if len(items) > limit else None
-    return Page(tuple(item for _, item in items[:limit]), more)

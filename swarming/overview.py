@@ -5,17 +5,16 @@ Knows no route. Answers that look at many things are kept for a moment, so that 
 
 from __future__ import annotations
 
-import base64
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from isolate.errors import InvalidInput, NotFound
+from isolate.errors import NotFound
 from swarming import matching, pending
 from swarming.ledger import Ledger
 from swarming.model import Execution, Pairs
+from swarming.paging import MAX_PAGE, Page, TaskQuery, decode_text_cursor, encode_text_cursor
 from swarming.states import State
-from swarming.store import MAX_PAGE, Page, TaskQuery
 
 RECENT_TASKS = 2 * MAX_PAGE  # whose tags are listed
 MAX_TAG_VALUES = 128  # a key with so many is listed without them, as in 2020
@@ -80,10 +79,12 @@ class Overview:
     def queues(self, cursor: str | None, limit: int) -> Page[Pairs]:
         """Return the dimensions of every queue in use, but not those of terminations."""
         keys = [one for one in self._ledger.fleet.queues() if [k for k, _ in matching.dimensions(one)] != ["id"]]
-        start = 0 if cursor is None else bisect_right(keys, _decoded(cursor))
+        start = 0 if cursor is None else bisect_right(keys, decode_text_cursor("queue", cursor))
         page = keys[start : start + max(1, min(limit, MAX_PAGE))]
         more = start + len(page) < len(keys)
-        return Page(tuple(matching.dimensions(one) for one in page), _encoded(page[-1]) if more else None)
+        return Page(
+            tuple(matching.dimensions(one) for one in page), encode_text_cursor("queue", page[-1]) if more else None
+        )
 
     async def cancel(self, tags: tuple[str, ...], cursor: str | None, limit: int, *, kill_running: bool) -> Page[str]:
         """Cancel a page of the tasks that have all of `tags`; returns the ids of those that matched."""
@@ -114,14 +115,3 @@ class Overview:
 
 def _sorted(items: Iterable[tuple[str, set[str]]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return tuple((key, tuple(sorted(values))) for key, values in sorted(items))
-
-
-def _encoded(queue: str) -> str:
-    return base64.urlsafe_b64encode(queue.encode()).decode().rstrip("=")
-
-
-def _decoded(cursor: str) -> str:
-    try:
-        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-    except ValueError as error:
-        raise InvalidInput(f"Invalid cursor {cursor!r}") from error

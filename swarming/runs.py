@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from swarming.bots import BotEvent, BotInfo
+from swarming.paging import TaskQuery, encode_cursor
 from swarming.states import State
-from swarming.store import RunRecord, TaskQuery, encode_cursor
+from swarming.store import RunRecord
 
 _LAST = 2**63 - 1  # no id is higher
 

@@ -20,12 +20,13 @@ from swarming.doorbell import Doorbell
 from swarming.ledger import Canceled, Ledger
 from swarming.model import Attempt, Execution, Pairs, Task, TaskRequest
 from swarming.overview import Aggregate, Overview
+from swarming.paging import MAX_PAGE, Page, TaskQuery, decode_text_cursor, encode_text_cursor
 from swarming.pending import Pending
 from swarming.policy import Policy
 from swarming.reaping import Reaper
 from swarming.runs import as_it_was, first_run, is_before, is_wanted_run
 from swarming.states import State
-from swarming.store import MAX_PAGE, OutputStore, Page, Record, Store, TaskQuery
+from swarming.store import OutputStore, Record, Store
 from swarming.submission import Inputs, NoInputs, Submitter, terminate_request
 
 __all__ = ["Canceled", "Inputs", "Scheduler", "TaskView"]
@@ -217,16 +218,20 @@ class Scheduler:
         return self._ledger.fleet.seat(bot_id).info
 
     async def bots(self, query: BotQuery, cursor: str | None, limit: int) -> Page[BotInfo]:
-        """Return the bots that match, by id; the cursor is the id of the last one."""
-        found = [info for info in (seat.info for seat in self._ledger.fleet) if _matches(info, query)]
-        start = 0 if cursor is None else bisect_right(found, cursor, key=lambda info: info.bot_id)
+        """Return the bots that match, by id; raises InvalidInput for a cursor of something else."""
+        found = [info for info in (seat.info for seat in self._ledger.fleet) if query.finds(info)]
+        start = (
+            0
+            if cursor is None
+            else bisect_right(found, decode_text_cursor("bot", cursor), key=lambda info: info.bot_id)
+        )
         page = found[start : start + max(1, min(limit, MAX_PAGE))]
         more = start + len(page) < len(found)
-        return Page(tuple(page), page[-1].bot_id if more else None)
+        return Page(tuple(page), encode_text_cursor("bot", page[-1].bot_id) if more else None)
 
     async def count_bots(self, query: BotQuery) -> BotCount:
         """Return how many bots match, and what they are."""
-        found = [info for info in (seat.info for seat in self._ledger.fleet) if _matches(info, query)]
+        found = [info for info in (seat.info for seat in self._ledger.fleet) if query.finds(info)]
         return BotCount(
             total=len(found),
             quarantined=sum(bool(info.quarantined) for info in found),
@@ -283,15 +288,4 @@ def _view(record: Record) -> TaskView:
         execution=record.execution,
         attempt=shown[-1] if shown else None,
         children=record.children,
-    )
-
-
-def _matches(info: BotInfo, query: BotQuery) -> bool:
-    flat = {(key, value) for key, values in info.dimensions for value in values}
-    return (
-        flat.issuperset(query.dimensions)
-        and (query.quarantined is None or bool(info.quarantined) is query.quarantined)
-        and (query.in_maintenance is None or bool(info.maintenance) is query.in_maintenance)
-        and (query.is_dead is None or info.is_dead is query.is_dead)
-        and (query.is_busy is None or (info.run_id is not None) is query.is_busy)
     )

@@ -7,22 +7,16 @@ family, and rules that every store applies are the pure functions of `sharing.py
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from math import inf
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from msgspec import Struct
 
-from isolate.errors import InvalidInput
 from swarming.bots import BotEvent, BotInfo
 from swarming.model import Attempt, Execution, Task
-from swarming.states import State
-
-T = TypeVar("T")
-MAX_PAGE = 1000  # items of one answer: 1 KiB each, so that no reply passes a few MiB
+from swarming.paging import Page, TaskQuery
 
 
 class How(Enum):
@@ -75,14 +69,6 @@ class Change:
     new: Execution
 
 
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """Some of the items, and the cursor of the following ones (None at the end)."""
-
-    items: tuple[T, ...]
-    cursor: str | None
-
-
 class Record(Struct, frozen=True):
     """A task, the execution it has or had a share in, and the ids of its children."""
 
@@ -98,50 +84,6 @@ class RunRecord:
     task: Task
     execution: Execution
     attempt: Attempt
-
-
-class Sort(Enum):
-    """What is newest first."""
-
-    CREATED = "created"
-    MODIFIED = "modified"
-    COMPLETED = "completed"
-    ABANDONED = "abandoned"
-    STARTED = "started"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskQuery:
-    """Which tasks; what is not said does not matter, what is said must all hold."""
-
-    states: frozenset[State] = frozenset()
-    failure: bool | None = None
-    deduped: bool | None = None
-    tags: tuple[str, ...] = ()  # exact `key:value`
-    name: str | None = None
-    created_from: float | None = None  # inclusive
-    created_to: float | None = None  # inclusive
-    sort: Sort = Sort.CREATED
-
-
-def encode_cursor(kind: str, time: float, number: int) -> str:
-    """Return the cursor of an item in a listing called `kind`."""
-    return base64.urlsafe_b64encode(f"{kind} {time!r} {number}".encode()).decode().rstrip("=")
-
-
-def decode_cursor(kind: str, cursor: str | None) -> tuple[float, int]:
-    """Return (time, number) of the item that the wanted page comes after; raises InvalidInput."""
-    if cursor is None:
-        return inf, 0
-    try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
-        found, time, number = text.split(" ")
-        place = float(time), int(number)
-    except ValueError as error:
-        raise InvalidInput(f"Invalid cursor {cursor!r}") from error
-    if found != kind or not -inf < place[0] < inf or not 0 <= place[1] < 2**63:
-        raise InvalidInput(f"Invalid cursor {cursor!r}")
-    return place
 
 
 class TaskStore(Protocol):

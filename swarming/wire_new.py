@@ -22,6 +22,7 @@ class NewTask:
 
     request: model.TaskRequest
     evaluate_only: bool  # judge and answer, create nothing
+    template: str  # one of TEMPLATES: which template of its pool it wants
     secret: bytes | None = field(default=None, repr=False)  # of all slices
 
 
@@ -29,9 +30,7 @@ def new_task(body: bytes, authenticated: str, own_servers: Collection[str] = ())
     """Return the request in `body`; raises InvalidTask. `own_servers` are the URLs that mean this server."""
     new = wire.decode(body, wire_in.NewTaskRequest)
     slices = wire_rules.check_request(new)
-    wire.choice(
-        new.pool_task_template, TEMPLATES, "pool_task_template", "AUTO"
-    )  # there are no templates to choose from
+    template = wire.choice(new.pool_task_template, TEMPLATES, "pool_task_template", "AUTO")
     request = model.TaskRequest(
         name=new.name or "",
         priority=new.priority or 0,
@@ -46,7 +45,7 @@ def new_task(body: bytes, authenticated: str, own_servers: Collection[str] = ())
         request_uuid=(new.request_uuid or "").lower().replace("-", ""),
     )
     secret = wire_rules.secret_bytes(slices[0].properties or wire_in.Properties())
-    return NewTask(request, bool(new.evaluate_only), secret)
+    return NewTask(request, bool(new.evaluate_only), template, secret)
 
 
 def _slice(part: wire_in.Slice, own_servers: Collection[str]) -> model.TaskSlice:

@@ -100,6 +100,7 @@ class Outbox:
 
     def request(self, request: model.TaskRequest, task: model.Task | None = None) -> dict[str, Any]:
         """Return a TaskRequest; without a task it is one that was only evaluated."""
+        spelt = [self.properties(part.properties) for part in request.slices]
         return compact(
             {
                 "name": request.name,
@@ -107,14 +108,14 @@ class Outbox:
                 "parent_task_id": request.parent_task_id,
                 "priority": str64(request.priority),
                 "expiration_secs": str64(sum(part.expiration_s for part in request.slices)),
-                "properties": self.properties(request.slices[0].properties),
+                "properties": spelt[0],
                 "task_slices": [
                     {
-                        "properties": self.properties(part.properties),
+                        "properties": properties,
                         "expiration_secs": str64(part.expiration_s),
                         "wait_for_capacity": part.wait_for_capacity,
                     }
-                    for part in request.slices
+                    for part, properties in zip(request.slices, spelt, strict=True)
                 ],
                 "tags": list(request.tags),
                 "user": request.user,

@@ -8,8 +8,8 @@ from typing import Any
 from isolate.errors import InvalidInput
 from swarming import wire
 from swarming.bots import BotQuery
+from swarming.paging import Sort, TaskQuery
 from swarming.states import State
-from swarming.store import Sort, TaskQuery
 
 MAX_STDOUT_BYTES = 16_000 * 1024
 MAX_STATES = 1_000  # ids of one get_states: more do not fit in a request line

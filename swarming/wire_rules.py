@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
@@ -33,8 +34,7 @@ MAX_CACHES, MAX_CACHE_NAME_CHARS, MAX_CACHE_PATH_CHARS = 32, 128, 256
 MAX_OUTPUTS, MAX_OUTPUT_CHARS = 4_096, 512
 MAX_SECRET_BYTES = 20 * 1024
 MAX_TAGS, MAX_TAG_CHARS = 256, MAX_KEY_CHARS + 1 + MAX_VALUE_CHARS
-MAX_SERVER_CHARS = 1_024
-MAX_USERDATA_CHARS = 1_024
+MAX_SERVER_CHARS, MAX_USERDATA_CHARS = 1_024, 1_024
 
 _DIMENSION_KEY = re.compile(r"[a-zA-Z\-_.][0-9a-zA-Z\-_.]*")
 _ENV_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -161,7 +161,12 @@ def check_dimensions(dimensions: Sequence[Pair]) -> None:
 
 def is_dimension_value(value: str) -> bool:
     """Whether `value` may stand for a dimension, on the side of a task or of a bot."""
-    return 0 < len(value) <= MAX_VALUE_CHARS and value == value.strip() and value.isprintable()
+    return 0 < len(value) <= MAX_VALUE_CHARS and _is_clean(value)
+
+
+@lru_cache(maxsize=16_384)  # every poll of every bot has the same ones
+def _is_clean(value: str) -> bool:
+    return value == value.strip() and value.isprintable()
 
 
 def is_dimension_key(key: str) -> bool:

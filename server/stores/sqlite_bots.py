@@ -13,7 +13,7 @@ from isolate.errors import NotFound
 from server.stores.task_rows import SQL
 from server.stores.writer import Database
 from swarming.bots import BotEvent, BotInfo
-from swarming.store import MAX_PAGE, Page, decode_cursor, encode_cursor
+from swarming.paging import MAX_PAGE, Page, decode_cursor, encode_cursor
 
 _encode = msgspec.json.Encoder().encode
 _bot = msgspec.json.Decoder(BotInfo)

@@ -12,17 +12,8 @@ from server.stores.task_rows import SQL, find_repeated, get_execution, get_task,
 from server.stores.writer import Database
 from swarming import ids
 from swarming.model import Execution, Task
-from swarming.store import (
-    MAX_PAGE,
-    Page,
-    Record,
-    RunRecord,
-    Sort,
-    Submitted,
-    TaskQuery,
-    decode_cursor,
-    encode_cursor,
-)
+from swarming.paging import MAX_PAGE, Page, Sort, TaskQuery, decode_cursor, encode_cursor
+from swarming.store import Record, RunRecord, Submitted
 
 _LAST = 2**63 - 1  # no id is higher
 SCANNED = 10_000  # rows one page looks at: ~20 ms, whatever the filters leave of them

@@ -14,8 +14,9 @@ from isolate.errors import InvalidInput, NotFound, Stale
 from swarming import decisions, ids, matching, sharing
 from swarming.bots import BotEvent, BotInfo, TaskUpdate
 from swarming.model import Execution, FilesRef
+from swarming.paging import Sort, TaskQuery
 from swarming.states import State
-from swarming.store import Change, How, Sort, Store, TaskQuery
+from swarming.store import Change, How, Store
 from tests.contract.task_backends import BACKENDS, Opened
 from tests.tasks import LINUX, NOW, WINDOWS, number, offer, one_slice, properties, request, submission
 

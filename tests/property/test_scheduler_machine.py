@@ -22,9 +22,9 @@ from isolate.errors import LeaseLost
 from swarming.bots import Run, TaskUpdate
 from swarming.doorbell import LocalDoorbell
 from swarming.memory import MemoryTaskStore
+from swarming.paging import TaskQuery
 from swarming.scheduler import Scheduler
 from swarming.states import LIVE, TRANSITIONS, State
-from swarming.store import TaskQuery
 from tests.tasks import WINDOWS, MemoryOutputs, hello, one_slice, properties, request
 from tests.unit.scheduling import LeapingClock
 

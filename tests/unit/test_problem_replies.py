@@ -30,6 +30,8 @@ def test_statuses(status: int, kind: type[errors.IsolateError]) -> None:
 def test_a_lost_lease_has_its_own_code() -> None:
     error = error_of(409, b'{"error": {"code": "lease_lost", "message": "Gone"}}', URL)
     assert (type(error), str(error)) == (errors.LeaseLost, "Gone")
+    error = error_of(409, b'{"error": "Gone", "code": "lease_lost"}', URL)  # as the API for bots spells it
+    assert (type(error), str(error)) == (errors.LeaseLost, "Gone")
 
 
 def test_how_long_to_wait_is_kept() -> None:

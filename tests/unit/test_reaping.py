@@ -8,9 +8,10 @@ from isolate.errors import LeaseLost, NotFound, Unavailable
 from swarming import decisions
 from swarming.bots import BotQuery, Run, Sleep, TaskUpdate
 from swarming.ledger import Canceled
+from swarming.paging import TaskQuery
 from swarming.policy import Policy
 from swarming.states import State
-from swarming.store import Change, TaskQuery
+from swarming.store import Change
 from tests.tasks import WINDOWS, hello, one_slice, properties
 from tests.unit.scheduling import ONCE, SUCCESS, House, house
 from tests.unit.test_dispatch import refused, settle, waiting

@@ -10,8 +10,8 @@ from server.retention import DAY_S, RetentionPolicy, Sweeper
 from swarming import ids
 from swarming.bots import BotEvent
 from swarming.memory import MemoryTaskStore
+from swarming.paging import TaskQuery
 from swarming.states import State
-from swarming.store import TaskQuery
 from tests.loopback import SkippingClock
 from tests.tasks import MemoryOutputs, submission
 

@@ -45,7 +45,9 @@ def test_without_files_everything_is_as_before() -> None:
     group = found.groups.of("anything")
     assert group is not None
     assert (group.version, group.told(hello())) == ("default", hello())
-    assert found.pools.admit(request()).server_tags == ("swarming.pool.version:pools_cfg_rev",)
+    tags = ("swarming.pool.template:none", "swarming.pool.version:pools_cfg_rev")
+    assert found.pools.admit(request()).server_tags == tags
+    assert "swarming.pool.template:skip" in found.pools.admit(request(), "SKIP").server_tags
 
 
 def test_figures() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from server.stores import sqlite_history
 from server.stores.sqlite_tasks import SqliteTaskStore
+from swarming.paging import Sort, TaskQuery
 from swarming.states import State
-from swarming.store import Sort, TaskQuery
 from tests.tasks import NOW, request, submission
 
 

@@ -192,6 +192,11 @@ async def test_lists_follow_their_cursor(site: Site) -> None:
         ("tasks/get_states", "task_id is required"),
         ("bots/list?dimensions=os", "Invalid dimensions"),
         ("bots/list?is_dead=maybe", "is_dead"),
+        ("bots/list?cursor=nonsense", "Invalid cursor"),
+        ("bots/list?cursor=cXVldWUgW10", "Invalid cursor"),  # of another listing
+        ("queues/list?cursor=Ym90IGE", "Invalid cursor"),
+        ("bot/x/events?cursor=Ym90IGE", "Invalid cursor"),
+        ("bot/x/tasks?cursor=Ym90IGE", "Invalid cursor"),
     ],
 )
 async def test_bad_queries_get_400_with_the_reason(site: Site, path: str, reason: str) -> None:

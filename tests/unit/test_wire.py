@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from isolate.errors import InvalidInput
 from swarming import wire, wire_in, wire_query
+from swarming.paging import Sort
 from swarming.states import State
-from swarming.store import Sort
 
 
 @pytest.mark.parametrize(
