@@ -27,7 +27,7 @@ def isolateserver() -> int:
 
 def run_isolated() -> int:
     """Run `run_isolated`."""
-    return _enter("run_isolated.cli", "main")
+    return _leave(_enter("run_isolated.cli", "main"))
 
 
 def swarming() -> int:
@@ -51,6 +51,20 @@ def _enter(module: str, function: str) -> int:
         return _profiled(main) if os.environ.get("SWARMING_PROFILE") == "1" else main()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _leave(status: int) -> int:
+    """End here and now with `status`; returns it only when what was said cannot be passed on.
+
+    For a command that leaves nothing to tidy up and runs thousands of times a day: taking an interpreter apart takes a
+    fifth of the time that such a run takes.
+    """
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return status
+    os._exit(status & 0xFF)
 
 
 def _profiled(main: Callable[[], int]) -> int:

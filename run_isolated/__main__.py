@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from run_isolated.cli import main
+from isolate.entry import run_isolated
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_isolated())

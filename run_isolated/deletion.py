@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import secrets
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -57,7 +56,7 @@ class _Deletion:
     def __init__(self, top: int) -> None:
         self._top, self._mount = top, linux.mount_of(top)
         self._numbers = itertools.count()
-        self._prefix = secrets.token_hex(8)  # so that no name that a command chose is in the way
+        self._prefix = os.urandom(8).hex()  # so that no name that a command chose is in the way
         self._origins: dict[str, str] = {}  # where a directory that was moved up came from
         self._stuck: set[str] = set()  # in the top directory
         self._problems: list[str] = []

@@ -7,7 +7,6 @@ the changes are refused by returning False and `/proc` looks empty, so that call
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -63,6 +62,8 @@ def leave_network() -> str:
     """
     if not sys.platform.startswith("linux"):
         return "A run without network needs Linux"
+    import ctypes
+
     user, group = os.geteuid(), os.getegid()
     library = ctypes.CDLL(None, use_errno=True)
     if library.unshare(_CLONE_NEWNET) and library.unshare(_CLONE_NEWUSER | _CLONE_NEWNET):
@@ -95,6 +96,8 @@ def _raise_loopback() -> None:
 def _prctl(option: int, value: int) -> bool:
     if not sys.platform.startswith("linux"):
         return False
+    import ctypes  # the launcher needs it, its owner does not
+
     return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
 
 

@@ -22,7 +22,6 @@ from isolate.cas.digest import Blob
 from isolate.errors import BlobsMissing, InvalidInput, InvalidManifest, IsolateError, NoSpace
 from isolate.isolated import Entry, Kind, Manifest
 from isolate.paths import RelPath
-from run_isolated import tar
 
 # Why a hard link is refused where a copy is possible: another device, too many links (65,000 on ext4), or a file system
 # or kernel setting that has none for us.
@@ -99,6 +98,8 @@ def apply(tree: Plan, cache: LocalCache, destination: Path, how: How = How.LINK)
             maker.make_files(tree.files, [source[len(str(cache.files_dir)) + 1 :] for source in sources])
             for entry in tree.tars:
                 if entry.blob is not None:
+                    from run_isolated import tar  # few trees have one
+
                     tar.extract(cache.path(entry.blob), destination, entry.path.rpartition("/")[0])
             maker.make_links(tree.links)
     except OSError as error:

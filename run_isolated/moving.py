@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import stat
 from contextlib import suppress
@@ -81,4 +80,4 @@ def _copy(source: Path, destination: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f"moving-{secrets.token_hex(6)}")
+    return path.with_name(f"moving-{os.urandom(6).hex()}")

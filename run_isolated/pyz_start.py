@@ -82,6 +82,6 @@ def unpack(zipped: zipfile.ZipFile, parent: str, name: str) -> str:
 if __name__ == "__main__":
     check_python()
     sys.path[0] = unpacked(sys.argv[0])
-    from run_isolated.cli import main
+    from isolate.entry import run_isolated
 
-    sys.exit(main())
+    sys.exit(run_isolated())

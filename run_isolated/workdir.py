@@ -15,7 +15,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -44,7 +43,7 @@ class WorkDir:
     @classmethod
     def make(cls, root: Path, *, keep: bool) -> WorkDir:
         """Make a fresh work directory in `root`, called `kept-ir-…` if it is to be kept; raises InternalFailure."""
-        path = Path(os.path.realpath(root)) / f"{_KEPT_PREFIX if keep else ''}ir-{secrets.token_hex(6)}"
+        path = Path(os.path.realpath(root)) / f"{_KEPT_PREFIX if keep else ''}ir-{os.urandom(6).hex()}"
         try:
             os.makedirs(root, exist_ok=True)
             os.mkdir(path, _PRIVATE)

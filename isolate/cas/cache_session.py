@@ -13,8 +13,6 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,7 +55,8 @@ class Session:
     def start(cls, root: Path) -> Session:
         """Make a session; the caller holds `locked(root)`."""
         (root / "sessions").mkdir(exist_ok=True)
-        path = Path(tempfile.mkdtemp(dir=root / "sessions"))
+        path = root / "sessions" / os.urandom(8).hex()
+        path.mkdir(0o700)
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return cls(path, lock)
@@ -85,8 +84,14 @@ class Session:
 
     def close(self) -> None:
         """End the session: its pins are gone, its temporary files too."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        _remove(self.path)
         os.close(self._lock)
+
+
+def _remove(path: Path) -> None:
+    import shutil  # at the end of a run, which is to begin soon
+
+    shutil.rmtree(path, ignore_errors=True)
 
 
 class Dead(NamedTuple):
@@ -104,7 +109,7 @@ def find_dead(root: Path) -> list[Dead]:
         try:
             lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:  # killed while it was being made, or ending right now
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,7 +123,7 @@ def find_dead(root: Path) -> list[Dead]:
 def bury(dead: Iterable[Dead]) -> None:
     """Remove dead sessions with all they had."""
     for session in dead:
-        shutil.rmtree(session.path, ignore_errors=True)
+        _remove(session.path)
         os.close(session.lock)
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import threading
 import zlib
 from collections.abc import Iterator
-
-import zstandard
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from isolate.errors import InvalidRecord
+
+if TYPE_CHECKING:  # imported when there is a frame: a run that has all its files does not pay for it
+    import zstandard
 
 MIN_LEVEL, MAX_LEVEL = -5, 9  # slower than 9 is never the right choice for an upload somebody waits for
 MAX_WINDOW_BYTES = 16 << 20  # as large as the largest block, so that no valid block needs more
@@ -25,7 +28,12 @@ class _PerThread(threading.local):
 
     def __init__(self) -> None:
         self.compressors: dict[int, zstandard.ZstdCompressor] = {}
-        self.decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
+
+    @cached_property
+    def decompressor(self) -> zstandard.ZstdDecompressor:
+        import zstandard
+
+        return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
 
 
 _contexts = _PerThread()
@@ -44,6 +52,8 @@ def zstd_compress(plain: bytes | memoryview, level: int) -> bytes:
         if not MIN_LEVEL <= level <= MAX_LEVEL:
             msg = f"Compression level {level} is not in {MIN_LEVEL}…{MAX_LEVEL}"
             raise ValueError(msg)
+        import zstandard
+
         compressor = _contexts.compressors[level] = zstandard.ZstdCompressor(level=level)
     return compressor.compress(plain)
 
@@ -55,6 +65,8 @@ def zstd_decompress(frame: bytes | memoryview, plain_bytes: int) -> bytes:
     """
     if frame[:4] != _FRAME_MAGIC:
         raise InvalidRecord("Payload is not a zstd frame")
+    import zstandard
+
     try:
         parameters = zstandard.get_frame_parameters(frame)
         if parameters.content_size != plain_bytes:
