@@ -79,7 +79,23 @@ def _regex(_ctx: click.Context, _parameter: click.Parameter, value: str | None) 
         raise click.BadParameter(f"{value!r} is no regular expression: {error}.") from error
 
 
-SECONDS = click.IntRange(0, (1 << 31) - 1)  # what is too long is the server's to say; this is no number of seconds
+class Seconds(click.types.IntParamType):
+    """Whole seconds. What is too long for a task is the server's to say; past the limit it is no number of them."""
+
+    name = "seconds"
+    limit = 1 << 31
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            seconds = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is no whole number of seconds.", param, ctx)
+        if not 0 <= seconds < self.limit:
+            self.fail(f"{value} is less than 0, or more seconds than can be told.", param, ctx)
+        return seconds
+
+
+SECONDS = Seconds()
 server_option = options(
     click.option("-S", "--swarming", envvar="SWARMING_SERVER", metavar="URL", help="The server [env SWARMING_SERVER]."),
     click.version_option(__version__, message="%(prog)s %(version)s"),
@@ -100,12 +116,12 @@ trigger_options = options(
     pair_option("-d", "--dimension", "dimensions", metavar="KEY VALUE", text="What the bot must be; repeatable."),
     click.option("--optional-dimension", "optional", nargs=3, type=(str, str, int), multiple=True,
                  metavar="KEY VALUE SECONDS", help="Insist on it for so long only; repeatable."),
-    click.option("-T", "--task-name", "--task", help="Name of the task."),
+    click.option("-T", "--task-name", "--task", metavar="NAME", help="Name of the task."),
     pair_option("-e", "--env", "env", metavar="KEY VALUE", text="Set a variable; repeatable."),
     pair_option("--env-prefix", "env_prefixes", metavar="KEY PATH", text="Prepend a path; repeatable."),
     click.option("--idempotent", is_flag=True, help="Reuse the result of an equal task that succeeded."),
-    click.option("--shards", default=1, show_default=True, help="Tasks to split the work over."),
-    click.option("--priority", default=200, show_default=True, type=click.IntRange(1, 255),
+    click.option("--shards", default=1, show_default=True, metavar="NUMBER", help="Tasks to split the work over."),
+    click.option("--priority", default=200, show_default=True, metavar="NUMBER", type=click.IntRange(1, 255),
                  help="Lower is more urgent."),
     click.option("--tags", multiple=True, metavar="KEY:VALUE", help="Tag of the task; repeatable."),
     click.option("--user", help="Who asks [default: the current user]."),
@@ -133,7 +149,7 @@ trigger_options = options(
                  type=click.Choice(["NONE", "AUTO", "JOB_OBJECT"])),
 )  # fmt: skip
 collect_options = options(
-    click.option("-t", "--timeout", "timeout_s", type=float, callback=_timeout,
+    click.option("-t", "--timeout", "timeout_s", type=float, callback=_timeout, metavar="SECONDS",
                  help="Seconds to wait; 0 for ever, -1 not at all."),
     click.option("--decorate", is_flag=True, help="Put boxes around the output of each shard."),
     click.option("--print-status-updates", is_flag=True, help="Say every 300 s what is still awaited."),

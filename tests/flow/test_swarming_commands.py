@@ -302,7 +302,7 @@ def test_shells_complete_names_of_the_server(fleet: Fleet, task: str, typed: str
         (["trigger", "--raw-cmd", "--cipd-package", "x", "--", "true"], 2, "path:package:version"),
         (["trigger", "--raw-cmd", "--", "\udcff"], 2, "command: '\\udcff' is not UTF-8"),
         (["trigger", "--raw-cmd", "-T", "two\nlines", "--", "true"], 2, "must be one line"),
-        (["trigger", "--raw-cmd", "--expiration", "9" * 20, "--", "true"], 2, "'--expiration' / '--deadline': 999"),
+        (["trigger", "--raw-cmd", "--expiration", "9" * 20, "--", "true"], 2, "or more seconds than can be told"),
         (["trigger", "--raw-cmd", "--priority", "0", "--", "true"], 2, "0 is not in the range 1<=x<=255"),
     ],
 )
