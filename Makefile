@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := isolate run_isolated swarming server bench tests setup.py
 PYTEST_ARGS ?=
 
-.PHONY: help demo test unit check lint bench bench-deps format pyz clean
+.PHONY: help demo test unit check lint bench bench-deps soak format pyz clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -36,6 +36,9 @@ check: lint test ## What CI runs: lint, layering, all tests
 
 bench: $(VENV)/.ready ## Measure ours beside other tools, in less than 10 minutes
 	$(BIN)/python -m bench
+
+soak: $(VENV)/.ready ## Kill clients, workers and servers 200 times and see that nothing is lost
+	$(BIN)/python -m tests.damage.kill_rounds --rounds 200
 
 PEERS := restic borgbackup ostree casync rclone coreutils tar gcc libc6-dev
 bench-deps: ## Install the tools that bench compares with, from Debian's packages
