@@ -37,7 +37,7 @@ check: lint test ## What CI runs: lint, layering, all tests
 bench: $(VENV)/.ready ## Measure ours beside other tools, in less than 10 minutes
 	$(BIN)/python -m bench
 
-soak: $(VENV)/.ready ## Kill clients, workers and servers 200 times and see that nothing is lost
+soak: $(VENV)/.ready ## Kill clients, workers and servers 200 times; nothing may be lost
 	$(BIN)/python -m tests.damage.kill_rounds --rounds 200
 
 PEERS := restic borgbackup ostree casync rclone coreutils tar gcc libc6-dev

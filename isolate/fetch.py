@@ -99,6 +99,8 @@ class _Fetch:
         absent = await asyncio.to_thread(self._absent, blobs, executables)
         lacking = {blob.digest for blob in absent}
         self._hot += [blob for blob in blobs if blob.digest not in lacking]
+        self._monitor.count("known_blobs", len(self._hot))
+        self._monitor.count("known_bytes", sum(blob.size for blob in self._hot))
         self._monitor.expect("fetched_blobs", len(absent))
         self._monitor.expect("fetched_bytes", sum(blob.size for blob in absent))
         try:

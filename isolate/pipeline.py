@@ -229,6 +229,7 @@ class Pipeline:
     async def _look_up(self, slabs: Sequence[_Slab]) -> None:
         """Ask for the blobs that this pass meets for the first time, and have the missing ones sent."""
         seen = self._seen
+        self._monitor.count("archived_bytes", sum(blob.size for slab in slabs for blob in slab.blobs if blob))
         fresh: list[tuple[Found, Blob]] = []
         for slab in slabs:
             for entry, blob in zip(slab.entries, slab.blobs, strict=True):

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from isolate import __version__
+from isolate.progress import fetched_line
 from isolate.terminal import Console, TerminalMonitor
 
 if TYPE_CHECKING:
@@ -121,7 +123,10 @@ def fetch(
     )
     with console.watch() as monitor, remaining(monitor), TemporaryDirectory(prefix="isolate-cache-") as none:
         folder = Path(none if cache == "" else cache or config.load().blob_cache)
-        return run(download_tree(source, root.hex(), content, target, folder, policy, monitor))
+        started_s = time.monotonic()
+        manifest = run(download_tree(source, root.hex(), content, target, folder, policy, monitor))
+        console.note(fetched_line(monitor.snapshot(), time.monotonic() - started_s))
+        return manifest
 
 
 @contextmanager

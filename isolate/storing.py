@@ -22,6 +22,7 @@ from isolate.errors import (
 )
 from isolate.hands import Target
 from isolate.monitor import Monitor
+from isolate.progress import ratio_text
 
 # What only the server or the way to it can be blamed for.
 _UPLOAD_ERRORS = (Unavailable, Refused, NoSpace, NotFound, UploadCorrupt)
@@ -60,4 +61,5 @@ def upload_errors() -> Iterator[None]:
 def summary(archived: Archived) -> str:
     """Return in a few words what archiving something took."""
     uploaded = f"{archived.uploaded_blobs} uploaded ({archived.uploaded_bytes} bytes)"
-    return f"{archived.files} files of {archived.size_bytes} bytes; {uploaded}"
+    dedup = ratio_text(archived.size_bytes, archived.uploaded_bytes)
+    return f"{archived.files} files of {archived.size_bytes} bytes; {uploaded}, dedup {dedup}"

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
+from isolate.bars import Bars, TerminalMonitor, one_line, printable
 from isolate.commands import CommandGroup
 from isolate.errors import InvalidInput, IsolateError, UploadFailed, first_cause
 from isolate.settings import Settings
@@ -49,8 +48,6 @@ EXIT_HELP = "Exit status: 0 ok, 1 failed, 2 usage, 101 upload failed, 130 interr
 
 _NO_LOG = "isolate.no_log"
 _DEBUG = 2  # verbosity from which an error comes with its traceback
-_QUIET_S = 1.0  # what ends within a second shows no progress
-_REFRESH_S = 0.1
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -85,7 +82,7 @@ class Console:
 
     def warn(self, message: object) -> None:
         """Say on stderr what was survived."""
-        line = f"warning: {_one_line(str(message))}"
+        line = f"warning: {one_line(str(message))}"
         click.echo(f"{self.program}: {line}", err=True)
         self._record(line)
 
@@ -98,42 +95,12 @@ class Console:
     def watch(self) -> Iterator[TerminalMonitor]:
         """Show what a library does while the body runs."""
         monitor = TerminalMonitor(self.program)
-        if not sys.stderr.isatty():
-            yield monitor
-            return
-        over = threading.Event()
-        bars = threading.Thread(target=_show_progress, args=(monitor, over), daemon=True)
-        bars.start()
+        bars = Bars(monitor)
+        monitor.leave_terminal = bars.stop
         try:
             yield monitor
         finally:
-            over.set()
-            bars.join()
-
-
-class TerminalMonitor:
-    """A `Monitor` that tallies, and shows each problem as a line on stderr."""
-
-    def __init__(self, program: str) -> None:
-        self.counters: Counter[str] = Counter()
-        self.expected: dict[str, int] = {}
-        self._program = program
-        self._lock = threading.Lock()
-
-    def count(self, counter: str, amount: int = 1) -> None:
-        with self._lock:
-            self.counters[counter] += amount
-
-    def expect(self, counter: str, total: int) -> None:
-        self.expected[counter] = total
-
-    def snapshot(self) -> dict[str, int]:
-        """Return the counters as they are now."""
-        with self._lock:
-            return dict(self.counters)
-
-    def problem(self, message: object) -> None:
-        click.echo(f"{self._program}: warning: {_one_line(str(message))}", err=True)
+            bars.stop()
 
 
 class _Verbosity(click.IntRange):
@@ -267,15 +234,10 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         place = "" if error.filename is None else f": {os.fsdecode(error.filename)!r}"
         return printable(error.strerror + place)
-    message = _one_line(str(error))
+    message = one_line(str(error))
     if isinstance(error, (IsolateError, OSError)) and message:
         return message
     return f"Unexpected {type(error).__name__}: {message} (-vv shows where)"
-
-
-def printable(text: str) -> str:
-    """Return `text` with surrogate-escaped bytes spelt out, so that every stream can print it."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _fail(console: Console, error: Exception) -> int:
@@ -303,13 +265,9 @@ def _nobody_reads() -> bool:
 
 
 def _usage_message(error: click.ClickException) -> str:
-    message = _one_line(error.format_message())
+    message = one_line(error.format_message())
     context = getattr(error, "ctx", None)
     return message if context is None else f"{message} (try '{context.command_path} --help')"
-
-
-def _one_line(text: str) -> str:
-    return printable(" ".join(text.split()))
 
 
 def drawing_console() -> RichConsole | None:
@@ -319,28 +277,3 @@ def drawing_console() -> RichConsole | None:
     from rich.console import Console as RichConsole
 
     return RichConsole(stderr=True)
-
-
-def _show_progress(monitor: TerminalMonitor, over: threading.Event) -> None:
-    """Draw one bar for each counter that has an expected total, from `_QUIET_S` on until `over`."""
-    if over.wait(_QUIET_S):
-        return
-    from rich.console import Console as RichConsole
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn()
-    tasks: dict[str, TaskID] = {}
-    screen = RichConsole(stderr=True)
-    on_screen = sys.stdout.isatty()  # rich would take what goes to a pipe for what goes to the screen
-    with Progress(*columns, console=screen, transient=True, auto_refresh=False, redirect_stdout=on_screen) as progress:
-        while True:
-            ended = over.wait(_REFRESH_S)
-            for counter, done in monitor.snapshot().items():
-                total = monitor.expected.get(counter)
-                state = f"{done:,}" if total is None else f"{done:,} of {total:,}"
-                if counter not in tasks:
-                    tasks[counter] = progress.add_task(counter.replace("_", " "), total=total, state=state)
-                progress.update(tasks[counter], completed=done, total=total, state=state)
-            progress.refresh()
-            if ended:
-                return

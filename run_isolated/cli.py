@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from isolate.progress import fetched_line
 from isolate.terminal import EXIT_FAILED, EXIT_INTERRUPTED, Console, run_command, verbose_option, version_option
 from run_isolated import flags
 
@@ -119,6 +120,8 @@ def _run(
         with console.watch() as monitor:
             result, interrupted = asyncio.run(_supervise(spec, LoggedMonitor(monitor, log)))
         log.info("%s", json.dumps(result.to_json()))
+    if result.stats.download is not None:
+        console.note(fetched_line(monitor.snapshot(), result.stats.download.duration_s))
     if result.internal_failure is not None:
         console.error(result.internal_failure)
     if json_file is not None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from isolate.clock import Clock
 from isolate.errors import BlobsMissing, InternalFailure, IsolateError, first_cause
 from isolate.monitor import Monitor
+from isolate.progress import COMMAND_COUNTER
 from run_isolated.account import switched
 from run_isolated.cgroups import Limits
 from run_isolated.cleaning import settled
@@ -182,6 +183,7 @@ class _Attempt:
             command = await in_thread(partial(_command, spec, self._inputs, work))
             if spec.bot_file is None and any(BOT_FILE in text for text in (*spec.command, *spec.env.values())):
                 self._monitor.problem(f"{BOT_FILE} stays as it is: there is no --bot-file")
+            self._monitor.count(COMMAND_COUNTER)
             ended = await launcher.run(
                 *command,
                 hard_timeout_s=spec.hard_timeout_s,

@@ -19,6 +19,7 @@ LAYERS = {
     "isolate.clock": "leaf",
     "isolate.monitor": "leaf",
     "isolate.paths": "leaf",
+    "isolate.progress": "leaf",
     "isolate.http": "leaf",
     "isolate.pace": "leaf",
     "isolate.problem": "leaf",
@@ -52,6 +53,7 @@ LAYERS = {
 TOOLKIT_FALLBACK = "toolkit"  # every other module of `isolate`
 ROOTS = {
     "isolate.entry",
+    "isolate.bars",
     "isolate.terminal",
     "isolate.sources",
     "isolate.steps",
@@ -89,7 +91,13 @@ OWNERS = {
     "zstandard": {"isolate.cas.codec"},
     "aiofiles": {"isolate.cas.files"},
     "fastcdc": {"isolate.cas.chunker"},
-    "rich": {"isolate.terminal", "swarming.board", "swarming.session", "swarming.show"},  # the last two: types only
+    "rich": {
+        "isolate.bars",
+        "isolate.terminal",
+        "swarming.board",
+        "swarming.session",
+        "swarming.show",
+    },  # last two: types
     "uvloop": {"server.cli", "server.runtime"},
 }
 

@@ -113,10 +113,8 @@ class Site:
                 raise Lost(f"archive in peace ended with {status}: {error}")
             self._archived(said)
             return
-        if status == 0:
-            self._fetched(root, status, said, error)
-        elif (self.folder / "back").exists():
-            raise Lost(f"{root} is there although the command failed: {error}")
+        if status == 0 or (self.folder / "back").exists():  # killed or not: it is there as a whole, or not at all
+            self._fetched(root, 0, said, error)
         self._fetched(root, *self._run(kind, root))
 
     def _run(self, kind: str, root: str, victim: str | None = None) -> tuple[int, str, str]:

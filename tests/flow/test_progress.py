@@ -1,0 +1,70 @@
+"""Bars on a real terminal: what they show, and that they leave it before a command gets it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.flow.terminals import on_terminal
+
+PROGRAM = """
+import sys
+from isolate import bars
+from isolate.terminal import Console
+
+bars._QUIET_S = bars._PLAIN_S = 0.01
+with Console("tool").watch() as monitor:
+    monitor.expect("uploaded_blobs", 10)
+    monitor.expect("uploaded_bytes", 4_000)
+    monitor.count("archived_bytes", 8_000)
+    monitor.count("uploaded_bytes", 1_000)
+    monitor.count("uploaded_blobs", 2)
+    sys.stdin.readline()
+    monitor.count("started_commands")
+    print("the command speaks")
+    sys.stdin.readline()
+    monitor.count("uploaded_blobs", 3)
+print("over")
+"""
+
+
+@pytest.mark.parametrize(
+    ("term", "shown"), [("xterm", "1/4 kB  2/10 files  dedup 2.0:1"), ("dumb", "tool: uploading 25%  1/4 kB")]
+)
+def test_bars_leave_the_terminal_before_a_command_gets_it(tmp_path: Path, term: str, shown: str) -> None:
+    env = {**os.environ, "NO_COLOR": "1", "COLUMNS": "80"}
+    # The double says that its terminal is an xterm; what is no terminal to draw on says so itself.
+    program = PROGRAM if term == "xterm" else f"import os\nos.environ['TERM'] = {term!r}\n{PROGRAM}"
+    with on_terminal([sys.executable, "-c", program], env, str(tmp_path)) as terminal:
+        terminal.expect(shown)
+        terminal.type("\n")
+        terminal.expect("the command speaks")
+        before, after = terminal.said.split("the command speaks")
+        terminal.type("\n")
+        terminal.expect("over")
+        assert terminal.end() == 0
+    assert "uploading" in before
+    assert "uploading" not in terminal.said.split("the command speaks")[1]
+    assert after.strip() == ""
+    if term == "xterm":
+        assert before.endswith("\x1b[2K")  # the last thing that was drawn is erased
+        assert "\x1b[3" not in before  # NO_COLOR
+
+
+def test_a_line_now_and_then_where_there_is_no_terminal() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("tool: uploading 25%  1/4 kB  2/10 files")
+        said, error = process.communicate("\n\n", timeout=60)
+    assert said == "the command speaks\nover\n"
+    assert "\x1b" not in error
