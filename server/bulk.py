@@ -19,7 +19,7 @@ from isolate.cas.digest import Hasher, md5_hasher
 from isolate.cas.old_bytes import MAX_SEGMENT_BYTES, most_encoded_bytes
 from isolate.errors import BlobsMissing, InvalidRecord, Refused, TooLarge, UploadCorrupt
 from server.cas_intake import Intake
-from server.middleware import server_url
+from server.middleware import reply, server_url
 from server.stores.budget import ByteBudget
 from server.stores.shared import SharedBlobStores
 from server.tickets import Purpose, Ticket, TicketOffice
@@ -68,9 +68,18 @@ class Bulk:
         found = await store.held(digest)
         if found is None:
             raise BlobsMissing([digest])
+        size, part = found.encoded_bytes, slice(0, None)
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream", **SAFE})
-        response.content_length = found.encoded_bytes  # None: sent in chunks
-        async with aclosing(store.encoded(found)) as pieces:
+        response.content_length = size  # None: sent in chunks
+        if size is not None and "If-Range" not in request.headers and (wanted := _range(request)) is not None:
+            start, stop, _ = wanted.indices(size)
+            if start >= stop:
+                return _no_such_range(size)
+            part = slice(start, stop)
+            response.set_status(206)
+            response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+            response.content_length = stop - start
+        async with aclosing(_part_of(store.encoded(found), part)) as pieces:
             if request.method == "GET":
                 async for piece in pieces:  # nothing is sent before the first is there: bad bytes can still be a 404
                     await _send(request, response, piece)
@@ -98,6 +107,35 @@ class Bulk:
             else:
                 hasher.update(piece)
             yield piece
+
+
+def _range(request: web.Request) -> slice | None:
+    """Return the one range that is asked for; None for all, also where the header makes no sense."""
+    try:
+        wanted = request.http_range
+    except ValueError:
+        return None
+    return None if wanted.start is None else wanted
+
+
+def _no_such_range(size: int) -> web.Response:
+    error = {"code": "range_not_satisfiable", "message": f"There are {size} bytes, and none in this range"}
+    return reply({"error": error}, 416, {"Content-Range": f"bytes */{size}"})
+
+
+async def _part_of(
+    pieces: AsyncGenerator[bytes | memoryview, None], part: slice
+) -> AsyncGenerator[bytes | memoryview, None]:
+    """Yield what of `pieces` is in `part`, and read no further than that."""
+    at = 0
+    async with aclosing(pieces):
+        async for piece in pieces:
+            found = piece[max(0, part.start - at) : None if part.stop is None else max(0, part.stop - at)]
+            at += len(piece)
+            if found:
+                yield found
+            if part.stop is not None and at >= part.stop:
+                return
 
 
 async def _send(request: web.Request, response: web.StreamResponse, data: bytes | memoryview) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.flow.raw_isolate import BASE, Client, Wire
+from tests.flow.raw_isolate import BASE, Client, Reply, Wire
 from tests.flow.servers import ServerProcess, running_server
 
 NAMESPACES = ("default", "default-gzip", "sha256-deflate", "sha512-flat")
@@ -206,14 +206,36 @@ def test_tickets_that_were_altered_swapped_or_grew_old(shared: ServerProcess) ->
     assert client.preupload([small]), "nothing of all this stored anything"
 
 
-def signed(data_dir: Path, client: Client, content: bytes, issued_ms: int) -> str:
+def test_bulk_urls_grow_old_too(shared: ServerProcess) -> None:
+    client = Client(shared.url, "sha512-flat")
+    content = noise("old bulk", 3000)
+    (item,) = client.preupload([content])
+    base = item["gs_upload_url"].rpartition("/")[0]
+    fields = base64.urlsafe_b64decode(item["upload_ticket"] + "==")[1:-32]
+    now_ms = int(json.loads(fields)["_i"])
+    old, fresh = (
+        {purpose: signed(shared.data_dir, client, content, now_ms - 1000 * age_s, purpose) for purpose in PURPOSES}
+        for age_s in (4 * 3600 + 60, 4 * 3600 - 600)
+    )
+    assert client.put(f"{base}/{old['put']}", content).status == 400
+    assert client.put(f"{base}/{fresh['put']}", content).status == 200
+    assert "expired" in client.finalize(old["gs"]).error()
+    assert client.finalize(fresh["gs"]).json() == {"ok": True}
+    assert "expired" in client.request("GET", f"{base}/{old['get']}").error()
+    assert client.request("GET", f"{base}/{fresh['get']}").body == content
+
+
+PURPOSES = ("put", "gs", "get")
+
+
+def signed(data_dir: Path, client: Client, content: bytes, issued_ms: int, purpose: str = "datastore") -> str:
     """Make a ticket of any age with the server's own secret."""
     secret = bytes.fromhex((data_dir / "isolate_upload_token").read_text())
     fields = {
         "_i": str(issued_ms), "d": client.digest(content), "i": "0", "n": client.namespace, "s": str(len(content))
     }  # fmt: skip
     public = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
-    chunks = (b"\x01", public, b"datastore")
+    chunks = (b"\x01", public, purpose.encode())
     message = b"".join(len(chunk).to_bytes(8, "big") + chunk for chunk in chunks)
     mac = hmac.new(secret, message, hashlib.sha256).digest()
     return base64.urlsafe_b64encode(b"\x01" + public + mac).rstrip(b"=").decode()
@@ -236,6 +258,86 @@ def test_what_makes_no_sense_is_400_and_what_is_not_there_404(shared: ServerProc
     reply = client.post("preupload", {"items": items, "namespace": client.described()})
     assert (reply.status, reply.error()) == (400, "Only up to 1000 items can be looked up at once")
     assert client.request("OPTIONS", BASE + "preupload").status == 200
+
+
+def test_a_range_of_a_bulk_item(client: Client) -> None:
+    content = noise(f"range {client.namespace}", 5 * MIB)
+    (item,) = client.preupload([content])
+    data = client.push(item, content, level=1)
+    url, size = client.retrieve(client.digest(content)).json()["url"], len(data)
+    for wanted, start, stop in (
+        ("bytes=0-0", 0, 1), ("bytes=100-5000000", 100, 5_000_001), (f"bytes={size - 3}-{size + 9}", size - 3, size),
+        ("bytes=4194300-", 4_194_300, size), ("bytes=-7", size - 7, size),
+    ):  # fmt: skip
+        reply = client.request("GET", url, headers={"Range": wanted})
+        assert (reply.status, reply.body == data[start:stop]) == (206, True)
+        assert reply.headers["content-range"] == f"bytes {start}-{stop - 1}/{size}"
+    reply = client.request("GET", url, headers={"Range": f"bytes={size}-"})
+    assert (reply.status, reply.headers["content-range"]) == (416, f"bytes */{size}")
+    for whole in ({"Range": "lines=1-2"}, {"Range": "bytes=1-2,5-6"}, {"Range": "bytes=1-2", "If-Range": '"x"'}):
+        reply = client.request("GET", url, headers=whole)
+        assert (reply.status, reply.body == data) == (200, True)
+
+
+def test_the_small_answers_around_the_calls(shared: ServerProcess) -> None:
+    client = Client(shared.url, "default-gzip")
+    for method, base in (("GET", BASE), ("POST", BASE), ("GET", BASE[4:]), ("POST", BASE[4:])):
+        body = None if method == "GET" else b"{}"
+        assert client.request(method, f"{base}server_details", body).json()["server_version"]
+    config = client.request("GET", "/auth/api/v1/server/oauth_config").json()
+    assert {"client_id", "client_not_so_secret", "primary_url"} <= config.keys()
+    identity = client.request("GET", "/auth/api/v1/accounts/self").json()["identity"]
+    assert identity.count(":") == 1
+    assert identity != "anonymous:anonymous"
+    options = client.request("OPTIONS", BASE + "retrieve").headers
+    assert options["access-control-allow-headers"] == "Origin, Authorization, Content-Type, Accept, User-Agent"
+    assert options["access-control-allow-methods"] == "DELETE, GET, OPTIONS, POST, PUT"
+    apis = client.request("GET", "/_ah/api/discovery/v1/apis").json()["items"]
+    (described,) = [api for api in apis if api["id"] == "isolateservice:v1"]
+    reply = client.request("GET", urlsplit(described["discoveryRestUrl"]).path)
+    methods = reply.json()["resources"]["isolateservice"]["methods"]
+    assert {one["path"].rpartition("/")[2]: one["httpMethod"] for one in methods.values()} == {
+        "server_details": "GET", "preupload": "POST", "store_inline": "POST", "finalize_gs_upload": "POST",
+        "retrieve": "POST",
+    }  # fmt: skip
+    content = noise("masked", 700)
+    with Wire(*client.address) as wire:
+        items = [{"digest": client.digest(content), "size": "700"}]
+        body = json.dumps({"items": items, "namespace": {"namespace": "default-gzip"}}).encode()
+        masked = wire.request("POST", BASE + "preupload?fields=items(index)", body)
+        assert masked.json() == {"items": [{"index": "0"}]}
+    for namespace, days in (("default-gzip", 7), ("temporary_x", 1), ("temporary", 1)):
+        promised = client.request("GET", f"/cas/v2/{namespace}/info").json()
+        assert promised["kept_s"] == days * 86_400
+
+
+def test_a_person_looks_at_what_was_stored(shared: ServerProcess) -> None:
+    client = Client(shared.url, "sha256-deflate")
+    text = b"<script>x</script> " * 40
+    tree = json.dumps({"files": {"a/b.txt": {"h": client.digest(text), "m": 416, "s": len(text)}}}).encode()
+    for content in (text, tree):
+        (item,) = client.preupload([content])
+        client.push(item, content)
+
+    def page(path: str, digest: str, more: str = "") -> Reply:
+        with Wire(*client.address) as wire:
+            return wire.request("GET", f"{path}?namespace={client.namespace}&digest={digest}{more}")
+
+    raw = page("/content", client.digest(text), "&as=b.txt")
+    assert (raw.status, raw.body, raw.headers["content-type"]) == (200, text, "text/plain; charset=utf-8")
+    assert raw.headers["x-frame-options"] == "SAMEORIGIN"
+    assert "b.txt" in raw.headers["content-disposition"]
+    table = page("/content", client.digest(tree))
+    assert table.headers["content-type"] == "text/html; charset=utf-8"
+    assert f"digest={client.digest(text)}".encode() in table.body
+    shown = page("/browse", client.digest(text))
+    assert (shown.status, b"<iframe" in shown.body, b"/content?" in shown.body) == (200, True, True)
+    for path in ("/browse", "/content"):
+        assert [page(path, digest).status for digest in ("0" * 64, "0" * 63, "x")] == [404, 400, 400]
+    with Wire(*client.address) as wire:
+        assert wire.request("GET", "/content").status == 400
+        assert wire.request("GET", f"/browse?namespace={client.namespace}&hash={client.digest(text)}").status == 200
+        assert wire.request("GET", "/_ah/warmup").body == b"ok"
 
 
 def test_acknowledged_bulk_survives_a_power_cut_and_memory_stays_small(tmp_path: Path) -> None:
