@@ -9,17 +9,75 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from isolate.terminal import run_command
-from run_isolated.cli import PROGRAM, cli
-
 COMMAND = str(Path(sys.executable).parent / "run_isolated")
 WAITS = "echo $$; while :; do sleep 1000; done"  # tells that it runs, and the shell's pid
+
+
+WRONG = [
+    ([], "--isolated or command to run is required."),
+    (["-s", "a" * 64], "--isolated requires --isolate-server"),
+    (["-I", "localhost:1", "-s", "abc"], "is not a hash"),
+    (["-I", "localhost:1", "-s", "z" * 64], "is not a blake3-256 digest"),
+    (["-I", "localhost:1", "-s", "a" * 64, "--namespace", "default"], "is not a sha-1 digest"),
+    (["-I", "ftp://host", "true"], "scheme must be http or https"),
+    (["-I", "localhost:1", "--namespace", "a/b", "true"], "Namespace 'a/b'"),
+    (["--raw-cmd"], "--isolated or command to run is required."),
+    (["--relative-cwd", "x", "true"], "--relative-cwd requires --raw-cmd"),
+    (["--raw-cmd", "--relative-cwd", "../x", "true"], "is not inside the run directory"),
+    (["--env", "A", "true"], "--env 'A' is not KEY=VALUE"),
+    (["--env-prefix", "A=/x", "true"], "is not inside the run directory"),
+    (["--env-prefix", "A=", "true"], "names no path"),
+    (["--output", "../x", "true"], "is not inside the run directory"),
+    (["--hard-timeout", "-1", "true"], "--hard-timeout must be a number of seconds"),
+    (["--grace-period", "nan", "true"], "--grace-period must be a number of seconds"),
+    (["echo", "${ISOLATED_OUTDIR}"], "${ISOLATED_OUTDIR} requires --isolate-server"),
+    (["--no-such-flag"], "No such option"),
+    (["--clean", "true"], "--clean goes with none of"),
+    (["-a", "absent", "true"], "--argsfile goes with no other argument"),
+    (["-a", "absent"], "Cannot read 'absent'"),
+    (["-a", "/etc/hostname"], "is not a JSON array of strings"),
+    (["--cipd-enabled=true", "true"], "CIPD is not supported"),
+    (["--cipd-server", "https://x", "true"], "--cipd-server: CIPD is not supported (--cipd-enabled=false)"),
+    (["--cipd-enabled=false", "--cipd-package", "a:b:c", "true"], "CIPD packages are not supported"),
+    (["--cas-instance", "x", "true"], "Trees in a remote CAS are not supported"),
+    (["--cas-digest", "x/1", "true"], "Trees in a remote CAS are not supported"),
+    (["--cas-cache", "x", "true"], "the cache is --cache"),
+    (["--named-cache", "A", "a", "0", "true"], "'A' cannot name a cache"),
+    (["--named-cache", "a", "../a", "0", "true"], "is not inside the run directory"),
+    (["--named-cache", "a", ".", "0", "true"], "cannot be the run directory itself"),
+    (["--named-cache", "a", "a", "x", "true"], "the hint 'x' is not a number of bytes"),
+    (["--named-cache", "a", "a", "0", "--named-cache", "a", "b", "0", "true"], "collides with a"),
+    (["--named-cache", "a", "x", "0", "--named-cache", "b", "x", "0", "true"], "collides with a"),
+    (["--named-cache", "a", "a", "0", "--clean"], "--clean goes with none of"),
+    (["--map", "symlink", "true"], "'symlink' is not one of"),
+    (["--containment-type", "X", "true"], "'X' is not one of"),
+    (["--named-cache", "a", "a"], "requires 3 arguments"),
+    (["--map", "", "true"], "'' is not one of"),
+    (["--max-cache-size", "-1", "true"], "-1 is not in the range"),
+    (["--max-cache-size", "1G", "true"], "'1G' is not a valid integer"),
+    (["--max-items", "x", "true"], "'x' is not a valid integer"),
+    (["--min-free-space", "", "true"], "is not a valid integer"),
+    (["--hard-timeout", "x", "true"], "'x' is not a valid float"),
+    (["--hard-timeout", "inf", "true"], "--hard-timeout must be a number of seconds"),
+    (["--hard-timeout"], "requires an argument"),
+    (["--json", "/", "true"], "is a directory"),
+    (["--cache", "/etc/hostname", "true"], "is a file"),
+    (["--root-dir", "/etc/hostname", "true"], "is a file"),
+    (["--env", "=x", "true"], "--env '=x' is not KEY=VALUE"),
+    (["--output", "", "--relative-cwd", "a", "true"], "--relative-cwd requires --raw-cmd"),
+    (["-I", "", "-s", "a" * 64], "--isolated requires --isolate-server"),
+    (["-I", "localhost:1", "-s", ""], "is not a hash"),
+    (["--clean", "--json", "x"], "--clean goes with none of"),
+    (["--clean", "-I", "localhost:1"], "--clean goes with none of"),
+    (["--clean", "-s", "a" * 64], "--clean goes with none of"),
+]
 
 
 @pytest.fixture
@@ -214,46 +272,15 @@ def test_clean_deletes_what_dead_runs_left(root: Path) -> None:
     assert run_here(root, "--cache", root.parent / "blobs", "--clean").returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "--isolated or command to run is required."),
-        (["-s", "a" * 64], "--isolated requires --isolate-server"),
-        (["-I", "localhost:1", "-s", "abc"], "is not a hash"),
-        (["-I", "localhost:1", "-s", "z" * 64], "is not a blake3-256 digest"),
-        (["-I", "localhost:1", "-s", "a" * 64, "--namespace", "default"], "is not a sha-1 digest"),
-        (["-I", "ftp://host", "true"], "scheme must be http or https"),
-        (["-I", "localhost:1", "--namespace", "a/b", "true"], "Namespace 'a/b'"),
-        (["--raw-cmd"], "--isolated or command to run is required."),
-        (["--relative-cwd", "x", "true"], "--relative-cwd requires --raw-cmd"),
-        (["--raw-cmd", "--relative-cwd", "../x", "true"], "is not inside the run directory"),
-        (["--env", "A", "true"], "--env 'A' is not KEY=VALUE"),
-        (["--env-prefix", "A=/x", "true"], "is not inside the run directory"),
-        (["--env-prefix", "A=", "true"], "names no path"),
-        (["--output", "../x", "true"], "is not inside the run directory"),
-        (["--hard-timeout", "-1", "true"], "--hard-timeout must be a number of seconds"),
-        (["--grace-period", "nan", "true"], "--grace-period must be a number of seconds"),
-        (["echo", "${ISOLATED_OUTDIR}"], "${ISOLATED_OUTDIR} requires --isolate-server"),
-        (["--no-such-flag"], "No such option"),
-        (["--clean", "true"], "--clean goes with none of"),
-        (["-a", "absent", "true"], "--argsfile goes with no other argument"),
-        (["-a", "absent"], "Cannot read 'absent'"),
-        (["-a", "/etc/hostname"], "is not a JSON array of strings"),
-    ],
-)
-def test_usage_errors_are_one_line_and_status_2(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("ISOLATE_SERVER", raising=False)
-    assert run_command(PROGRAM, cli, arguments) == 2  # in this process: twenty starts of Python say no more
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert message in told.err
-    assert told.err.count("\n") == 1
+def test_what_is_typed_wrongly_is_one_line_and_status_2(root: Path) -> None:
+    def refused(arguments: list[str], message: str) -> str:
+        done = run(root, *arguments)
+        said = done.returncode, done.stdout, done.stderr.count("\n"), message in done.stderr
+        return "" if said == (2, "", 1, True) else f"{arguments}: {done.returncode} {done.stdout} {done.stderr}"
 
-
-def test_usage_errors_reach_the_shell(root: Path) -> None:
-    assert run(root).returncode == 2
+    with ThreadPoolExecutor(4) as threads:  # sixty starts of Python: several at a time
+        assert [problem for problem in threads.map(lambda case: refused(*case), WRONG) if problem] == []
+    assert not root.exists()
 
 
 def test_server_that_is_not_there_is_one_line_and_status_1(root: Path) -> None:

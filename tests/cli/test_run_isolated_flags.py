@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from isolate.terminal import run_command
-from run_isolated.cli import PROGRAM, cli
-
 COMMAND = str(Path(sys.executable).parent / "run_isolated")
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -170,36 +167,6 @@ def test_log_that_cannot_be_written_matters_only_to_who_asked_for_it(root: Path,
 def test_cipd_that_is_switched_off_is_fine(root: Path) -> None:
     done = run(root, "--cipd-cache", "x", "--cipd-enabled=false", "--cipd-server", "https://x", "echo", "ran")
     assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--cipd-enabled=true", "true"], "CIPD is not supported"),
-        (["--cipd-server", "https://x", "true"], "--cipd-server: CIPD is not supported (--cipd-enabled=false)"),
-        (["--cipd-enabled=false", "--cipd-package", "a:b:c", "true"], "CIPD packages are not supported"),
-        (["--cas-instance", "x", "true"], "Trees in a remote CAS are not supported"),
-        (["--cas-digest", "x/1", "true"], "Trees in a remote CAS are not supported"),
-        (["--cas-cache", "x", "true"], "the cache is --cache"),
-        (["--named-cache", "A", "a", "0", "true"], "'A' cannot name a cache"),
-        (["--named-cache", "a", "../a", "0", "true"], "is not inside the run directory"),
-        (["--named-cache", "a", ".", "0", "true"], "cannot be the run directory itself"),
-        (["--named-cache", "a", "a", "x", "true"], "the hint 'x' is not a number of bytes"),
-        (["--named-cache", "a", "a", "0", "--named-cache", "a", "b", "0", "true"], "collides with a"),
-        (["--named-cache", "a", "x", "0", "--named-cache", "b", "x", "0", "true"], "collides with a"),
-        (["--named-cache", "a", "a", "0", "--clean"], "--clean goes with none of"),
-        (["--map", "symlink", "true"], "'symlink' is not one of"),
-        (["--containment-type", "X", "true"], "'X' is not one of"),
-    ],
-)
-def test_usage_errors_are_one_line_and_status_2(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("ISOLATE_SERVER", raising=False)
-    assert run_command(PROGRAM, cli, ["--no-log", *arguments]) == 2
-    told = capsys.readouterr()
-    assert (told.out, told.err.count("\n")) == ("", 1)
-    assert message in told.err
 
 
 @pytest.mark.parametrize("home", ["unset", "read-only", "absent"])

@@ -22,6 +22,7 @@ from isolate.cas.digest import Namespace
 from isolate.clock import SystemClock
 from isolate.monitor import NullMonitor
 from tests.flow.servers import ServerProcess
+from tests.small_disk import disk as disk  # noqa: PLC0414 - the alias says that this is a fixture
 from tests.trees import Executable, Tree, read_tree, write_tree
 
 COMMAND = str(Path(sys.executable).parent / "run_isolated")
@@ -110,20 +111,6 @@ async def place(server: ServerProcess, tmp_path: Path) -> Place:
     made = Place(server, tmp_path)
     made.tree = await made.archive(TREE)
     return made
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 12 MB."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(mounted)], capture_output=True)
-    if done.returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    try:
-        yield mounted
-    finally:
-        subprocess.run(["umount", str(mounted)], check=True)
 
 
 @pytest.fixture
