@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, cast
+
+
+def encoded(body: Any) -> bytes:
+    """Return a body that is sent many times, so that it is made once."""
+    return json.dumps(body).encode()
 
 
 class Wire(asyncio.Protocol):
@@ -21,8 +26,7 @@ class Wire(asyncio.Protocol):
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # what uvloop makes is one in all but its class
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -51,7 +55,7 @@ class Wire(asyncio.Protocol):
         if self._transport is None:
             await loop.create_connection(lambda: self, self._host, self._port)
         assert self._transport is not None
-        data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        data = b"" if body is None else body if isinstance(body, bytes) else encoded(body)
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(data)}\r\n{headers}\r\n"
