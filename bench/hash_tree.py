@@ -62,7 +62,7 @@ async def in_pool(root: str, workers: int) -> tuple[int, int]:
 
     async def work(crew: Crew) -> None:
         for paths in waiting:
-            results.extend(await crew.hash(paths))
+            results.extend((await crew.hash(paths)).files)
 
     async with Pool(NOWHERE, workers) as pool, asyncio.TaskGroup() as group:
         for _ in range(workers * JOBS_EACH):

@@ -140,7 +140,7 @@ async def archive_file(path: Path, target: Target, options: ArchiveOptions, moni
     """Store the content of one file, which needs no manifest: `root` is its blob. Raises as `archive_tree` does."""
     tally = _Tally(monitor)
     async with _crew(target, options, tally) as (store, crew):
-        (hashed,) = await crew.hash([os.path.realpath(path)])
+        (hashed,), _ = await crew.hash([os.path.realpath(path)])
         if isinstance(hashed, IsolateError):
             raise hashed
         blob = hashed.blob

@@ -14,15 +14,15 @@ from typing import Self
 from isolate.cas.digest import Blob
 from isolate.cas.store import BlobStore, Written
 from isolate.clock import Clock
-from isolate.errors import InternalFailure, IsolateError
-from isolate.hands import Crew, Hands, Remote, Target
-from isolate.hashing import Hashed
+from isolate.errors import InternalFailure
+from isolate.hands import Batch, Crew, Hands, Remote, Target
 from isolate.monitor import Monitor
 from isolate.pool import Pool, default_workers
 from isolate.upload import Wanted
 
 START_AFTER_JOBS = 8
 THREADS = 2  # of this process: one hashes or compresses while another waits for the disk
+OURSELVES = -1  # the hand that is this process
 
 
 class GrowingCrew:
@@ -48,14 +48,19 @@ class GrowingCrew:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def hash(self, paths: Sequence[str]) -> list[Hashed | IsolateError]:
-        return await (await self._next()).hash(paths)
+    async def hash(self, paths: Sequence[str]) -> Batch:
+        crew = await self._next()
+        batch = await crew.hash(paths)
+        return Batch(batch.files, OURSELVES) if crew is self._hands else batch
 
     async def cut(self, path: str) -> list[Blob]:
         return await (await self._next()).cut(path)
 
-    async def upload(self, files: Sequence[Wanted]) -> Written:
-        return await (await self._next()).upload(files)
+    async def upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:
+        crew = await self._next()
+        if hand == OURSELVES:
+            crew, hand = self._hands, None
+        return await crew.upload(files, hand)
 
     async def upload_content(self, blob: Blob, content: bytes) -> Written:
         """Send a content that is in memory, unless the store has it."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import BlobStore, Written
 from isolate.clock import Clock
+from isolate.effort import Threads
 from isolate.errors import IsolateError
 from isolate.hashing import FileReader, Hashed
 from isolate.monitor import Monitor
@@ -49,10 +49,17 @@ async def open_target(target: Target, clock: Clock, monitor: Monitor) -> AsyncIt
         yield HttpStore(client, target.namespace)
 
 
+class Batch(NamedTuple):
+    """Files that were hashed together, and the number of who did it and still has some of their contents."""
+
+    files: list[Hashed | IsolateError]
+    hand: int | None = None
+
+
 class Crew(Protocol):
     """Who hashes and uploads."""
 
-    async def hash(self, paths: Sequence[str]) -> list[Hashed | IsolateError]:
+    async def hash(self, paths: Sequence[str]) -> Batch:
         """Return for each file the name of its content, or why it has none."""
         ...
 
@@ -60,8 +67,8 @@ class Crew(Protocol):
         """Return the chunks of a large file, in order."""
         ...
 
-    async def upload(self, files: Sequence[Wanted]) -> Written:
-        """Send what the store lacks; returns when it has acknowledged it."""
+    async def upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:
+        """Send what the store lacks, best by who hashed it; returns when the store has acknowledged it."""
         ...
 
 
@@ -71,7 +78,7 @@ class Hands:
     def __init__(self, target: Target, threads: int, clock: Clock, monitor: Monitor) -> None:
         self._target, self._clock, self._monitor = target, clock, monitor
         self._reader = FileReader(target.namespace.algorithm)
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="files")
+        self._threads = Threads(threads, clock)
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
         self._uploading = asyncio.Semaphore(UPLOADING)
@@ -82,16 +89,16 @@ class Hands:
 
     async def __aexit__(self, *_: object) -> None:
         self._reader.stop()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         await self._stack.aclose()
 
-    async def hash(self, paths: Sequence[str]) -> list[Hashed | IsolateError]:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._reader.hash, paths)
+    async def hash(self, paths: Sequence[str]) -> Batch:
+        return Batch(await self._threads.run(self._reader.hash, paths))
 
     async def cut(self, path: str) -> list[Blob]:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._reader.cut, path)
+        return await self._threads.run(self._reader.cut, path)
 
-    async def upload(self, files: Sequence[Wanted]) -> Written:
+    async def upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:  # noqa: ARG002 - the only one
         uploader = await self._open()
         async with self._uploading:
             return await uploader.upload(files)
@@ -104,5 +111,5 @@ class Hands:
         async with self._opening:
             if self._uploader is None:
                 store = await self._stack.enter_async_context(open_target(self._target, self._clock, self._monitor))
-                self._uploader = Uploader(store, self._reader, self._executor)
+                self._uploader = Uploader(store, self._reader, self._threads)
         return self._uploader

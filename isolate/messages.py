@@ -38,10 +38,10 @@ class Setup(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class HashJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Hash these files."""
+    """Hash these files; the paths are joined by NUL, which none of them can hold."""
 
     number: int
-    paths: list[bytes]
+    paths: bytes
 
 
 class CutJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -52,38 +52,26 @@ class CutJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class UploadJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Upload these files or pieces: path, digest, size, offset."""
+    """Upload these files or pieces: the paths as in a HashJob, and for each its blob and offset."""
 
     number: int
-    files: list[tuple[bytes, bytes, int, int | None]]
-
-
-class HashedFile(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """What was read of one file."""
-
-    digest: bytes
-    size: int
-    stamp: tuple[int, int, int, int, int] | None
-
-
-class Unhashed(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Why one file has no digest."""
-
-    failure: Failure
+    paths: bytes
+    pieces: list[tuple[Blob, int | None]]
 
 
 class HashDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The answer to a HashJob, in its order."""
+    """The answer to a HashJob, in its order; None for each file that has no digest, and why."""
 
     number: int
-    files: list[HashedFile | Unhashed]
+    files: list[Hashed | None]
+    failures: list[Failure]
 
 
 class CutDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """The answer to a CutJob: digest and size of each chunk, in order."""
 
     number: int
-    chunks: list[tuple[bytes, int]]
+    chunks: list[Blob]
 
 
 class UploadDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -150,18 +138,20 @@ def unpack_error(failure: Failure) -> IsolateError:
     return error
 
 
+def pack_paths(paths: Sequence[str]) -> bytes:
+    return os.fsencode("\0".join(paths))
+
+
+def unpack_paths(packed: bytes) -> list[str]:
+    return os.fsdecode(packed).split("\0") if packed else []
+
+
 def hash_done(number: int, results: Sequence[Hashed | IsolateError]) -> HashDone:
-    files: list[HashedFile | Unhashed] = []
-    for result in results:
-        if isinstance(result, IsolateError):
-            files.append(Unhashed(pack_error(result)))
-        else:
-            files.append(HashedFile(*result.blob, result.stamp))
-    return HashDone(number, files)
+    failures = [pack_error(result) for result in results if isinstance(result, IsolateError)]
+    return HashDone(number, [None if isinstance(result, IsolateError) else result for result in results], failures)
 
 
-def hashed(file: HashedFile | Unhashed) -> Hashed | IsolateError:
-    """Return one result of a HashJob as it was before it travelled."""
-    if isinstance(file, Unhashed):
-        return unpack_error(file.failure)
-    return Hashed(Blob(file.digest, file.size), file.stamp)
+def hashed(done: HashDone) -> list[Hashed | IsolateError]:
+    """Return the results of a HashJob as they were before they travelled."""
+    failures = iter(done.failures)
+    return [unpack_error(next(failures)) if file is None else file for file in done.files]

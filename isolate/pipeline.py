@@ -9,24 +9,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import BlobStore
+from isolate.cas.wire import CHUNKED_ABOVE_BYTES
 from isolate.clock import Clock
 from isolate.crew import GrowingCrew
 from isolate.errors import InvalidInput, IsolateError, first_cause
-from isolate.hashing import Hashed
 from isolate.isolated import Entry, Kind, Manifest, dumps, manifest_mode
 from isolate.monitor import Monitor
-from isolate.scan import Found, Stamp
-from isolate.sender import JOB_BYTES, JOB_FILES, Sender, jobs_of
+from isolate.scan import Found
+from isolate.sender import Sender, jobs_of
+from isolate.slab import Slab
 from isolate.split import Splitter
 from isolate.statcache import StatCache, is_settled
 from isolate.upload import Wanted
 
-SLAB_ENTRIES = 4_096  # what travels together when nothing has to be hashed
 SLABS_IN_FLIGHT = 16
+# Slabs whose files are being read or wait for their upload: what the crew keeps of them should still be there.
+UNSENT_SLABS = 6
 LOOKUP_ENTRIES = 16_384  # what one `missing` may ask about; it asks for less rather than wait
 UPLOADS_IN_FLIGHT = 32
 PARTS_IN_FLIGHT = 4  # parts of the manifest, 3.5 MB each, that wait for what they name
@@ -41,23 +43,6 @@ class Built:
     files: int
     size_bytes: int
     group_parts: tuple[bytes, ...] = ()  # the manifests of the groups: the first of the includes
-
-
-@dataclass(slots=True)
-class _Slab:
-    """Consecutive entries on their way through the stages."""
-
-    entries: list[Found] = field(default_factory=list)
-    blobs: list[Blob | None] = field(default_factory=list)
-    learnt: list[tuple[int, Blob, Stamp]] = field(default_factory=list)  # index and what is to be remembered
-    unknown: list[int] = field(default_factory=list)  # indexes of files that have to be hashed
-    unknown_bytes: int = 0
-    hashing: asyncio.Task[list[Hashed | IsolateError]] | None = None
-    read_at_ns: int = 0
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.unknown) >= JOB_FILES or self.unknown_bytes >= JOB_BYTES or len(self.entries) >= SLAB_ENTRIES
 
 
 class Pipeline:
@@ -89,8 +74,9 @@ class Pipeline:
         self._group_parts: list[bytes] = []
         self._part_room = asyncio.Semaphore(PARTS_IN_FLIGHT)
         self._room = asyncio.Semaphore(UPLOADS_IN_FLIGHT)
+        self._unsent = asyncio.Semaphore(UNSENT_SLABS)
         self._sending: set[asyncio.Task[None]] = set()
-        self._held: _Slab | None = None  # the slab behind those that `_take_ready` gave
+        self._held: Slab | None = None  # the slab behind those that `_take_ready` gave
         self._files = self._size_bytes = 0
         self._wanted_blobs = self._wanted_bytes = 0
         self._modes: dict[int, int] = {}  # of files to those of the manifest; there are few
@@ -98,7 +84,7 @@ class Pipeline:
     async def run(self, root: str, entries: Iterator[Found]) -> Built:
         """Bring the blobs of `entries` to the store; raises what reading and sending raise."""
         self._prefix = root.rstrip("/") + "/"
-        queue: asyncio.Queue[_Slab | None] = asyncio.Queue(SLABS_IN_FLIGHT)
+        queue: asyncio.Queue[Slab | None] = asyncio.Queue(SLABS_IN_FLIGHT)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -108,7 +94,7 @@ class Pipeline:
             raise first_cause(group) from group
         return Built(tuple(rest), tuple(self._includes), self._files, self._size_bytes, tuple(self._group_parts))
 
-    async def _drain(self, queue: asyncio.Queue[_Slab | None]) -> list[Entry]:
+    async def _drain(self, queue: asyncio.Queue[Slab | None]) -> list[Entry]:
         """Do stages 2 and 3; return the entries that are not in a part by themselves."""
         while ready := await self._take_ready(queue):
             await self._look_up(ready)
@@ -135,7 +121,7 @@ class Pipeline:
 
     # Stage 1: entries and remembered digests, in a thread because it does nothing but wait for the disk.
 
-    async def _feed(self, slabs: Iterator[_Slab], queue: asyncio.Queue[_Slab | None]) -> None:
+    async def _feed(self, slabs: Iterator[Slab], queue: asyncio.Queue[Slab | None]) -> None:
         loop = asyncio.get_running_loop()
         unread_files = unread_bytes = 0  # so far: the totals of the bars grow while the scan is ahead
         with ThreadPoolExecutor(1, thread_name_prefix="scan") as scanner:
@@ -147,13 +133,14 @@ class Pipeline:
                     self._monitor.expect("hashed_bytes", unread_bytes)
                     slab.read_at_ns = int(self._clock.now() * 1e9)
                     paths = [self._source(slab.entries[index]) for index in slab.unknown]
+                    await self._unsent.acquire()
                     slab.hashing = self._tasks.create_task(self._crew.hash(paths))
                 await queue.put(slab)
         await queue.put(None)
 
-    def _slabs(self, entries: Iterator[Found]) -> Iterator[_Slab]:
+    def _slabs(self, entries: Iterator[Found]) -> Iterator[Slab]:
         find = None if self._cache is None else self._cache.find
-        slab = _Slab()
+        slab = Slab()
         for entry in entries:
             if not self._is_recorded(entry):
                 continue
@@ -169,7 +156,7 @@ class Pipeline:
             slab.blobs.append(blob)
             if slab.is_full:
                 yield slab
-                slab = _Slab()
+                slab = Slab()
         if slab.entries:
             yield slab
 
@@ -189,9 +176,9 @@ class Pipeline:
 
     # Stage 2: digests are there; ask which blobs the store lacks, and have them sent.
 
-    async def _take_ready(self, queue: asyncio.Queue[_Slab | None]) -> list[_Slab]:
+    async def _take_ready(self, queue: asyncio.Queue[Slab | None]) -> list[Slab]:
         """Return the next slab and those behind it that need no waiting; nothing at the end."""
-        ready: list[_Slab] = []
+        ready: list[Slab] = []
         entries = 0
         while not ready or (entries < LOOKUP_ENTRIES and (self._held or not queue.empty())):
             slab = self._held or await queue.get()
@@ -207,11 +194,12 @@ class Pipeline:
             entries += len(slab.entries)
         return ready
 
-    async def _settle(self, slab: _Slab) -> None:
+    async def _settle(self, slab: Slab) -> None:
         """Wait for the digests of a slab."""
         hashed_bytes = 0
         if slab.hashing is not None:
-            for index, result in zip(slab.unknown, await slab.hashing, strict=True):
+            results, slab.hand = await slab.hashing
+            for index, result in zip(slab.unknown, results, strict=True):
                 if isinstance(result, IsolateError):
                     if not self._skip_broken:
                         raise result
@@ -226,38 +214,57 @@ class Pipeline:
         self._monitor.count("hashed_files", len(slab.unknown))
         self._monitor.count("hashed_bytes", hashed_bytes)
 
-    async def _look_up(self, slabs: Sequence[_Slab]) -> None:
+    async def _look_up(self, slabs: Sequence[Slab]) -> None:
         """Ask for the blobs that this pass meets for the first time, and have the missing ones sent."""
         seen = self._seen
-        self._monitor.count("archived_bytes", sum(blob.size for slab in slabs for blob in slab.blobs if blob))
-        fresh: list[tuple[Found, Blob]] = []
+        self._monitor.count("archived_bytes", sum([blob.size for slab in slabs for blob in slab.blobs if blob]))
+        fresh: list[list[tuple[Found, Blob]]] = []
         for slab in slabs:
+            first = []
             for entry, blob in zip(slab.entries, slab.blobs, strict=True):
                 if blob is not None and blob.digest not in seen:
                     seen.add(blob.digest)
-                    fresh.append((entry, blob))
-        missing = set(await self._store.missing([blob for _, blob in fresh])) if fresh else set()
-        self._monitor.count("present_blobs", len(fresh) - len(missing))
+                    first.append((entry, blob))
+            fresh.append(first)
+        asked = [blob for first in fresh for _, blob in first]
+        missing = set(await self._store.missing(asked)) if asked else set()
+        self._monitor.count("present_blobs", len(asked) - len(missing))
         if missing:
             self._wanted_blobs += len(missing)
             self._wanted_bytes += sum(blob.size for blob in missing)
             self._monitor.expect("uploaded_blobs", self._wanted_blobs)
             self._monitor.expect("uploaded_bytes", self._wanted_bytes)
-        for job in jobs_of([Wanted(self._source(entry), blob) for entry, blob in fresh if blob in missing]):
+        for slab, first in zip(slabs, fresh, strict=True):
+            await self._send_slab(slab, [Wanted(self._source(entry), blob) for entry, blob in first if blob in missing])
+
+    async def _send_slab(self, slab: Slab, files: Sequence[Wanted]) -> None:
+        """Have `files` sent by who hashed them."""
+        unsent: set[asyncio.Task[None]] = set()
+        for job in jobs_of(files):
             await self._room.acquire()
-            task = self._tasks.create_task(self._send(job))
+            task = self._tasks.create_task(self._send(job, slab.hand))
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
+            if job[0].blob.size <= CHUNKED_ABOVE_BYTES:  # of larger ones nothing is kept
+                unsent.add(task)
+        if slab.hashing is not None:
+            self._tasks.create_task(self._let_next(unsent))
 
-    async def _send(self, files: Sequence[Wanted]) -> None:
+    async def _let_next(self, unsent: set[asyncio.Task[None]]) -> None:
+        """Let another slab be read once `unsent` are sent."""
+        if unsent:
+            await asyncio.wait(unsent)
+        self._unsent.release()
+
+    async def _send(self, files: Sequence[Wanted], hand: int | None) -> None:
         try:
-            await self._sender.send(files)
+            await self._sender.send(files, hand)
         finally:
             self._room.release()
 
     # Stage 3: entries in their order, into the manifest and the memory of digests.
 
-    async def _record(self, slab: _Slab) -> None:
+    async def _record(self, slab: Slab) -> None:
         entries = []
         file, modes = Kind.FILE, self._modes
         for found, blob in zip(slab.entries, slab.blobs, strict=True):

@@ -19,9 +19,8 @@ from typing import Self
 
 from isolate.cas.digest import Blob
 from isolate.cas.store import Written
-from isolate.errors import InternalFailure, IsolateError
-from isolate.hands import UPLOADING, Remote
-from isolate.hashing import Hashed
+from isolate.errors import InternalFailure
+from isolate.hands import UPLOADING, Batch, Remote
 from isolate.messages import (
     CutDone,
     CutJob,
@@ -36,6 +35,7 @@ from isolate.messages import (
     decode_reply,
     framed,
     hashed,
+    pack_paths,
     unframed,
     unpack_error,
 )
@@ -77,35 +77,39 @@ class Pool:
         for worker in self._workers:
             await worker.left()
 
-    async def hash(self, paths: Sequence[str]) -> list[Hashed | IsolateError]:
-        reply = await self._read(lambda number: HashJob(number, [os.fsencode(path) for path in paths]))
+    async def hash(self, paths: Sequence[str]) -> Batch:
+        reply, hand = await self._read(lambda number: HashJob(number, pack_paths(paths)))
         assert isinstance(reply, HashDone), "a worker answers what it was asked"
-        return [hashed(file) for file in reply.files]
+        return Batch(hashed(reply), hand)
 
     async def cut(self, path: str) -> list[Blob]:
-        reply = await self._read(lambda number: CutJob(number, os.fsencode(path)))
+        reply, _ = await self._read(lambda number: CutJob(number, os.fsencode(path)))
         assert isinstance(reply, CutDone), "a worker answers what it was asked"
-        return [Blob(digest, size) for digest, size in reply.chunks]
+        return reply.chunks
 
-    async def upload(self, files: Sequence[Wanted]) -> Written:
-        packed = [(os.fsencode(path), *blob, offset) for path, blob, offset in files]
+    async def upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:
+        paths = pack_paths([file.path for file in files])
+        pieces = [(blob, offset) for _, blob, offset in files]
         async with self._uploading:
-            worker = min(self._workers, key=lambda candidate: candidate.uploading)
+            if hand is None:
+                worker = min(self._workers, key=lambda candidate: candidate.uploading)
+            else:
+                worker = self._workers[hand]
             worker.uploading += 1
             try:
-                reply = await worker.ask(lambda number: UploadJob(number, packed))
+                reply = await worker.ask(lambda number: UploadJob(number, paths, pieces))
             finally:
                 worker.uploading -= 1
         assert isinstance(reply, UploadDone), "a worker answers what it was asked"
         return reply.written
 
-    async def _read(self, job: Callable[[int], Job]) -> Reply:
-        """Give a job of reading to the worker that has the fewest."""
+    async def _read(self, job: Callable[[int], Job]) -> tuple[Reply, int]:
+        """Give a job of reading to the worker that has the fewest; return its answer and which it was."""
         async with self._hashing:
             worker = min(self._workers, key=lambda candidate: candidate.hashing)
             worker.hashing += 1
             try:
-                return await worker.ask(job)
+                return await worker.ask(job), self._workers.index(worker)
             finally:
                 worker.hashing -= 1
 

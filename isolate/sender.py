@@ -18,7 +18,7 @@ from isolate.errors import FileChanged, TooLarge, Unavailable, UploadCorrupt, fi
 from isolate.monitor import Monitor
 from isolate.upload import Wanted
 
-JOB_FILES, JOB_BYTES = 512, 8 << 20  # of one hash or upload job: some 20 ms of work
+JOB_FILES, JOB_BYTES = 512, 6 << 20  # of one hash or upload job: some 20 ms of work
 LARGE_IN_FLIGHT = 2  # large files that are cut or sent
 PIECE_JOBS_IN_FLIGHT = 8  # of a large file; each is JOB_BYTES for some worker
 RETRY_DELAYS_S = (1.0, 3.0)  # before an upload that was cut off goes on; the connection has its own retries
@@ -32,13 +32,13 @@ class Sender:
         self._large = asyncio.Semaphore(LARGE_IN_FLIGHT)
         self._pieces = asyncio.Semaphore(PIECE_JOBS_IN_FLIGHT)
 
-    async def send(self, files: Sequence[Wanted]) -> None:
-        """Send a job of files; raises FileChanged and what the store raises."""
+    async def send(self, files: Sequence[Wanted], hand: int | None = None) -> None:
+        """Send a job of files, that `hand` of the crew has read; raises FileChanged and what the store raises."""
         if len(files) == 1 and files[0].blob.size > CHUNKED_ABOVE_BYTES:
             async with self._large:
                 await self._send_large(files[0])
         else:
-            self._count(await self._upload(files))
+            self._count(await self._upload(files, hand))
 
     async def send_content(self, blob: Blob, content: bytes) -> None:
         """Send a content that is in memory, unless the store has it."""
@@ -77,16 +77,16 @@ class Sender:
         finally:
             self._pieces.release()
 
-    async def _upload(self, files: Sequence[Wanted]) -> Written:
+    async def _upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:
         for delay_s in RETRY_DELAYS_S:
             try:
-                return await self._crew.upload(files)
+                return await self._crew.upload(files, hand)
             except Unavailable:
                 # The connection broke in the middle: what arrived before is not sent again.
                 await self._clock.sleep(delay_s)
                 missing = set(await self._store.missing([file.blob for file in files]))
                 files = [file for file in files if file.blob in missing]
-        return await self._crew.upload(files)
+        return await self._crew.upload(files, hand)
 
     def _count(self, written: Written) -> None:
         self._monitor.count("uploaded_blobs", written.stored)

@@ -6,23 +6,18 @@ when an upload returns, the store has acknowledged every blob; memory is a few b
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from concurrent.futures import Executor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from isolate.cas.block import Block
 from isolate.cas.digest import Blob
 from isolate.cas.packing import BlockBuilder
 from isolate.cas.store import BlobStore, Written
 from isolate.cas.wire import CHUNKED_ABOVE_BYTES
+from isolate.effort import FIRST_LEVEL, Threads
 from isolate.hashing import FileReader
 
-# Measured on source trees: the server, not the compression, is what a faster level would wait for, and slower ones cost
-# more time than they save on a local network. Contents that do not shrink are sent as they are whatever the level.
-LEVEL = 1
-
-T = TypeVar("T")
+STEP_BYTES = 2 << 20  # of payloads that are made between two looks at the connection
 
 
 class Wanted(NamedTuple):
@@ -34,17 +29,18 @@ class Wanted(NamedTuple):
 
 
 class Uploader:
-    """Sends files to `store`, reading and compressing them in the threads of `executor`."""
+    """Sends files to `store`, reading and compressing them in `threads` with their effort."""
 
-    def __init__(self, store: BlobStore, reader: FileReader, executor: Executor) -> None:
+    def __init__(self, store: BlobStore, reader: FileReader, threads: Threads) -> None:
         self._store = store
         self._reader = reader
-        self._executor = executor
+        self._threads = threads
         self._algorithm = store.namespace.algorithm
 
     async def upload(self, files: Sequence[Wanted]) -> Written:
         """Send `files`, in this order within blocks; raises FileChanged and what the store raises."""
-        return await self._store.write(self._from_thread(self._blocks(files)))
+        with self._threads.uploading():
+            return await self._store.write(self._from_thread(self._blocks(files)))
 
     async def upload_content(self, blob: Blob, content: bytes) -> Written:
         """Send a content that is in memory, unless the store has it."""
@@ -61,8 +57,9 @@ class Uploader:
         return Written(written.stored + 1, written.present, written.size_bytes)
 
     def _blocks(self, files: Sequence[Wanted]) -> Iterator[Block]:
-        builder = BlockBuilder(self._algorithm, LEVEL)
+        builder = BlockBuilder(self._algorithm, None)
         for path, blob, offset in files:
+            builder.level = self._threads.effort.level
             block = builder.add(blob, self._reader.read(path, blob, offset))
             if block is not None:
                 yield block
@@ -80,10 +77,21 @@ class Uploader:
             yield Blob(self._algorithm.digest(piece), len(piece)), piece
 
     def _pack(self, blob: Blob, content: bytes) -> Block:
-        return Block.pack(self._algorithm, [(blob, content)], LEVEL)
+        return Block.pack(self._algorithm, [(blob, content)], FIRST_LEVEL)
 
-    async def _from_thread(self, items: Iterator[T]) -> AsyncIterator[T]:
-        """Yield what `items` yields, computing each in a thread."""
-        loop = asyncio.get_running_loop()
-        while (item := await loop.run_in_executor(self._executor, next, items, None)) is not None:
-            yield item
+    async def _from_thread(self, blocks: Iterator[Block]) -> AsyncIterator[Block]:
+        """Yield `blocks`, computing some at a time in a thread."""
+        while step := await self._threads.run(_next_step, blocks):
+            for block in step:
+                yield block
+
+
+def _next_step(blocks: Iterator[Block]) -> list[Block]:
+    step: list[Block] = []
+    step_bytes = 0
+    for block in blocks:
+        step.append(block)
+        step_bytes += len(block.payload)
+        if step_bytes >= STEP_BYTES:
+            break
+    return step

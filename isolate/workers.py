@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 
 from isolate import errors
-from isolate.cas.digest import Blob, Namespace
+from isolate.cas.digest import Namespace
 from isolate.clock import SystemClock
+from isolate.cycles import collect_seldom
 from isolate.errors import InternalFailure, IsolateError
 from isolate.hands import Hands, Remote
 from isolate.messages import (
@@ -35,6 +36,7 @@ from isolate.messages import (
     hash_done,
     pack_error,
     unframed,
+    unpack_paths,
 )
 from isolate.monitor import NullMonitor
 from isolate.upload import Wanted
@@ -65,12 +67,12 @@ class _Worker:
     async def _do(self, job: Job) -> Reply:
         match job:
             case HashJob(number, paths):
-                return hash_done(number, await self._hands.hash([os.fsdecode(path) for path in paths]))
+                return hash_done(number, (await self._hands.hash(unpack_paths(paths))).files)
             case CutJob(number, path):
-                return CutDone(number, [(digest, size) for digest, size in await self._hands.cut(os.fsdecode(path))])
-            case UploadJob(number, files):
-                wanted = [Wanted(os.fsdecode(path), Blob(digest, size), at) for path, digest, size, at in files]
-                return UploadDone(number, await self._hands.upload(wanted))
+                return CutDone(number, await self._hands.cut(os.fsdecode(path)))
+            case UploadJob(number, paths, pieces):
+                named = zip(unpack_paths(paths), pieces, strict=True)
+                return UploadDone(number, await self._hands.upload([Wanted(path, *piece) for path, piece in named]))
 
 
 async def _serve(connection: socket.socket) -> None:
@@ -121,6 +123,7 @@ def main(arguments: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _die_with(int(arguments[1]))
+    collect_seldom()
     asyncio.run(_serve(socket.socket(fileno=int(arguments[0]))))
 
 

@@ -14,12 +14,13 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from isolate.cas.block import MAX_HEADER_BYTES, Block, End, Record, decode_record, record_length
+from isolate.cas.block import MAX_HEADER_BYTES, Block, End, Record, open_record, record_length
 from isolate.cas.digest import Algorithm
+from isolate.cas.layout import layout_of
 from isolate.errors import InvalidInput, InvalidRecord, Refused, TooLarge
 from server.stores.budget import ByteBudget
 
-INLINE_BYTES = 16 << 10  # parsed at once: a hop into a thread takes longer
+INLINE_BYTES = 16 << 10  # of digests: parsed at once, since a hop into a thread takes longer
 
 T = TypeVar("T")
 
@@ -70,31 +71,40 @@ class Intake:
             yield bytes(buffer)
 
     async def blocks(self, request: web.Request, algorithm: Algorithm) -> AsyncIterator[Block]:
-        """Yield the blocks of a body that ends with an end mark; raises InvalidRecord at the first wrong record."""
-        buffer = bytearray()
+        """Yield the blocks of a body that ends with an end mark; raises InvalidRecord at the first wrong record.
+
+        Their checks are not compared here: who verifies their contents does that in the same go.
+        """
+        held = b""  # what has arrived of the next record
         while True:
-            while not (length := _length_of(buffer)):
-                if not await self._fill(request, buffer):
+            while not (length := record_length(held[:MAX_HEADER_BYTES]) if held else 0):
+                if not (piece := await self._piece(request)):
                     raise InvalidRecord("Stream was cut off: it has no end mark")
+                held += piece
             async with self.budget.lease(length):
-                while len(buffer) < length:
-                    if not await self._fill(request, buffer):
-                        raise InvalidRecord("Stream was cut off in the middle of a record")
-                data = bytes(memoryview(buffer)[:length])
-                del buffer[:length]
-                record: Record = await asyncio.to_thread(decode_record, data, algorithm)
+                data, held = await self._record(request, held, length)
+                record = await _opened(data, algorithm)
                 if isinstance(record, End):
                     break
                 if not isinstance(record, Block):
                     raise InvalidRecord("Only blocks can be uploaded")
+                del data
                 yield record
-        if buffer or await self._piece(request):
+        if held or await self._piece(request):
             raise InvalidRecord("Stream goes on behind its end mark")
 
-    async def _fill(self, request: web.Request, buffer: bytearray) -> bool:
-        piece = await self._piece(request)
-        buffer += piece
-        return bool(piece)
+    async def _record(self, request: web.Request, held: bytes, length: int) -> tuple[bytes, bytes]:
+        """Return the record of `length` bytes that begins with `held`, and what arrived behind it."""
+        pieces, arrived = [held], len(held)
+        while arrived < length:
+            if not (piece := await self._piece(request)):
+                raise InvalidRecord("Stream was cut off in the middle of a record")
+            pieces.append(piece)
+            arrived += len(piece)
+        last = pieces[-1]
+        cut = len(last) - (arrived - length)
+        pieces[-1] = last[:cut]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces), last[cut:]
 
     async def _piece(self, request: web.Request) -> bytes:
         """Return what has arrived, nothing at the end of the body."""
@@ -107,7 +117,9 @@ class Intake:
             raise InvalidInput(f"Body cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _length_of(buffer: bytearray) -> int:
-    """Return the length of the record the buffer begins with, 0 while that cannot be told."""
-    with memoryview(buffer) as view, view[:MAX_HEADER_BYTES] as head:
-        return record_length(head) or 0
+async def _opened(data: bytes, algorithm: Algorithm) -> Record:
+    """Return the record `data`; one of many entries is opened in a thread."""
+    layout = layout_of(data)
+    if layout is not None and layout.entries_bytes <= INLINE_BYTES:
+        return open_record(data, algorithm)
+    return await asyncio.to_thread(open_record, data, algorithm)

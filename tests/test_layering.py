@@ -17,6 +17,7 @@ LAYERS = {
     "isolate": "leaf",
     "isolate.errors": "leaf",
     "isolate.clock": "leaf",
+    "isolate.cycles": "leaf",
     "isolate.monitor": "leaf",
     "isolate.paths": "leaf",
     "isolate.progress": "leaf",

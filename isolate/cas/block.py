@@ -45,7 +45,8 @@ from isolate.errors import BlobCorrupt, InvalidRecord
 
 __all__ = [
     "MAX_ENTRIES", "MAX_HEADER_BYTES", "MAX_PLAIN_BYTES", "Absent", "Block", "ChunkList", "End", "Record",
-    "RecordReader", "StreamError", "check_recipe", "decode_record", "encode_record", "record_length",
+    "StreamError", "check_recipe", "check_record", "decode_record", "encode_record", "open_record",
+    "record_length",
 ]  # fmt: skip
 
 TRIAL_BYTES = 64 << 10
@@ -60,7 +61,7 @@ class Block:
     codec: Codec
     entries: tuple[Blob, ...]
     payload: bytes | memoryview
-    # The bytes it was decoded from: a store appends and serves blocks unchanged, so nobody should hash them again.
+    # The bytes it travels as: a store appends and serves blocks unchanged, so nobody should hash them again.
     _record: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     @property
@@ -74,17 +75,19 @@ class Block:
 
         Trusts the caller that each content has its digest. Raises InvalidRecord past the limits of the format.
         """
-        entries = tuple(blob for blob, _ in contents)
-        plain = contents[0][1] if len(contents) == 1 else b"".join(content for _, content in contents)
-        _check_block(entries, len(plain))
-        if level is not None and (len(plain) <= TRIAL_BYTES or _shrinks(memoryview(plain)[:TRIAL_BYTES], level)):
-            frame = zstd_compress(plain, level)
-            if len(frame) < WORTHWHILE * len(plain):
-                return cls(algorithm, Codec.ZSTD, entries, frame)
-        return cls(algorithm, Codec.IDENTITY, entries, plain)
+        plain = contents[0][1] if len(contents) == 1 else b"".join([content for _, content in contents])
+        if level is not None and len(plain) > TRIAL_BYTES and not _shrinks(memoryview(plain)[:TRIAL_BYTES], level):
+            level = None
+        return _packed(algorithm, contents, plain, level)
+
+    @classmethod
+    def squeezed(cls, algorithm: Algorithm, contents: Sequence[tuple[Blob, bytes]], level: int | None) -> Block:
+        """Do what `pack` does without a trial, which costs a tenth more: for contents that will probably shrink."""
+        plain = contents[0][1] if len(contents) == 1 else b"".join([content for _, content in contents])
+        return _packed(algorithm, contents, plain, level)
 
     def encode(self) -> bytes:
-        """Return the record; a decoded block gives back the bytes it came from."""
+        """Return the record; a block that was packed or decoded has it already."""
         if self._record:
             return self._record
         head = (BLOCK, self.codec.value, self.algorithm.code, 0, len(self.entries), self.plain_size, len(self.payload))
@@ -163,11 +166,20 @@ def encode_record(record: Record, algorithm: Algorithm) -> bytes:
 def decode_record(data: bytes | memoryview, algorithm: Algorithm) -> Record:
     """Return the record that is exactly `data`; raises InvalidRecord, also for digests of another algorithm."""
     data = bytes(data)
-    layout = layout_of(data)
-    if layout is None or layout.length != len(data):
-        raise InvalidRecord("Record is cut off or has bytes behind its end")
+    check_record(data)
+    return open_record(data, algorithm)
+
+
+def check_record(data: bytes) -> None:
+    """Raise InvalidRecord unless `data` is as long as it says and its check is right."""
+    layout = _whole_layout(data)
     if layout.check_of(data) != data[layout.check_at : layout.check_at + CHECK_BYTES]:
         raise InvalidRecord("Record is damaged: its check differs")
+
+
+def open_record(data: bytes, algorithm: Algorithm) -> Record:
+    """Do what `decode_record` does but for the check, for who calls `check_record` later, in a thread."""
+    layout = _whole_layout(data)
     if layout.algorithm is not None and layout.algorithm is not algorithm:
         raise InvalidRecord(f"Record holds {layout.algorithm.name} digests where {algorithm.name} is expected")
     decoder = _DECODERS.get(data[:4])
@@ -176,42 +188,11 @@ def decode_record(data: bytes | memoryview, algorithm: Algorithm) -> Record:
     return decoder(data, layout)
 
 
-class RecordReader:
-    """Turns the bytes of a stream into records, whatever the pieces they arrive in; holds one record at most."""
-
-    def __init__(self, algorithm: Algorithm) -> None:
-        self._algorithm = algorithm
-        self._buffer = bytearray()
-        self._wanted = 0  # length of the record at the start of the buffer, 0 while unknown
-        self.ended = False  # whether the end mark was seen
-
-    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Record]:
-        """Yield the records that `data` completes; exhaust it before the next call.
-
-        Raises InvalidRecord at the first bad one, after those before it; then the stream is lost. Bytes behind the end
-        mark are an error.
-        """
-        self._buffer += data
-        while self._buffer:
-            if self.ended:
-                raise InvalidRecord("Stream goes on behind its end mark")
-            if not self._wanted:
-                with memoryview(self._buffer) as view, view[:MAX_HEADER_BYTES] as head:
-                    self._wanted = record_length(head) or 0
-            if not self._wanted or len(self._buffer) < self._wanted:
-                return
-            with memoryview(self._buffer) as view, view[: self._wanted] as whole:
-                data = bytes(whole)
-            del self._buffer[: self._wanted]
-            self._wanted = 0
-            record = decode_record(data, self._algorithm)
-            self.ended = isinstance(record, End)
-            yield record
-
-    def finish(self) -> None:
-        """Accept that no more bytes come; raises InvalidRecord when the end mark was not seen."""
-        if not self.ended:
-            raise InvalidRecord("Stream was cut off: it has no end mark")
+def _whole_layout(data: bytes) -> Layout:
+    layout = layout_of(data)
+    if layout is None or layout.length != len(data):
+        raise InvalidRecord("Record is cut off or has bytes behind its end")
+    return layout
 
 
 def check_recipe(blob: Blob, chunks: Sequence[Blob]) -> None:
@@ -230,9 +211,7 @@ def _decode_block(data: bytes, layout: Layout) -> Block:
     payload_at = layout.body_at + layout.entries_bytes
     entries = _decode_entries(data, layout)
     _check_block(entries, plain)
-    block = Block(layout.algorithm, Codec(codec), entries, memoryview(data)[payload_at:])
-    object.__setattr__(block, "_record", data)
-    return block
+    return _on_record(Block(layout.algorithm, Codec(codec), entries, memoryview(data)[payload_at:]), data)
 
 
 def _decode_recipe(data: bytes, layout: Layout) -> ChunkList:
@@ -270,6 +249,27 @@ _DECODERS: dict[bytes, Callable[[bytes, Layout], Record]] = {
     ERROR: _decode_error,
     END: _decode_end,
 }
+
+
+def _packed(algorithm: Algorithm, contents: Sequence[tuple[Blob, bytes]], plain: bytes, level: int | None) -> Block:
+    """Return the block of `contents`, which are `plain` together, on top of its record.
+
+    Who packs a block, in a thread, pays for its check; who sends it, in an event loop, does not.
+    """
+    entries = tuple([blob for blob, _ in contents])
+    _check_block(entries, len(plain))
+    codec, payload = Codec.IDENTITY, plain
+    if level is not None:
+        frame = zstd_compress(plain, level)
+        if len(frame) < WORTHWHILE * len(plain):
+            codec, payload = Codec.ZSTD, frame
+    record = Block(algorithm, codec, entries, payload).encode()
+    return _on_record(Block(algorithm, codec, entries, memoryview(record)[-len(payload) :]), record)
+
+
+def _on_record(block: Block, record: bytes) -> Block:
+    object.__setattr__(block, "_record", record)
+    return block
 
 
 def _check_block(entries: Sequence[Blob], plain_bytes: int) -> None:

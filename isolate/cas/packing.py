@@ -7,7 +7,7 @@ at most one block's worth of content is held.
 from __future__ import annotations
 
 from isolate.cas.block import MAX_ENTRIES, Block
-from isolate.cas.digest import Algorithm, Blob
+from isolate.cas.digest import Algorithm, Blob, Codec
 
 TARGET_BYTES = 1 << 20  # measured: the ratio gains little beyond, and a reader of one file decompresses the whole block
 
@@ -24,6 +24,7 @@ class BlockBuilder:
         self._target_bytes = target_bytes
         self._contents: list[tuple[Blob, bytes]] = []
         self._size_bytes = 0
+        self._shrank = True  # the block before this one; what comes next is probably of the same kind
 
     def add(self, blob: Blob, content: bytes) -> Block | None:
         """Take one content, which must have the digest of `blob`; returns the block that had to make room, if any.
@@ -43,4 +44,7 @@ class BlockBuilder:
         if not self._contents:
             return None
         contents, self._contents, self._size_bytes = self._contents, [], 0
-        return Block.pack(self._algorithm, contents, self.level)
+        pack = Block.squeezed if self._shrank else Block.pack
+        block = pack(self._algorithm, contents, self.level)
+        self._shrank = block.codec is not Codec.IDENTITY
+        return block

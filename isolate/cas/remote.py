@@ -16,13 +16,13 @@ from isolate.cas.block import (
     ChunkList,
     End,
     Record,
-    RecordReader,
     StreamError,
     check_recipe,
     encode_record,
 )
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import MAX_BATCH, Written
+from isolate.cas.stream import RecordReader
 from isolate.errors import (
     ChunksMissing,
     InvalidDigest,

@@ -1,6 +1,7 @@
 """The parts of an upload: verified records, their turn in the stream they came in, and what became of them.
 
-Knows no store. The invariant: what is called verified was decompressed and hashed, entry by entry.
+Knows no store. The invariant: what is called verified has a right check, and was decompressed and hashed, entry by
+entry.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from isolate.cas.block import Block
+from isolate.cas.block import Block, check_record
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import Written
 from isolate.errors import BlobCorrupt, InvalidRecord, UploadCorrupt
@@ -64,12 +65,14 @@ class Tally:
 
 
 def verified(block: Block, namespace: Namespace) -> bytes:
-    """Return the record of `block` once every content in it has its digest."""
+    """Return the record of `block` once its check is right and every content in it has its digest."""
     if block.algorithm is not namespace.algorithm:
         raise InvalidRecord(f"Block of {block.algorithm.name} digests in namespace {namespace.name}")
+    record = block.encode()
+    check_record(record)
     try:
         for _ in block.contents():
             pass
     except BlobCorrupt as error:
         raise UploadCorrupt(error.blob, error.found) from error
-    return block.encode()
+    return record

@@ -11,12 +11,12 @@ from isolate.cas.block import (
     ChunkList,
     End,
     Record,
-    RecordReader,
     StreamError,
     encode_record,
 )
 from isolate.cas.codec import zstd_bound
 from isolate.cas.digest import BLAKE3, Blob
+from isolate.cas.stream import RecordReader
 from isolate.errors import BlobCorrupt, InvalidRecord
 from tests.records import blob_of, block_of, raw_block, raw_frame, seal
 

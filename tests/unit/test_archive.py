@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isolate import pipeline, sender, split
+from isolate import pipeline, sender, slab, split
 from isolate.archive import Archived, ArchiveOptions, archive_file, archive_files, archive_tree
 from isolate.cas.block import Block, ChunkList
 from isolate.cas.digest import Blob, Namespace
@@ -253,7 +253,7 @@ async def test_a_store_that_cannot_keep_its_promise_gets_no_manifest(tmp_path: P
 
 async def test_a_large_tree_is_split_and_is_the_same_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "Splitter", lambda: split.Splitter(limit=50, min_entries=5, mask=0xF))
-    monkeypatch.setattr(pipeline, "JOB_FILES", 7)
+    monkeypatch.setattr(slab, "JOB_FILES", 7)
     tree: Tree = {f"d{number % 9}": {} for number in range(9)}
     for number in range(400):
         tree[f"d{number % 9}"][f"{number:03}"] = str(number % 100).encode()  # type: ignore[index]

@@ -22,13 +22,13 @@ from isolate.cas.block import (
     ChunkList,
     End,
     Record,
-    RecordReader,
     StreamError,
     decode_record,
     encode_record,
     record_length,
 )
 from isolate.cas.digest import ALGORITHMS, BLAKE3, SHA1, SHA256, Algorithm, Blob, Codec
+from isolate.cas.stream import RecordReader
 from isolate.errors import BlobCorrupt, InvalidRecord
 from tests.records import blob_of, block_of, check, raw_block
 

@@ -17,8 +17,9 @@ import pytest
 import zstandard
 
 from isolate.cas import wire
-from isolate.cas.block import Absent, Block, ChunkList, End, Record, RecordReader, StreamError, encode_record
+from isolate.cas.block import Absent, Block, ChunkList, End, Record, StreamError, encode_record
 from isolate.cas.digest import BLAKE3, Blob, Namespace
+from isolate.cas.stream import RecordReader
 from isolate.monitor import TallyMonitor
 from server.cas_api import CasLimits
 from server.stores.blobs import LocalBlobStores

@@ -124,3 +124,43 @@ def test_stop_ends_what_is_running(tmp_path: Path, size: int) -> None:
         reader.cut(str(path))
     with pytest.raises(Stopped):
         reader.read(str(path), Blob(BLAKE3.digest(bytes(size)), size), None)
+
+
+def test_what_was_hashed_is_not_opened_again_for_its_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f").write_bytes(b"content")
+    reader = FileReader(BLAKE3)
+    (hashed,) = reader.hash([str(tmp_path / "f")])
+    assert isinstance(hashed, Hashed)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", None)
+        assert reader.read(str(tmp_path / "f"), hashed.blob, None) == b"content"
+    assert reader.read(str(tmp_path / "f"), hashed.blob, None) == b"content"  # kept for one reader only
+
+
+@pytest.mark.parametrize("change", [lambda path: os.utime(path, ns=(0, 0)), os.unlink])
+def test_what_was_hashed_and_changed_is_not_uploaded(tmp_path: Path, change: Any) -> None:
+    (tmp_path / "f").write_bytes(b"content")
+    reader = FileReader(BLAKE3)
+    (hashed,) = reader.hash([str(tmp_path / "f")])
+    assert isinstance(hashed, Hashed)
+    change(tmp_path / "f")
+    with pytest.raises(FileChanged, match="f' changed"):
+        reader.read(str(tmp_path / "f"), hashed.blob, None)
+
+
+def test_of_what_was_hashed_the_youngest_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashing, "KEPT_BYTES", 10)
+    names = write_tree(tmp_path, {"a": b"aaaa", "b": b"bbbb", "c": b"cccc", "twin": b"cccc"})
+    reader = FileReader(BLAKE3)
+    blobs = [one.blob for one in reader.hash([str(names / name) for name in ("a", "b", "c", "twin")]) if one]  # type: ignore[union-attr]
+    opened: list[str] = []
+    real = os.open
+
+    def noted(path: str, flags: int) -> int:
+        opened.append(Path(path).name)
+        return real(path, flags)
+
+    monkeypatch.setattr(os, "open", noted)
+    for name, blob in zip(("twin", "c", "b", "a"), reversed(blobs), strict=True):
+        reader.read(str(names / name), blob, None)
+    assert opened == ["twin", "a"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from isolate import crew, pipeline
+from isolate import crew, slab
 from isolate.archive import ArchiveOptions, Remote, archive_tree
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
@@ -59,7 +59,7 @@ async def served(root: Path) -> AsyncIterator[Remote]:
 
 
 def test_messages_survive_any_cutting() -> None:
-    jobs = [HashJob(number, [b"a\xff", b"b" * number]) for number in range(5)]
+    jobs = [HashJob(number, b"a\xff\0" + b"b" * number) for number in range(5)]
     received = bytearray()
     seen = []
     for byte in b"".join(map(framed, jobs)):
@@ -98,7 +98,7 @@ async def test_workers_hash_like_the_calling_process(tmp_path: Path) -> None:
     write_tree(tmp_path, {"a": b"1", name: b"2", "d": {}})
     paths = [str(tmp_path / one) for one in ("a", name, "d", "none")]
     async with Pool(NOWHERE, 2) as pool, Hands(MemoryStore(OURS), 1, SystemClock(), NullMonitor()) as hands:
-        theirs, ours = await pool.hash(paths), await hands.hash(paths)
+        theirs, ours = (await pool.hash(paths)).files, (await hands.hash(paths)).files
     assert [one if isinstance(one, Hashed) else (type(one), str(one)) for one in theirs] == [
         one if isinstance(one, Hashed) else (type(one), str(one)) for one in ours
     ]
@@ -161,7 +161,7 @@ async def test_workers_ignore_ctrl_c(tmp_path: Path) -> None:
     async with Pool(NOWHERE, 1) as pool:
         for pid in workers_of(os.getpid()):
             os.kill(pid, signal.SIGINT)
-        assert isinstance((await pool.hash([str(tmp_path / "f")]))[0], Hashed)
+        assert isinstance((await pool.hash([str(tmp_path / "f")])).files[0], Hashed)
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
@@ -198,7 +198,7 @@ def test_a_worker_whose_parent_is_gone_already_leaves() -> None:
 
 async def test_a_large_tree_is_the_same_with_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crew, "START_AFTER_JOBS", 1)
-    monkeypatch.setattr(pipeline, "JOB_FILES", 20)
+    monkeypatch.setattr(slab, "JOB_FILES", 20)
     tree: Tree = {f"d{number % 5}": {} for number in range(5)}
     for number in range(500):
         tree[f"d{number % 5}"][f"{number}"] = os.urandom(number % 100) * 20  # type: ignore[index]
