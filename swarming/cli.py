@@ -58,7 +58,7 @@ def swarming() -> None:
     """Run isolated trees on a fleet of bots, and collect the results."""
 
 
-@swarming.command(cls=DelimitedCommand)
+@swarming.command(cls=DelimitedCommand, short_help="Trigger a task, or one for each shard.")
 @server_option
 @trigger_options
 @click.option("--dump-json", type=OUT_FILE, help="Write what `collect --json` needs.")
@@ -92,7 +92,7 @@ def trigger(
     commands.with_session(console, swarming, act)
 
 
-@swarming.command(cls=DelimitedCommand)
+@swarming.command(cls=DelimitedCommand, short_help="Trigger a task and wait for it.")
 @server_option
 @trigger_options
 @collect_options
@@ -120,7 +120,7 @@ def run(console: Console, /, swarming: str | None, what: tuple[str, ...], *, liv
         raise
 
 
-@swarming.command()
+@swarming.command(short_help="Wait for tasks, and print what they did.")
 @server_option
 @click.option("-j", "--json", "json_file", type=IN_FILE, help="The tasks that `trigger --dump-json` wrote.")
 @collect_options

@@ -108,6 +108,14 @@ class Triggered:
     state: str
 
 
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Whether a task is or will be cancelled, and whether it was running."""
+
+    ok: bool
+    was_running: bool
+
+
 class SwarmingClient:
     """Calls the scheduler of one server."""
 
@@ -127,10 +135,10 @@ class SwarmingClient:
         reply = await self._call("POST", "tasks/new", body)
         return Triggered(reply["task_id"], int(reply["request"]["priority"]), reply["task_result"]["state"])
 
-    async def cancel(self, task_id: str, *, kill_running: bool) -> bool:
-        """Cancel a task; returns whether there was anything left to cancel."""
+    async def cancel(self, task_id: str, *, kill_running: bool) -> Cancelled:
+        """Cancel a task, one that runs only with `kill_running`."""
         reply = await self._call("POST", f"task/{_quoted(task_id)}/cancel", {"kill_running": kill_running})
-        return bool(reply.get("ok"))
+        return Cancelled(bool(reply.get("ok")), bool(reply.get("was_running")))
 
     async def result(self, task_id: str, *, performance: bool = False) -> ShardResult:
         query = {"include_performance_stats": "true"} if performance else None

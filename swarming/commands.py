@@ -81,7 +81,7 @@ def cancel(console: Console, /, swarming: str | None, tasks: tuple[str, ...], *,
     return with_session(console, swarming, act)
 
 
-@click.command(cls=CommandGroup.command_class)
+@click.command(cls=CommandGroup.command_class, short_help="List the bots that are alive.")
 @server_option
 @pair_option("-d", "--dimension", "dimensions", metavar="KEY VALUE", text="Only bots that have it.")
 @click.option("--optional-dimension", nargs=3, multiple=True, hidden=True, expose_value=False)
@@ -120,7 +120,7 @@ def bots(console: Console, /, swarming: str | None, **flags: Any) -> None:
     with_session(console, swarming, act)
 
 
-@click.command("bot-delete", cls=CommandGroup.command_class)
+@click.command("bot-delete", cls=CommandGroup.command_class, short_help="Make the server forget bots.")
 @server_option
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @verbose_option
@@ -145,7 +145,7 @@ def bot_delete(console: Console, /, swarming: str | None, bots: tuple[str, ...],
     return with_session(console, swarming, act)
 
 
-@click.command(cls=CommandGroup.command_class)
+@click.command(cls=CommandGroup.command_class, short_help="Ask a bot to end once it is idle.")
 @server_option
 @click.option("--wait", is_flag=True, help="Wait until the bot has ended.")
 @verbose_option
@@ -171,7 +171,7 @@ def terminate(console: Console, /, swarming: str | None, bot: str, *, wait: bool
     return with_session(console, swarming, act, bars=False)
 
 
-@click.command(cls=CommandGroup.command_class)
+@click.command(cls=CommandGroup.command_class, short_help="POST JSON to the REST API.")
 @server_option
 @verbose_option
 @click.argument("method")
@@ -188,7 +188,7 @@ def post(console: Console, /, swarming: str | None, method: str) -> int:
     return with_session(console, swarming, act)
 
 
-@click.command(cls=CommandGroup.command_class)
+@click.command(cls=CommandGroup.command_class, short_help="GET from the REST API, all pages of it.")
 @server_option
 @click.option("-L", "--limit", default=200, show_default=True, help="Most items to list; 250 are asked for at a time.")
 @click.option("--json", "json_file", type=OUT_FILE, help="Write to a file instead.")

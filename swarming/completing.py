@@ -35,7 +35,7 @@ def bots(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> li
 
 
 def _matching(words: Iterable[str], incomplete: str) -> list[str]:
-    return [word for word in words if word.startswith(incomplete)]
+    return [word for word in words if word.startswith(incomplete) and word.isprintable()]  # shells read line by line
 
 
 def _items(ctx: click.Context, method: str, limit: int) -> list[dict[str, object]]:

@@ -44,15 +44,10 @@ async def query(client: SwarmingClient, method: str, limit: int, tick: Callable[
             items.extend(more.get("items", []))
             reply["cursor"] = more.get("cursor")
     except IsolateError as error:
-        raise type_of(error)(f"Failed to access {client.url(method)}: {error}") from error
+        raise IsolateError(f"Failed to access {client.url(method)}: {error}") from error
     if items is not None:
         reply.pop("cursor", None)
     return reply
-
-
-def type_of(error: IsolateError) -> type[IsolateError]:
-    """Return the class whose exit status `error` has."""
-    return InvalidInput if isinstance(error, InvalidInput) else IsolateError
 
 
 async def query_list(client: SwarmingClient) -> dict[str, Any]:
@@ -140,9 +135,10 @@ def _shortened(rows: Sequence[Sequence[str]], width: int) -> list[Sequence[str]]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as lines, their cells below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    """Return rows as lines, their cells below each other; what would not stay in its cell is shown as U+FFFD."""
+    shown = [["".join(one if one.isprintable() else "\ufffd" for one in cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return [GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
 
 
 def status_of(bot: Item) -> str:

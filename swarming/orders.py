@@ -18,12 +18,19 @@ async def cancel(client: SwarmingClient, task_ids: Sequence[str], screen: Screen
     """Cancel tasks; returns 1 when one of them could not be."""
     status = 0
     for task_id in task_ids:
-        ok = False
-        with suppress(NotFound, InvalidInput):
-            ok = await client.cancel(task_id, kill_running=kill_running)
-        if not ok:
-            screen.err(f"Deleting {task_id} failed. Probably already gone")
-            status = 1
+        reason = ". Probably already gone"
+        try:
+            answer = await client.cancel(task_id, kill_running=kill_running)
+            if answer.ok:
+                continue
+            if answer.was_running:
+                reason = ": it is running, and ends only with --kill-running"
+        except NotFound:
+            pass
+        except InvalidInput:
+            reason = ": it is no task id (`swarming tasks` lists them)"
+        screen.err(f"Deleting {task_id} failed{reason}")
+        status = 1
     return status
 
 

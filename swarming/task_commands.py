@@ -79,7 +79,7 @@ def tasks_why(console: Console, /, swarming: str | None, ids: tuple[str, ...]) -
     with_session(console, swarming, act)
 
 
-@click.command(cls=DelimitedCommand)
+@click.command(cls=DelimitedCommand, short_help="Run a task again on this machine.")
 @server_option
 @click.option(
     "--work",

@@ -107,7 +107,7 @@ def test_idempotent_tasks_join_while_the_first_runs(fleet: Fleet, tmp_path: Path
 
 def test_dimensions_choose_the_bot(fleet: Fleet) -> None:
     for flavor, bot in (("sweet", "bot-1"), ("sour", "bot-2")):
-        run = ["swarming", "run", "--raw-cmd", "-d", "flavor", flavor, "--", "true"]
+        run = ["swarming", "run", "--raw-cmd", "--task", "chosen", "-d", "flavor", flavor, "--", "true"]
         assert f"{bot}: " in fleet.ok(*run)
 
 
@@ -125,6 +125,9 @@ def test_cancel_a_running_task(fleet: Fleet, tmp_path: Path) -> None:
     gate = Gate(tmp_path / "gate")
     task_id = task_id_in(fleet.ok("swarming", "trigger", "--raw-cmd", "-T", "endless", "--", *gate.task()))
     gate.wait_for_task()
+    refused = fleet.run("swarming", "cancel", task_id)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == f"Deleting {task_id} failed: it is running, and ends only with --kill-running\n"
     fleet.ok("swarming", "cancel", "--kill-running", task_id)
     gate.wait_for_end()
     done = fleet.run("swarming", "collect", task_id, "--task-summary-json", "killed.json")

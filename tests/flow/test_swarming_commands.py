@@ -281,6 +281,7 @@ def test_shells_complete_names_of_the_server(fleet: Fleet, task: str, typed: str
     [
         (["terminate", "nobody"], 1, "Failed to ask for termination: Bot 'nobody' is not known"),
         (["query", "task/1234567890abcd10/result"], 1, "/_ah/api/swarming/v1/task/1234567890abcd10/result: Task"),
+        (["query", "task/zz/result"], 1, "/_ah/api/swarming/v1/task/zz/result: zz is an invalid key."),
         (["query", "-L", "0"], 2, "--limit must be at least 1"),
         (["bots", "--busy", "--idle"], 2, "Use only one of --busy or --idle"),
         (["run", "--raw-cmd", "echo"], 2, "Arguments with --raw-cmd should be passed after -- as command delimiter."),
@@ -292,7 +293,7 @@ def test_shells_complete_names_of_the_server(fleet: Fleet, task: str, typed: str
         (["run", "--raw-cmd", "--filepath-filter", "x", "--", "true"], 2, "--task-output-dir brings: give both"),
         (["collect", "1a10"], 1, "Task 1a10 not found"),
         (["collect", "f" * 30 + "10"], 1, "No task is called"),
-        (["cancel", "no/../id"], 1, "Deleting no/../id failed. Probably already gone"),
+        (["cancel", "no/../id"], 1, "Deleting no/../id failed: it is no task id"),
         (["terminate", "\udcff"], 1, "Failed to ask for termination: Bot "),
         (["-S", "http://x", "bots"], 2, "options come after the command, as in 'swarming COMMAND -S'"),
         (["collect", "x", "--timeout", "-2"], 2, "-2 is neither a number of seconds nor -1"),

@@ -85,6 +85,7 @@ def test_the_table_of_tasks() -> None:
     narrow = listing.tasks_table([{**row, "name": "somebody/os=Linux_pool=default"} for row in rows], 70)
     assert narrow[1] == "a10   EXIT 3   somebody/os=L…  joe        2020-01-02 03:04:05  1.2"
     assert len(narrow[1]) <= 70
+    assert "a�[31mb" in listing.tasks_table([{**task, "name": "a\x1b[31mb"}])[1]
     assert "DEDUPED" in listing.tasks_table([{**task, "deduped_from": "x"}])[1]
 
 
