@@ -210,3 +210,18 @@ def test_a_server_that_restarts_in_the_middle_is_survived(tmp_path: Path, gate: 
             successor.kill()
         assert collect.returncode == 0
         assert out.endswith(f": {task_id} 0\n  after\n\n")
+
+
+def test_a_reader_that_has_seen_enough(fleet: Fleet, gate: Gate) -> None:
+    """`run … | head` is told no error, but how to come by the rest."""
+    with typed(fleet, "swarming", "run", "--raw-cmd", "--", *gate.task(after="print('x' * 100_000)")) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        task_id = [command.stdout.readline() for _ in range(2)][1].strip().rpartition("=")[2]
+        command.stdout.close()
+        gate.wait_for_task()
+        gate.let_pass()
+        said = command.stderr.read()
+        assert command.wait(60) == 1
+        command.stdout = None
+    assert said == f"To collect results, use:\n  swarming.py collect -S {fleet.server.url} {task_id}\n"
