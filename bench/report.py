@@ -1,0 +1,105 @@
+"""`python -m bench.report TABLE.json [TABLE.json...]`: writes doc/performance.md from what `bench --json` measured.
+
+Everything in the document comes from the files: the machine, the tables, and, from `bench.growth --json`, the growth.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.table import HEADINGS
+
+DOCUMENT = Path(__file__).parent.parent / "doc" / "performance.md"
+PICTURE = "growth.svg"
+METHOD = """Measured by the committed benchmark ([method and how to read it](../bench/README.md)). **Read the ratios**:
+seconds belong to the machine. A target that was missed is said to be missed."""
+COLUMNS = """Medians; memory is the highest of all runs. CPU seconds are those of all processes of a command; those of
+our server stand beside it. Bytes and requests as the client sees them."""
+
+
+@click.command()
+@click.argument("tables", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--growth", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Of bench.growth --json.")
+@click.option("--note", default="", help="Circumstances, for the head of the document.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=DOCUMENT)
+def main(tables: tuple[Path, ...], growth: Path | None, note: str, output: Path) -> None:
+    """Write the document on performance."""
+    found = [json.loads(table.read_text()) for table in tables]
+    lines = [*document(found, note)]
+    if growth:
+        lines += growing(json.loads(growth.read_text()))
+    output.write_text("\n".join(lines).rstrip() + "\n")
+
+
+def document(found: Sequence[dict[str, Any]], note: str) -> Iterator[str]:
+    """Yield the document, without the growth."""
+    yield "# Performance"
+    yield ""
+    yield METHOD
+    if note:
+        yield f"\n*{note}*"
+    for table in found:
+        yield "\n## Targets\n"
+        yield from markdown(("Row", "What", "On", "Target", "Measured", ""), targets(table["rows"]))
+        yield "\n## Machine\n"
+        yield from machine_lines(table)
+        yield "\n## All contestants\n"
+        yield COLUMNS
+        for row in table["rows"]:
+            yield f"\n### {row['row']} {row['title']}{': ' + place(row['on']) if row['on'] else ''}\n"
+            yield from markdown(HEADINGS, row["cells"])
+            for name, figures in row["figures"].items():
+                yield f"\n{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+
+
+def targets(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    words = {True: "met", False: "**missed**", None: "nobody to compare with"}
+    for row in rows:
+        for verdict in row["verdicts"]:
+            on = place(row["on"]).partition(":")[0]
+            yield [row["row"], row["title"], on, verdict["text"], verdict["measured"], words[verdict["is_met"]]]
+
+
+def place(name: str) -> str:
+    """Return the name of a tree without where it lay."""
+    return name.rpartition("/")[2]
+
+
+def machine_lines(table: dict[str, Any]) -> Iterator[str]:
+    for name, value in table["machine"].items():
+        text = ", ".join(f"{tool} ({version})" for tool, version in value.items()) if isinstance(value, dict) else value
+        yield f"- {name}: {text}"
+    yield f"- load of the machine at the end: {table['load']:.1f}"
+
+
+def growing(table: dict[str, Any]) -> Iterator[str]:
+    """Yield what is said of the growth."""
+    yield "\n## Growth\n"
+    yield f"![CPU seconds of client and server against the number of files, and of bytes]({PICTURE})\n"
+    for name, exponents in table["exponents"].items():
+        powers = ", ".join(f"{step} {power:.2f}" for step, power in exponents.items())
+        yield f"Power of the growth with the number of {name} (1 is linear): {powers}."
+    yield ""
+    points = [*table["files"], *table["bytes"]]
+    yield from markdown(
+        ("step", "files", "MB", "CPU s", "wall s"),
+        [[one["step"], f"{one['files']:,}", f"{one['size_bytes'] / 1e6:,.0f}", f"{one['cpu_s']:.2f}",
+          f"{one['wall_s']:.2f}"] for one in points],
+    )  # fmt: skip
+
+
+def markdown(headings: Sequence[str], rows: Iterator[list[str]] | Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield a table."""
+    yield f"| {' | '.join(headings)} |"
+    yield f"|{' --- |' * len(headings)}"
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', '/') for cell in row)} |"
+
+
+if __name__ == "__main__":
+    main()
