@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
 from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.clock import SystemClock
-from isolate.errors import InvalidInput
+from isolate.errors import InvalidInput, InvalidManifest
 from isolate.fetch import fetch
 from isolate.hands import Remote, open_target
 from isolate.isolated import Manifest
@@ -38,14 +39,28 @@ async def download_tree(
         with LocalCache.open(folder, source.namespace, policy, clock, monitor) as cache:
             if content is not None:
                 cache.add([(source.namespace.blob(content), content)])
-            fetched = await fetch(store, cache, root, monitor)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside, fetched.pin:
+            try:
+                fetched = await fetch(store, cache, root, monitor)
+            except InvalidManifest as error:
+                raise InvalidManifest(f"{root} is not the hash of a tree: {error}") from error
+            with fetched.pin, _beside(target) as beside:
                 # Nothing is visible before it is whole; taking the place of an empty directory is one step, too.
                 apply(plan(fetched.manifest), cache, Path(beside, "tree"), How.COPY)
                 os.rename(Path(beside, "tree"), target)
             cache.trim()
     return fetched.manifest
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[str]:
+    """Give a directory beside `target` that is gone at the end; raises Failure."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        directory = TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent)
+    except OSError as error:
+        raise Failure(f"Cannot write to {str(target)!r}: {error.strerror}") from error
+    with directory as beside:
+        yield beside
 
 
 def run_selected(
@@ -56,7 +71,7 @@ def run_selected(
     `path` is where programs are looked for. Raises Failure.
     """
     if not command:
-        raise Failure("Execution failure: No command to run")
+        raise Failure("Execution failure: No command to run.")
     outdir = Path(mkdtemp(prefix=f"isolate-{day}", dir=os.path.dirname(root.rstrip("/")) or "/"))
     try:
         recreate(entries, root, outdir, link=link)

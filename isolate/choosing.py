@@ -46,7 +46,7 @@ def choose(wish: Wish, warn: Callable[[str], object]) -> Choice:
     saved = remembered(wish, warn)
     isolate_file = saved.isolate_file if wish.isolate_file is None else str(wish.cwd / wish.isolate_file)
     if isolate_file is None:
-        raise Failure("Execution failure: A .isolate file is required")
+        raise Failure("Execution failure: A .isolate file is required.")
     given = saved.updated(wish.given)
     defaults = host_defaults(wish.platform)
     selection = select(Path(isolate_file), given, wish.cwd, defaults=defaults, subdir=wish.subdir)

@@ -129,7 +129,7 @@ def batch_command(
     target = target_of(server, namespace)
     batch = []
     for order in map(read_order, orders):
-        with named(order.source):
+        with named(order.source), flags.nothing_but_work():
             inner = archive_command.make_context("archive", list(order.args), parent=ctx).params
         wish = wish_of(inner, order.directory)
         if wish.isolated is None or inner["files"]:

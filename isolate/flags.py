@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,6 +58,24 @@ def _variables(ctx: click.Context, parameter: click.Parameter, given: tuple[str,
     return {name: value for name, _, value in pairs}
 
 
+def _to_write(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse at once what could not be written at the end."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        reason = "it is a directory" if path.is_dir() else f"{str(path.parent)!r} is not a directory"
+        raise click.BadParameter(f"{str(path)!r} cannot be written: {reason}", ctx, parameter)
+    return path
+
+
+@contextmanager
+def nothing_but_work() -> Iterator[None]:
+    """Refuse flags that would end a command before its work, such as `--help`, where nobody reads the answer."""
+    try:
+        with redirect_stdout(StringIO()):
+            yield
+    except click.exceptions.Exit as error:
+        raise click.UsageError("its flags ask for help instead of an archive") from error
+
+
 def all_of(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
     def decorate(command: Decorated) -> Decorated:
         for option in reversed(options):
@@ -65,7 +85,7 @@ def all_of(*options: Callable[[Any], Any]) -> Callable[[Decorated], Decorated]:
     return decorate
 
 
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)  # whoever opens it says what is wrong with it
 _SIZES = click.IntRange(min=0)
 
 
@@ -119,7 +139,7 @@ def storing(namespace: str) -> Callable[[Decorated], Decorated]:
         server,
         click.option("--namespace", metavar="NAME", default=namespace, show_default=True, help="How to hash."),
         scanning,
-        click.option("--dump-json", type=PATH, metavar="FILE", help="Write {name: hash} there."),
+        click.option("--dump-json", type=PATH, callback=_to_write, metavar="FILE", help="Write {name: hash} there."),
     )
 
 

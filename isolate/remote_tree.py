@@ -44,7 +44,7 @@ class RemoteTree:
 
         Raises BlobsMissing, InvalidManifest, StoredCorrupt, and what the client raises.
         """
-        parts: dict[bytes, Manifest] = {} if content is None else {root: loads(content, self._namespace)}
+        parts: dict[bytes, Manifest] = {} if content is None else {root: manifest_of(content, self._namespace, root)}
         level = [root]
         while level:
             await self._read([digest for digest in level if digest not in parts], parts)
@@ -80,13 +80,21 @@ class RemoteTree:
             return len(piece)
 
         await stream_blob(self._client, self._namespace, digest, keep)
-        return loads(content, self._namespace)
+        return manifest_of(content, self._namespace, digest)
 
     async def write_file(self, path: str, write: Callable[[bytes], int]) -> None:
         """Hand the content of the file at `path` to `write`, links within the tree followed; raises NotFound."""
         entry = find(self.manifest, path)
         assert entry.blob is not None, "a file has content"
         await stream_blob(self._client, self._namespace, entry.blob.digest, write)
+
+
+def manifest_of(content: bytes | bytearray, namespace: Namespace, digest: bytes) -> Manifest:
+    """Return the manifest that the blob `digest` is; raises InvalidManifest that says which blob is none."""
+    try:
+        return loads(content, namespace)
+    except InvalidManifest as error:
+        raise InvalidManifest(f"{digest.hex()} is not the hash of a tree: {error}") from error
 
 
 async def open_tree(client: HttpClient, source: Remote, root: bytes, content: bytes | None = None) -> RemoteTree:

@@ -6,6 +6,7 @@ Knows no terminal. The invariant: what is reported as stored is in the store as 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from isolate.errors import (
     NotFound,
     Refused,
     Unavailable,
+    Unreadable,
     UploadCorrupt,
     UploadFailed,
 )
@@ -37,9 +39,7 @@ async def store_paths(
 ) -> None:
     """Archive each path and tell `stored`; all of them are looked at before the first is archived."""
     for path in paths:
-        if not (os.path.isdir(path) or os.path.isfile(path)):
-            raise InvalidInput(f"{path} is neither a file nor a directory")
-        if options.subdir and not os.path.isdir(path):
+        if not _is_directory(path) and options.subdir:
             raise InvalidInput(f"--subdir keeps a part of a directory, and {path} is a file")
     for path in paths:
         archive = archive_tree if os.path.isdir(path) else archive_file
@@ -47,6 +47,19 @@ async def store_paths(
         if options.subdir and not archived.files:
             monitor.problem(f"Nothing in {path} begins with {options.subdir!r}")
         stored(path, archived)
+
+
+def _is_directory(path: str) -> bool:
+    """Say whether `path` is a directory or else a file; raises InvalidInput for what is neither, Unreadable."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        mode = 0
+    except OSError as error:
+        raise Unreadable(f"Cannot read {path!r}: {error.strerror}") from error
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        raise InvalidInput(f"{path or repr(path)} is neither a file nor a directory")
+    return stat.S_ISDIR(mode)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -156,6 +157,10 @@ def test_isolateserver_has_one_space_and_reads_a_list(
     assert [line.split(" ")[1] for line in ended.out.splitlines()] == ["f", "tree"]
 
 
+def sha1(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
+
+
 ZEROES = "0" * 64
 SELECT = ["archive", "-i", "good.isolate", "-s", "x.isolated", "--config-variable", "N"]
 
@@ -211,6 +216,14 @@ SELECT = ["archive", "-i", "good.isolate", "-s", "x.isolated", "--config-variabl
         (["fmt", "none"], 1, "No such file or directory: 'none'"),
         (["fmt", "bad.isolate"], 2, "bad.isolate:2:1: the file has the unknown key 'x'"),
         (["archive", "tree", "-l", "no/log"], 2, "Cannot write 'no/log': No such file"),
+        (["archive", "tree", "--dump-json", "no/x"], 2, "'no/x' cannot be written: 'no' is not a directory"),
+        (["archive", "tree", "--dump-json", "tree"], 2, "'tree' cannot be written: it is a directory"),
+        (["archive", ""], 2, "'' is neither a file nor a directory"),
+        (["batcharchive", "help.json"], 2, "help.json: its flags ask for help instead of an archive"),
+        (["download", "-s", sha1(b"{"), "-t", "out"], 2, f"{sha1(b'{')} is not the hash of a tree: Not a manifest: "),
+        (["download", "-s", ZEROES, "-t", "/proc/out"], 1, f"Blob {ZEROES} not found"),
+        (["ls", sha1(b"{")], 2, f"{sha1(b'{')} is not the hash of a tree: Not a manifest: "),
+        (["check", "-i", "."], 1, "Cannot read '/.*': it is not a file"),
         (["check"], 2, "--isolate is required"),
         (["nonsense"], 2, "No such command 'nonsense'"),
     ],
@@ -218,7 +231,10 @@ SELECT = ["archive", "-i", "good.isolate", "-s", "x.isolated", "--config-variabl
 def test_bad_input_is_one_line_and_the_right_status(
     shell: Shell, tmp_path: Path, arguments: list[str], status: int, message: str
 ) -> None:
-    write_tree(tmp_path, {"tree": TREE, "pipe": {}, "bad.isolate": b"{\n'x': 1}"})
+    write_tree(tmp_path, {"tree": TREE, "pipe": {}, "bad.isolate": b"{\n'x': 1}", "brace": b"{"})
+    (tmp_path / "help.json").write_text(json.dumps({"version": 1, "dir": str(tmp_path), "args": ["--help"]}))
+    if sha1(b"{") in arguments:
+        assert shell.isolate("archive", "brace", "--namespace", "default-gzip").status == 0
     (tmp_path / "good.isolate").write_text(
         "{'conditions': [['N==1', {'variables': {}}]], 'variables': {'files': ['none']}}"
     )
