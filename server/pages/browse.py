@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -16,9 +16,9 @@ from urllib.parse import quote, urlencode
 from aiohttp import web
 
 from isolate.cas.digest import Namespace
-from isolate.errors import BlobsMissing, InvalidInput, IsolateError
-from server.pages.html import Html, facts, join, link, table, tag
-from server.problem import status_of
+from isolate.errors import BlobsMissing, InvalidInput
+from server.pages.frame import Frame, document, markup_reply
+from server.pages.html import Html, facts, join, table, tag
 from server.stores.blobs import LocalBlobStore
 from server.stores.shared import SharedBlobStore, SharedBlobStores
 
@@ -39,20 +39,19 @@ TREE_POLICY = (
 FRAME_RIGHTS = "allow-same-origin allow-top-navigation-by-user-activation"
 
 Store = LocalBlobStore | SharedBlobStore
-Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class BrowsePages:
     """Handlers over the blob stores."""
 
     def __init__(self, stores: SharedBlobStores, version: str) -> None:
-        self._stores, self._version = stores, version
+        self._stores, self._frame = stores, Frame("Isolate", version, PAGE_POLICY)
 
     def routes(self) -> list[web.RouteDef]:
         """Return every route of these pages."""
         return [
-            web.get("/browse", self._shown(self.browse)),
-            web.get("/content", self._shown(self.content)),
+            web.get("/browse", self._frame.shown(self.browse)),
+            web.get("/content", self._frame.shown(self.content)),
             web.get("/newui", _newui),
             web.get("/_ah/warmup", _warmup),
         ]
@@ -62,7 +61,7 @@ class BrowsePages:
         namespace = request.query.get("namespace") or DEFAULT_NAMESPACE
         form = _form(namespace, digest)
         if not digest:
-            return self._page("Browse", form)
+            return self._frame.page("Browse", form)
         _, _, size = await self._find(namespace, digest)
         name = request.query.get("as", "")
         query = urlencode({"namespace": namespace, "digest": digest, "as": name}, errors="backslashreplace")
@@ -71,7 +70,7 @@ class BrowsePages:
         frame = tag(
             "iframe", src=f"/content?{query}", sandbox=FRAME_RIGHTS, width="100%", height="700", title="Content"
         )
-        return self._page(name or digest, form, shown, tag("p", raw), frame)
+        return self._frame.page(name or digest, form, shown, tag("p", raw), frame)
 
     async def content(self, request: web.Request) -> web.StreamResponse:
         digest, namespace = _digest(request), request.query.get("namespace", "")
@@ -84,7 +83,7 @@ class BrowsePages:
         if size <= MAX_TREE_BYTES:
             whole = await _whole(store, raw, size)
             markup = await asyncio.to_thread(_tree_page, whole, namespace)
-            return _text(whole, name) if markup is None else _html(markup, TREE_POLICY)
+            return _text(whole, name) if markup is None else markup_reply(markup, TREE_POLICY)
         response = web.StreamResponse(headers=_raw_headers(name))
         response.content_length = size
         async with aclosing(store.pieces(raw, 0, size)) as pieces:
@@ -106,25 +105,6 @@ class BrowsePages:
         if raw not in sizes:
             raise BlobsMissing([raw])
         return store, raw, sizes[raw]
-
-    def _shown(self, page: Page) -> Page:
-        """Show errors as pages too: whoever asked is a person."""
-
-        async def shown(request: web.Request) -> web.StreamResponse:
-            try:
-                return await page(request)
-            except IsolateError as error:
-                status = status_of(error)
-                if status >= 500:
-                    raise
-                return self._page("Not found" if status == 404 else "Error", tag("p", str(error)), status=status)
-
-        return shown
-
-    def _page(self, title: str, *content: object, status: int = 200) -> web.Response:
-        links = [link("Home", "/"), link("Bots", "/botlist"), link("Tasks", "/tasklist"), link("Browse", "/browse")]
-        header = tag("header", tag("strong", "Isolate"), *links, tag("span", self._version, class_="soft"))
-        return _html(_document(title, header, tag("main", tag("h1", title), *content)), PAGE_POLICY, status)
 
 
 async def _newui(_: web.Request) -> web.StreamResponse:
@@ -170,7 +150,7 @@ def _tree_page(content: bytes, namespace: str) -> Html | None:
     parts = [tag("p", "Includes ", _blob_link(str(one), namespace, str(one), "")) for one in includes]
     about = facts((key, _said(tree[key])) for key in sorted(tree.keys() - {"files", "includes"}))
     listed = table(("Path", "Size", "Mode", "Kind"), _rows(files, namespace), "No files.")
-    return _document("Tree", tag("main", about, *parts, listed))
+    return document("Tree", tag("main", about, *parts, listed))
 
 
 def _rows(files: dict[str, Any], namespace: str) -> Iterator[tuple[str | None, tuple[object, ...]]]:
@@ -191,23 +171,6 @@ def _blob_link(text: str, namespace: str, digest: str, name: str) -> Html:
 
 def _said(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _document(title: str, *body: object) -> Html:
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("link", rel="stylesheet", href="/static/style.css"),
-    )
-    return join([Html("<!doctype html>"), tag("html", head, tag("body", *body), lang="en")])
-
-
-def _html(markup: Html, policy: str, status: int = 200) -> web.Response:
-    headers = {"Content-Security-Policy": policy, "Referrer-Policy": "same-origin", "X-Frame-Options": "SAMEORIGIN"}
-    body = markup.encode("utf-8", "backslashreplace")
-    return web.Response(body=body, status=status, content_type="text/html", charset="utf-8", headers=headers)
 
 
 def _text(content: bytes | str, name: str) -> web.Response:

@@ -6,18 +6,18 @@ from elsewhere; what tasks and bots say of themselves is text (`html.py`).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from importlib import resources
 from urllib.parse import quote
 
 from aiohttp import web
 
 from isolate.clock import Clock
-from isolate.errors import InvalidInput, IsolateError
+from isolate.errors import InvalidInput
 from server.middleware import server_url
 from server.pages import bot_page, spell, task_page
+from server.pages.frame import Frame, Page
 from server.pages.html import MISSING, Html, facts, join, link, table, tag
-from server.problem import status_of
 from swarming import wire, wire_query
 from swarming.bots import BotQuery
 from swarming.scheduler import Scheduler, TaskView
@@ -39,14 +39,13 @@ STATUSES: dict[str, BotQuery] = {
 }
 PAGE_ITEMS = 100
 
-Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 class Pages:
     """Handlers over one scheduler."""
 
     def __init__(self, scheduler: Scheduler, clock: Clock, version: str) -> None:
         self._scheduler, self._clock, self._version = scheduler, clock, version
+        self._frame = Frame("Swarming", version, POLICY)
         self._style = resources.files("server.pages").joinpath("style.css").read_bytes()
 
     def routes(self) -> list[web.RouteDef]:
@@ -60,7 +59,7 @@ class Pages:
             "/task/output": self.output,
         }
         return [
-            *(web.get(path, self._shown(page)) for path, page in pages.items()),
+            *(web.get(path, self._frame.shown(page)) for path, page in pages.items()),
             web.get("/static/style.css", self.style),
             *(web.get(path, _redirect("/task")) for path in ("/user/task/{id}", "/tasks/{id}")),
             web.get("/restricted/bot/{id}", _redirect("/bot")),
@@ -76,7 +75,7 @@ class Pages:
         found = await self._scheduler.count_bots(BotQuery())
         alive = found.total - found.dead
         recent = await self._scheduler.search(wire_query.task_query([]), None, 10)
-        return self._page(
+        return self._frame.page(
             "Swarming server",
             facts(
                 [
@@ -116,7 +115,9 @@ class Pages:
             for bot in page.items
         )
         shown = table(("Bot", "Status", "Task", "OS", "Pool", "Last seen (UTC)"), rows, "No bots.")
-        return self._page("Bots", _filters("/botlist", "status", STATUSES, status), shown, _more(request, page.cursor))
+        return self._frame.page(
+            "Bots", _filters("/botlist", "status", STATUSES, status), shown, _more(request, page.cursor)
+        )
 
     async def tasks(self, request: web.Request) -> web.Response:
         query = list(request.query.items())
@@ -124,16 +125,18 @@ class Pages:
         state = request.query.get("state", "ALL")
         tags = [tag("p", "Only with tag ", tag("code", text)) for text in wire.every(query, "tags")]
         filters = _filters("/tasklist", "state", STATES, state)
-        return self._page("Tasks", filters, *tags, _task_table(page.items), _more(request, page.cursor))
+        return self._frame.page("Tasks", filters, *tags, _task_table(page.items), _more(request, page.cursor))
 
     async def task(self, request: web.Request) -> web.Response:
         task_id = request.query.get("id", "").strip()
         if not task_id:
-            return self._page("Task", _ask("/task", "Enter a Task ID to get started."))
+            return self._frame.page("Task", _ask("/task", "Enter a Task ID to get started."))
         view = await self._scheduler.view(task_id)
         output, _ = await self._scheduler.stdout(task_id, 0, task_page.SHOWN_BYTES)
         why = await self._scheduler.why_pending(view)
-        return self._page(f"Task {view.task.request.name}", *task_page.body(view, output, server_url(request), why))
+        return self._frame.page(
+            f"Task {view.task.request.name}", *task_page.body(view, output, server_url(request), why)
+        )
 
     async def output(self, request: web.Request) -> web.StreamResponse:
         task_id = request.query.get("id", "")
@@ -152,45 +155,11 @@ class Pages:
     async def bot(self, request: web.Request) -> web.Response:
         bot_id = request.query.get("id", "").strip()
         if not bot_id:
-            return self._page("Bot", _ask("/bot", "Enter a Bot ID to get started."))
+            return self._frame.page("Bot", _ask("/bot", "Enter a Bot ID to get started."))
         info = await self._scheduler.bot(bot_id)
         runs = await self._scheduler.bot_runs(bot_id, None, 30)
         events = await self._scheduler.bot_events(bot_id, None, None, None, 50)
-        return self._page(f"Bot {bot_id}", *bot_page.body(info, runs.items, events.items))
-
-    def _shown(self, page: Page) -> Page:
-        """Show errors as pages too: whoever asked is a person."""
-
-        async def shown(request: web.Request) -> web.StreamResponse:
-            try:
-                return await page(request)
-            except IsolateError as error:
-                status = status_of(error)
-                if status >= 500:
-                    raise
-                return self._page("Not found" if status == 404 else "Error", tag("p", str(error)), status=status)
-
-        return shown
-
-    def _page(self, title: str, *content: object, status: int = 200) -> web.Response:
-        links = [link("Home", "/"), link("Bots", "/botlist"), link("Tasks", "/tasklist")]
-        head = tag(
-            "head",
-            tag("meta", charset="utf-8"),
-            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            tag("title", title),
-            tag("link", rel="stylesheet", href="/static/style.css"),
-        )
-        header = tag("header", tag("strong", "Swarming"), *links, tag("span", self._version, class_="soft"))
-        body = tag("body", header, tag("main", tag("h1", title), *content))
-        text = "<!doctype html>" + tag("html", head, body, lang="en")
-        return web.Response(
-            body=text.encode("utf-8", "backslashreplace"),
-            status=status,
-            content_type="text/html",
-            charset="utf-8",
-            headers={"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin", "Cache-Control": "no-store"},
-        )
+        return self._frame.page(f"Bot {bot_id}", *bot_page.body(info, runs.items, events.items))
 
 
 def _redirect(path: str) -> Page:
