@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
@@ -31,69 +32,70 @@ def read_argsfile(path: Path) -> list[str]:
     return given
 
 
-def parse_spec(
-    *,
-    base_env: Mapping[str, str],
-    default_cache_dir: Path,
-    default_named_root: Path,
-    isolated: str | None,
-    server: str | None,
-    namespace: str | None,
-    words: Sequence[str],
-    raw_command: bool,
-    relative_cwd: str | None,
-    env: Sequence[str],
-    env_prefix: Sequence[str],
-    bot_file: str | None,
-    outputs: Sequence[str],
-    hard_timeout: float | None,
-    grace_period: float | None,
-    cache_dir: Path | None,
-    max_cache_size: int,
-    min_free_space: int,
-    max_items: int,
-    root_dir: Path | None,
-    leak_temp_dir: bool,
-    mapping: str,
-    verify_inputs: bool,
-    named_caches: Sequence[tuple[str, str, str]],
-    named_cache_root: Path | None,
-    lower_priority: bool,
-    no_network: bool,
-    switch_to_account: str | None,
-    containment: str,
-) -> RunSpec:
-    """Return what the flags ask for; raises InvalidInput."""
-    check_combination(server=server, isolated=isolated, words=words, raw_command=raw_command, relative_cwd=relative_cwd)
-    cache_dir = (cache_dir or default_cache_dir).absolute()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The flags of a run as they were typed: nothing here has been checked."""
+
+    isolated: str | None
+    server: str | None  # also where the environment names it
+    namespace: str | None
+    words: Sequence[str]
+    raw_command: bool
+    relative_cwd: str | None
+    env: Sequence[str]
+    env_prefix: Sequence[str]
+    bot_file: str | None
+    outputs: Sequence[str]
+    hard_timeout: float | None
+    grace_period: float | None
+    cache_dir: Path | None
+    max_cache_size: int
+    min_free_space: int
+    max_items: int
+    root_dir: Path | None
+    leak_temp_dir: bool
+    mapping: str
+    verify_inputs: bool
+    named_caches: Sequence[tuple[str, str, str]]
+    named_cache_root: Path | None
+    lower_priority: bool
+    no_network: bool
+    switch_to_account: str | None
+    containment: str
+
+
+def parse_spec(asked: Asked, *, base_env: Mapping[str, str], cache_dir: Path, named_root: Path) -> RunSpec:
+    """Return what is `asked` for, with the directories to take where it names none; raises InvalidInput."""
+    check_combination(asked)
+    cache_dir = (asked.cache_dir or cache_dir).absolute()
     return RunSpec(
-        root_dir=(root_dir or cache_dir.parent).absolute(),
+        root_dir=(asked.root_dir or cache_dir.parent).absolute(),
         cache_dir=cache_dir,
         base_env=base_env,
-        server=None if server is None else normalize_url(server),
-        isolated=isolated,
-        namespace=input_namespace(isolated, namespace),
-        command=words,
-        raw_command=raw_command or isolated is None,
-        relative_cwd="" if relative_cwd is None else inner_path(relative_cwd),
-        env=environment_changes(env),
-        env_prefixes=environment_prefixes(env_prefix),
-        outputs=[inner_path(path) for path in outputs],
-        bot_file=bot_file,
-        hard_timeout_s=limit_s("--hard-timeout", hard_timeout),
-        grace_period_s=limit_s("--grace-period", grace_period),
-        max_cache_size_bytes=max_cache_size,
-        max_cache_items=max_items,
-        min_free_space_bytes=min_free_space,
-        leak_temp_dir=leak_temp_dir,
-        mapping=mapping,
-        verify_inputs=verify_inputs,
-        named_caches=wanted_caches(named_caches),
-        named_cache_root=(named_cache_root or default_named_root).absolute(),
-        lower_priority=lower_priority,
-        no_network=no_network,
-        switch_to_account=switch_to_account,
-        containment=containment,
+        server=None if asked.server is None else normalize_url(asked.server),
+        isolated=asked.isolated,
+        namespace=input_namespace(asked.isolated, asked.namespace),
+        command=asked.words,
+        raw_command=asked.raw_command or asked.isolated is None,
+        relative_cwd="" if asked.relative_cwd is None else inner_path(asked.relative_cwd),
+        env=environment_changes(asked.env),
+        env_prefixes=environment_prefixes(asked.env_prefix),
+        outputs=[inner_path(path) for path in asked.outputs],
+        bot_file=asked.bot_file,
+        hard_timeout_s=limit_s("--hard-timeout", asked.hard_timeout),
+        grace_period_s=limit_s("--grace-period", asked.grace_period),
+        max_cache_size_bytes=asked.max_cache_size,
+        max_cache_items=asked.max_items,
+        min_free_space_bytes=asked.min_free_space,
+        leak_temp_dir=asked.leak_temp_dir,
+        mapping=asked.mapping,
+        verify_inputs=asked.verify_inputs,
+        named_caches=wanted_caches(asked.named_caches),
+        named_cache_root=(asked.named_cache_root or named_root).absolute(),
+        lower_priority=asked.lower_priority,
+        no_network=asked.no_network,
+        switch_to_account=asked.switch_to_account,
+        containment=asked.containment,
     )
 
 
@@ -148,19 +150,17 @@ def input_namespace(isolated: str | None, name: str | None) -> Namespace:
     return namespace
 
 
-def check_combination(
-    *, server: str | None, isolated: str | None, words: Sequence[str], raw_command: bool, relative_cwd: str | None
-) -> None:
+def check_combination(asked: Asked) -> None:
     """Raise InvalidInput for flags that make no sense together."""
-    if isolated is None and not words:
+    if asked.isolated is None and not asked.words:
         raise InvalidInput("--isolated or command to run is required.")
-    if isolated is not None and server is None:
+    if asked.isolated is not None and asked.server is None:
         raise InvalidInput("--isolated requires --isolate-server")
-    if raw_command and not words:
+    if asked.raw_command and not asked.words:
         raise InvalidInput("--raw-cmd requires a command")
-    if relative_cwd is not None and not raw_command:
+    if asked.relative_cwd is not None and not asked.raw_command:
         raise InvalidInput("--relative-cwd requires --raw-cmd")
-    if server is None and OUTDIR in words:
+    if asked.server is None and OUTDIR in asked.words:
         raise InvalidInput(f"{OUTDIR} requires --isolate-server")
 
 

@@ -49,16 +49,16 @@ With --json: 0, or 1 when something else than the command failed."""
 @click.option("--env-prefix", multiple=True, metavar="KEY=./PATH", help="Put a path of the tree in front. Repeatable.")
 @click.option("--bot-file", metavar="FILE", help="Value of ${SWARMING_BOT_FILE}.")
 @click.option("--output", "outputs", multiple=True, metavar="PATH", help="Upload this too after the run. Repeatable.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the result there.")
+@click.option("--json", "json_file", type=flags.FILE, help="Write the result there.")
 @click.option("--hard-timeout", type=float, metavar="SECONDS", help="End the command after this time.")
 @click.option("--grace-period", type=float, metavar="SECONDS", help="From SIGTERM to SIGKILL. Default: for ever.")
 @flags.caching
 @flags.inputs
 @flags.isolation
-@click.option("--root-dir", type=click.Path(path_type=Path, file_okay=False), help="Where work directories are made.")
+@click.option("--root-dir", type=flags.DIRECTORY, help="Where work directories are made.")
 @click.option("--leak-temp-dir", is_flag=True, help="Keep the work directory.")
 @click.option("--clean", is_flag=True, help="Trim the caches, delete kept trees and what dead runs left, and end.")
-@click.option("-a", "--argsfile", type=click.Path(path_type=Path), help="Take all arguments from this JSON array.")
+@click.option("-a", "--argsfile", type=flags.FILE, help="Take all arguments from this JSON array.")
 @flags.logs
 @flags.elsewhere
 @verbose_option
@@ -101,17 +101,16 @@ def _run(
 ) -> int:
     """Run, print and write what there is to tell; return the exit status."""
     from run_isolated import config
-    from run_isolated.arguments import parse_spec
+    from run_isolated.arguments import Asked, parse_spec
     from run_isolated.log import LoggedMonitor, log_to
     from run_isolated.result import NOT_FINISHED, RunResult
 
     known = config.load()
     spec = parse_spec(
+        Asked(server=server or known.server, **asked),
         base_env=known.environment,
-        default_cache_dir=known.cache_dir,
-        default_named_root=known.named_cache_root,
-        server=server or known.server,
-        **asked,
+        cache_dir=known.cache_dir,
+        named_root=known.named_cache_root,
     )
     with log_to(log_file, required=log_required) as log:
         log.info("Run %s of %s: %s", spec.isolated, spec.server, spec.command)
@@ -193,5 +192,9 @@ def _outputs_line(outputs: OutputsRef) -> str:
 
 def _write(path: Path, result: RunResult) -> None:
     from isolate.cas.files import write_atomic
+    from isolate.errors import InvalidInput
 
-    write_atomic(path, json.dumps(result.to_json(), sort_keys=True, separators=(",", ":")).encode())
+    try:
+        write_atomic(path, json.dumps(result.to_json(), sort_keys=True, separators=(",", ":")).encode())
+    except OSError as error:
+        raise InvalidInput(f"Cannot write the result to {str(path)!r}: {error.strerror}") from error

@@ -26,16 +26,31 @@ _REFUSED = {
 _IDLE_WITHOUT_CIPD = ("--cipd-server", "--cipd-client-package", "--cipd-client-version", "--cipd-cache")
 
 
-_DIRECTORY = click.Path(path_type=Path, file_okay=False)
+class _Place(click.Path):
+    """A path that is not empty: that would be the current directory, which nobody means."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def _say_without_effect(ctx: click.Context, option: click.Parameter, value: int | None) -> None:
+    if value and ctx.obj is not None:
+        ctx.obj.warn(f"{option.opts[0]} has no effect: it limits job objects, which only Windows has")
+
+
+DIRECTORY = _Place(path_type=Path, file_okay=False)
+FILE = _Place(path_type=Path, dir_okay=False)
 
 caching = all_of(
-    click.option("--cache", "cache_dir", type=_DIRECTORY, help="Where files are kept."),
+    click.option("--cache", "cache_dir", type=DIRECTORY, help="Where files are kept."),
     click.option("--max-cache-size", type=click.IntRange(0), default=50 << 30, metavar="BYTES", show_default=True),
     click.option("--min-free-space", type=click.IntRange(0), default=2 << 30, metavar="BYTES", show_default=True),
     click.option("--max-items", type=click.IntRange(0), default=100_000, metavar="N", show_default=True),
     click.option("--named-cache", "named_caches", nargs=3, multiple=True, metavar="NAME PATH HINT",
                  help="Directory that outlives the run, and its size if it is new. Repeatable."),
-    click.option("--named-cache-root", type=_DIRECTORY, help="Where those are kept."),
+    click.option("--named-cache-root", type=DIRECTORY, help="Where those are kept."),
 )  # fmt: skip
 inputs = all_of(
     click.option("--map", "mapping", type=click.Choice(["auto", "hardlink", "copy"]), default="auto", show_default=True,
@@ -48,11 +63,11 @@ isolation = all_of(
     click.option("--switch-to-account", metavar="ID", help="Default account in the LUCI_CONTEXT of the command."),
     click.option("--containment-type", "containment", type=click.Choice(["NONE", "AUTO", "JOB_OBJECT"]), default="NONE",
                  help="Windows only: AUTO has no effect elsewhere, JOB_OBJECT fails."),
-    click.option("--limit-processes", type=int, default=0, hidden=True, expose_value=False),
-    click.option("--limit-total-committed-memory", type=int, default=0, hidden=True, expose_value=False),
+    *(click.option(name, type=click.IntRange(0), callback=_say_without_effect, hidden=True, expose_value=False)
+      for name in ("--limit-processes", "--limit-total-committed-memory")),
 )  # fmt: skip
 logs = all_of(
-    click.option("-l", "--log-file", type=click.Path(path_type=Path), default=LOG_FILE,
+    click.option("-l", "--log-file", type=_Place(path_type=Path), default=LOG_FILE,
                  show_default=True, help="Where to note what is done, if that can be written."),
     click.option("--no-log", is_flag=True, help="Note it nowhere."),
     click.option("--report-on-exception", is_flag=True, hidden=True, expose_value=False),  # to nowhere

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -55,4 +55,5 @@ def log_to(path: Path | None, *, required: bool) -> Iterator[logging.Logger]:
         yield log
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # a full disk, again: what the run came to is told elsewhere
+            handler.close()

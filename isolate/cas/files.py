@@ -21,6 +21,8 @@ from aiofiles.threadpool.binary import AsyncBufferedIOBase
 TEMPORARY_SUFFIX = ".tmp"
 READ_BYTES = 1 << 20  # one thread hop costs as much as reading 100 KB from the page cache
 
+_MOST_LINKS = 40  # of which the kernel follows no more
+
 _numbers = itertools.count()
 
 
@@ -28,9 +30,15 @@ _numbers = itertools.count()
 def atomic_file(path: Path, durable: bool = False, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Give a file to write; it takes the name `path` when the block ends well, replacing what was there.
 
-    A link is followed, so that it goes on to be one; a device or a pipe is written to as it is. `durable`: survives a
-    power cut once this returns (file and directory are synced). Raises OSError.
+    A link is followed, so that it goes on to be one; a device, a pipe or what this process has open already, such as
+    /dev/stdout, is written to as it is. `durable`: survives a power cut once this returns (file and directory are
+    synced). Raises OSError.
     """
+    number = _descriptor(path)
+    if number is not None:
+        with open(os.dup(number), "wb") as file:
+            yield file
+        return
     if _is_special(path):
         with open(path, "wb") as file:
             yield file
@@ -86,6 +94,19 @@ def sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _descriptor(path: Path) -> int | None:
+    """Return the descriptor of ours that `path` stands for, as /dev/stdout does, or None."""
+    for _ in range(_MOST_LINKS):
+        folder, name = os.path.split(path)
+        if name.isdigit() and os.path.realpath(folder) == f"/proc/{os.getpid()}/fd":
+            return int(name)
+        try:
+            path = Path(folder, os.readlink(path))
+        except OSError:  # it is no link, or not there
+            return None
+    return None
 
 
 def _is_special(path: Path) -> bool:

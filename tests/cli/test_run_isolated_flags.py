@@ -88,7 +88,9 @@ def test_account_needs_a_context_that_can_be_read(root: Path) -> None:
 
 def test_containment_other_than_job_objects_has_no_effect(root: Path, tmp_path: Path) -> None:
     root.mkdir()
-    assert run(root, "--containment-type", "AUTO", "--limit-processes", "1", "true").returncode == 0
+    done = run(root, "--containment-type", "AUTO", "--limit-processes", "1", "--report-on-exception", "true")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("run_isolated: warning: --limit-processes has no effect")
     done = run(root, "--containment-type", "JOB_OBJECT", "--json", tmp_path / "json", "true")
     assert done.returncode == 1
     told = json.loads((tmp_path / "json").read_text())
@@ -162,6 +164,21 @@ def test_log_that_cannot_be_written_matters_only_to_who_asked_for_it(root: Path,
     done = run(root, "-l", tmp_path / "absent/log", "echo", "ran")
     assert (done.returncode, done.stdout) == (2, "")
     assert "Cannot write the log" in done.stderr
+
+
+def test_log_on_a_full_disk_changes_nothing(root: Path) -> None:
+    done = run(root, "-l", "/dev/full", "sh", "-c", "echo ran; exit 3")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "ran\n", "")
+
+
+def test_result_goes_to_what_is_open_already(root: Path, tmp_path: Path) -> None:
+    command = f"{COMMAND} --no-log --root-dir {root} --json /dev/stdout echo ran; echo after"
+    done = subprocess.run(["sh", "-c", f"({command}) > told"], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    first, rest = (tmp_path / "told").read_text().split("ran\n")
+    assert json.loads(first)["internal_failure"] == "Was terminated before completion"
+    assert rest.endswith("}after\n")
+    assert json.loads(rest.removesuffix("after\n"))["exit_code"] == 0
 
 
 def test_cipd_that_is_switched_off_is_fine(root: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from isolate.errors import InvalidInput
-from run_isolated.arguments import environment_changes, environment_prefixes, limit_s, parse_spec
+from run_isolated.arguments import Asked, environment_changes, environment_prefixes, limit_s, parse_spec
 from run_isolated.spec import RunSpec
 
 HASH = "a" * 64
@@ -16,8 +16,6 @@ HASH = "a" * 64
 
 def parse(**given: Any) -> RunSpec:
     flags: dict[str, Any] = {
-        "base_env": {},
-        "default_cache_dir": Path("/home/cache/blobs"),
         "isolated": None,
         "server": None,
         "namespace": None,
@@ -36,7 +34,6 @@ def parse(**given: Any) -> RunSpec:
         "max_items": 3,
         "root_dir": None,
         "leak_temp_dir": False,
-        "default_named_root": Path("/home/cache/named_caches"),
         "mapping": "auto",
         "verify_inputs": False,
         "named_caches": (),
@@ -46,7 +43,8 @@ def parse(**given: Any) -> RunSpec:
         "switch_to_account": None,
         "containment": "NONE",
     }
-    return parse_spec(**(flags | given))
+    places = {"cache_dir": Path("/home/cache/blobs"), "named_root": Path("/home/cache/named_caches")}
+    return parse_spec(Asked(**(flags | given)), base_env={}, **places)
 
 
 def test_work_directories_are_beside_the_cache_by_default() -> None:
