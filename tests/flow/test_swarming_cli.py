@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,17 @@ print('shard', os.environ.get('GTEST_SHARD_INDEX'), *sys.argv[2:])
 with open(os.path.join(sys.argv[1], 'result.txt'), 'w') as file:
     file.write('from shard ' + os.environ.get('GTEST_SHARD_INDEX', '-'))
 sys.exit(int(os.environ.get('EXIT', '0')))
+"""
+
+
+BOX = r"""\+-(-+)-\+
+\| Shard \d  http://127\.0\.0\.1:\d+/user/task/\w+ +\|
+\+-(-+)-\+
+shard \d
+\+-(-+)-\+
+\| End of shard \d +\|
+\|  Pending: \d+\.\ds  Duration: \d+\.\ds  Bot: bot-[12]  Exit: 0 +\|
+\+-(-+)-\+
 """
 
 
@@ -64,7 +76,17 @@ def test_shards_by_file(fleet: Fleet, digest: str) -> None:
     assert f"collect -S {fleet.server.url} --json tasks.json" in printed
     collect = ["swarming", "collect", "--json", "tasks.json", "--task-summary-json", "summary.json", "--decorate"]
     collected = fleet.ok(*collect, "--task-output-dir", "out")
-    assert collected.count("| End of shard") == 3
+    assert re.fullmatch(rf"({BOX}\n){{2}}{BOX}Total duration: [0-9.]+s\n", collected), collected
+    assert set(re.findall(r"/user/task/(\w+)", collected)) == set(re.findall(r"/user/task/(\w+)", printed))
+    text = (fleet.home / "tasks.json").read_text()
+    dumped = json.loads(text)
+    assert text == json.dumps(dumped, sort_keys=True, separators=(",", ":")) + "\n"
+    assert sorted(dumped) == ["base_task_name", "request", "tasks"]
+    assert (dumped["base_task_name"], dumped["request"]["name"]) == ("sharded", "sharded")
+    assert "env" not in dumped["request"]["task_slices"][0]["properties"]
+    task_id = dumped["tasks"]["sharded:1:3"]["task_id"]
+    url = f"{fleet.server.url}/user/task/{task_id}"
+    assert dumped["tasks"]["sharded:1:3"] == {"shard_index": 1, "task_id": task_id, "view_url": url}
     shards = json.loads((fleet.home / "summary.json").read_text())["shards"]
     assert [shard["name"] for shard in shards] == ["sharded:0:3", "sharded:1:3", "sharded:2:3"]
     assert [shard["output"] for shard in shards] == [f"shard {index}\n" for index in range(3)]
@@ -115,6 +137,8 @@ def test_bots_and_query(fleet: Fleet) -> None:
     assert fleet.ok("swarming", "bots", "--bare").split() == ["bot-1", "bot-2"]
     assert fleet.ok("swarming", "bots", "-b", "-d", "flavor", "sour").split() == ["bot-2"]
     listed = json.loads(fleet.ok("swarming", "query"))
+    sour = {pair["key"]: pair["value"] for pair in listed["items"][1]["dimensions"]}
+    assert fleet.ok("swarming", "bots", "-d", "flavor", "sour") == f"bot-2\n  {json.dumps(sour, sort_keys=True)}\n"
     assert {bot["bot_id"] for bot in listed["items"]} == {"bot-1", "bot-2"}
     assert json.loads(fleet.ok("swarming", "query", "bots/count"))["count"] == "2"
     many = json.loads(fleet.ok("swarming", "query", "-L", "2", "tasks/list?state=ALL"))

@@ -132,8 +132,9 @@ def test_a_task_that_waited_for_too_long(fleet: Fleet) -> None:
     done = fleet.run(*argv, "--decorate", "--", "true")
     assert done.returncode == 1
     assert "s  EXPIRED (lack of capacity)" in done.stdout
-    plain = fleet.run("swarming", "collect", done.stdout.split("/task?id=")[1][:16])
-    assert plain.stdout.endswith(" None\n")
+    task_id = done.stdout.split("/task?id=")[1][:16]
+    plain = fleet.run("swarming", "collect", task_id)
+    assert (plain.returncode, plain.stdout) == (1, f"N/A: {task_id} None\n")
     assert plain.stderr == "Shard 0 EXPIRED: no bot took it in time (`tasks why` says what is lacking)\n"
 
 
