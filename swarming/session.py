@@ -77,9 +77,7 @@ async def shard_requests(session: Session, asked: Asked, flags: Mapping[str, Any
     if isolated and isolated.endswith(ISOLATED_SUFFIX):
         isolated, namespace = await _upload(Path(isolated), server, namespace, session.monitor)
     elif isolated:
-        known = Namespace.named(namespace) if namespace else Namespace.of_hash(isolated)
-        known.algorithm.parse_hex(isolated)
-        namespace = known.name
+        namespace = _namespace_of(isolated, namespace)
     secret = given.pop("secret")
     spec = trigger.TaskSpec(
         name=given.pop("task_name"),
@@ -149,6 +147,15 @@ async def gather(
             server=session.url,
         )
         return await collect_and_show(session.client, task_ids, wanted, how, SystemClock(), session.screen)
+
+
+def _namespace_of(isolated: str, namespace: str | None) -> str:
+    """Return the name of the namespace of a hash; raises InvalidInput for what is no hash of it."""
+    if namespace is None and not _NAMES_A_TREE.fullmatch(isolated):
+        raise InvalidInput(f"{isolated!r} is neither a hash nor a .isolated file: `isolate archive` makes both")
+    known = Namespace.named(namespace) if namespace else Namespace.of_hash(isolated)
+    known.algorithm.parse_hex(isolated)
+    return known.name
 
 
 async def _upload(path: Path, server: str, namespace: str | None, monitor: Monitor) -> tuple[str, str]:

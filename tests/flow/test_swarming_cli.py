@@ -166,7 +166,7 @@ def test_cancel_a_running_task(fleet: Fleet, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "status", "message"),
     [
-        (["trigger", "-s", "ab"], 2, "'ab' is not a hash"),
+        (["trigger", "-s", "ab"], 2, "'ab' is neither a hash nor a .isolated file: `isolate archive` makes both"),
         (["trigger", "-s", "0" * 64], 2, "the .isolated itself) is missing from the store"),
         (["trigger", "missing.isolated"], 2, "Cannot read missing.isolated"),
         (["trigger"], 2, "Specify at least one of --raw-cmd or --isolated"),
