@@ -106,9 +106,9 @@ def select(
     in_command = {**config_values(defaults.config), **defaults.extra, **variables, **config_values(given.config)}
     in_command.update(given.extra)
     items = [_item(chosen, where, item, in_files, name) for where, item in chosen.files]
-    used = [variables[variable] for text in chosen.command for variable in variables_in(text) if variable in variables]
     inner = [path for path, is_absolute in items if not is_absolute]
-    root = _root(directory, [*inner, *(posixpath.join(directory, path) for path in used)])
+    # As in 2020 every path variable counts, also one that nothing uses: the root is a part of the hash.
+    root = _root(directory, [*inner, *(posixpath.join(directory, path) for path in variables.values())])
     return Selection(
         name=name,
         root=root,

@@ -76,6 +76,13 @@ def test_path_variables_are_relative_to_the_current_directory(tmp_path: Path) ->
     assert selected(tmp_path, [], arguments=["<(DATA)"], paths={"DATA": "data"}).command == ("run", "../data")
 
 
+def test_a_path_variable_that_nothing_uses_moves_the_root_as_in_2020(tmp_path: Path) -> None:
+    write_tree(tmp_path, SOURCES)
+    for paths, root, path in (({}, tmp_path / "src", "a.py"), ({"DEPTH": "."}, tmp_path, "src/a.py")):
+        selection = selected(tmp_path, ["a.py"], paths=paths)
+        assert (selection.root, list(entries(selection))) == (str(root), [path])
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
