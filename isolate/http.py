@@ -34,6 +34,8 @@ MAX_REPLY_BYTES = 64 << 20  # of a JSON reply; the largest, a page of task resul
 MAX_PROBLEM_BYTES = 64 << 10
 READ_BYTES = 1 << 20  # one block's worth between two awaits
 
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})  # plain HTTP, to OpenSSL
+
 _LOG = logging.getLogger(__name__)  # each request, for who asks with -v
 
 Params = Mapping[str, str | int] | list[tuple[str, str]]
@@ -241,6 +243,9 @@ def _translated(url: str) -> Iterator[None]:
     try:
         yield
     except (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch) as error:
+        reason = getattr(getattr(error, "os_error", None), "reason", None)
+        if reason in _NO_TLS:
+            raise errors.Refused(f"{url} does not speak HTTPS: is it http://{url.partition('://')[2]}?", 0) from error
         raise errors.Refused(f"Cannot trust {url}: {error}", 0) from error
     except aiohttp.ClientConnectorError as error:
         number = error.os_error.errno or 0  # resolvers use negative ones

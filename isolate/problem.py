@@ -15,7 +15,7 @@ def error_of(status: int, body: bytes, url: str, retry_after_s: float | None = N
     """Return what a reply of `status` (400 and above, or a redirection) means for the caller."""
     problem = problem_of(body)
     message, code = problem.get("message"), problem.get("code")
-    said = message if isinstance(message, str) and message else f"{url} answered {status}"
+    said = message if isinstance(message, str) and message else f"{url} answered {status}{_doubt(status, body)}"
     if status == 409:
         return errors.LeaseLost(said) if code == "lease_lost" else errors.Stale(said)
     if status in _BY_STATUS:
@@ -31,6 +31,12 @@ _BY_STATUS: dict[int, type[errors.IsolateError]] = {
     413: errors.TooLarge,
     507: errors.NoSpace,
 }
+
+
+def _doubt(status: int, body: bytes) -> str:
+    """Return what to think of an answer that none of our servers gives: theirs are JSON."""
+    is_ours = body.startswith(b"{")
+    return "" if is_ours or status not in {301, 302, 307, 308, 404, 405, 501} else ": is it the right server?"
 
 
 def problem_of(body: bytes) -> dict[str, Any]:

@@ -168,6 +168,15 @@ async def test_a_dead_server_is_one_clear_line() -> None:
     assert len(clock.slept) == 2
 
 
+async def test_plain_http_is_told_from_a_certificate_nobody_trusts() -> None:
+    async with serving(at(echo)) as url:
+        secure = url.replace("http:", "https:")
+        async with client_of(secure) as client:
+            with pytest.raises(errors.Refused) as refused:
+                await client.json("GET", "/call")
+    assert str(refused.value) == f"{secure} does not speak HTTPS: is it {url}?"
+
+
 async def test_a_server_that_hangs_up() -> None:
     async def hang_up(request: web.Request) -> web.Response:
         assert request.transport is not None

@@ -52,5 +52,13 @@ def test_other_bodies_say_nothing(body: bytes) -> None:
     assert problem_of(body) == {}
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "doubt"),
+    [(404, b"<html>", True), (301, b"", True), (404, b"{}", False), (403, b"<html>", False), (503, b"", False)],
+)
+def test_an_answer_that_is_not_ours_is_doubted(status: int, body: bytes, doubt: bool) -> None:
+    assert str(error_of(status, body, URL)).endswith(f" answered {status}: is it the right server?") == doubt
+
+
 def test_a_message_must_be_text() -> None:
     assert str(error_of(400, b'{"error": {"message": 5}}', URL)) == f"{URL} answered 400"
