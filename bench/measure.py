@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bench.relay import Wire
@@ -113,16 +113,6 @@ def run(argv: Sequence[str], env: dict[str, str], cwd: Path | None = None, *, se
         server_s,
         0 if served is None else served.peak_bytes,
         stdout=stdout,
-    )
-
-
-def added(first: Sample, second: Sample) -> Sample:
-    """Return two commands behind each other as one."""
-    return replace(
-        first,
-        wall_s=first.wall_s + second.wall_s,
-        cpu_s=first.cpu_s + second.cpu_s,
-        memory_bytes=max(first.memory_bytes, second.memory_bytes),
     )
 
 

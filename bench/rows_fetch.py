@@ -1,7 +1,7 @@
 """Rows 4 to 6: a tree out of a store and into a directory: for the first time, with a warm cache, and once more.
 
-`run_isolated` always removes what it mapped, so where it is measured beside tools that leave removing to others, these
-remove what they made within the measurement; only row 4, as its peers restore, leaves the tree where it is.
+In rows 4 and 5 all leave the tree where it is, and it is removed outside of the measurement. Ours also runs a command. In
+row 6 the tree is put away within the measurement, proven unchanged, and used again by the next run.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.goals import OURS
-from bench.measure import Contestant, Race, Sample, added, run
+from bench.measure import Contestant, Race, Sample, run
 from bench.peers import Ostree, has, keepers
 from bench.place import NO_LIMITS, Place, Server, removed
 from bench.tree import Changer
@@ -51,36 +51,30 @@ def fetch_generations(place: Place) -> Race:
 def map_warm(place: Place) -> Race:
     """Row 5: everything is in the cache, and no tree is kept."""
     server = place.server()
-    cache, target = place.fresh("blobs"), place.fresh("copy")
-    contestants = [_mapped(place, OURS, server, cache)]
-
-    def checkout(keeper: Ostree) -> Sample:
-        return added(keeper.restore(target, "-H"), _remove(target))
-
+    target = place.fresh("copy")
+    tidy = partial(removed, target)
+    contestants = [_mapped_anew(place, OURS, server)]
     if has("ostree"):
         ostree = Ostree(place, "bare-user")
         place.stack.callback(ostree.remove)
         ostree.backup(place.tree)
-        contestants.append(Contestant("ostree checkout -H, rm -rf", partial(checkout, ostree), is_peer=True))
-
-    def copy_links() -> Sample:
-        return added(run(["cp", "-al", str(place.tree), str(target)], dict(os.environ)), _remove(target))
-
-    contestants.append(Contestant("cp -al, rm -rf", copy_links, is_peer=True))
+        checkout = partial(ostree.restore, target, "-H")
+        contestants.append(Contestant("ostree checkout -H", checkout, is_peer=True, tidy=tidy))
+    link = partial(run, ["cp", "-al", str(place.tree), str(target)], dict(os.environ))
+    contestants.append(Contestant("cp -al", link, is_peer=True, tidy=tidy))
     return Race(contestants)
 
 
 def map_again(place: Place) -> Race:
     """Row 6: a task ran in the tree, and the next one wants the same; both proofs that it is unchanged are included."""
     server = place.server()
-    cache, over = place.fresh("blobs"), place.fresh("blobs")
-    contestants = [
-        _mapped(place, OURS, server, cache),
-        _mapped(place, NO_REUSE, server, place.fresh("blobs")),
-    ]
-    if "overlay" in run(["run_isolated", "--help"], place.env(cache)).stdout:
-        contestants.append(_mapped(place, OVERLAY, server, over, how="overlay"))
-    return Race(contestants)
+    return Race(
+        [
+            _mapped_again(place, OURS, server, "auto"),
+            _mapped_again(place, OVERLAY, server, "overlay"),
+            _mapped_anew(place, NO_REUSE, server),
+        ]
+    )
 
 
 def _cold(place: Place, name: str, server: Server, digest: str) -> Contestant:
@@ -97,10 +91,24 @@ def _cold(place: Place, name: str, server: Server, digest: str) -> Contestant:
     return Contestant(name, once, tidy=tidy)
 
 
-def _mapped(place: Place, name: str, server: Server, cache: Path, how: str = "auto") -> Contestant:
-    """Return ours with a warm cache: a task that does nothing, its directory made before and removed after it."""
-    argv = [*run_of(place.archive(server), cache, place.fresh("root")), "--map", how, *TRUE]
+def _mapped_anew(place: Place, name: str, server: Server) -> Contestant:
+    """Return ours with a warm cache in which no tree is kept; it stays until it is tidied away."""
+    cache, root = place.fresh("blobs"), place.fresh("root")
+    argv = [*run_of(place.archive(server), cache, root), "--leak-temp-dir", *TRUE]
+    once = partial(place.ours, name, argv, server, place.fresh("cache"))
+    return Contestant(name, once, prepare=partial(_forget_trees, cache), tidy=partial(removed, root))
+
+
+def _mapped_again(place: Place, name: str, server: Server, how: str) -> Contestant:
+    """Return ours with a warm cache, and with what the run before left for the next one."""
+    argv = [*run_of(place.archive(server), place.fresh("blobs"), place.fresh("root")), "--map", how, *TRUE]
     return Contestant(name, partial(place.ours, name, argv, server, place.fresh("cache")))
+
+
+def _forget_trees(cache: Path) -> None:
+    for depth in ("", "*/", "*/*/"):
+        for trees in cache.glob(f"{depth}trees"):
+            removed(trees)
 
 
 TRUE = ("--raw-cmd", "--", "true")
@@ -109,7 +117,3 @@ TRUE = ("--raw-cmd", "--", "true")
 def run_of(digest: str, cache: Path, root: Path) -> list[str]:
     """Return the beginning of a run of ours in the tree `digest`."""
     return ["run_isolated", "-s", digest, "--cache", str(cache), "--root-dir", str(root), "--no-log", *NO_LIMITS]
-
-
-def _remove(target: Path) -> Sample:
-    return run(["rm", "-rf", str(target)], dict(os.environ))
