@@ -141,7 +141,7 @@ def measured(row: Row, place: Place, tree: str) -> Measured:
         results = alternate(place.size.runs, row.make(place))
         verdicts = tuple(goal.judge(results) for goal in row.goals)
     except Failed as error:
-        results, verdicts = [], (Verdict("to work", str(error), is_met=False),)
+        results, verdicts = [], (Verdict("to work", str(error).partition("\n")[0][:100], is_met=False),)
     return Measured(row.number, row.title, tree, tuple(results), verdicts)
 
 

@@ -104,7 +104,7 @@ def run(argv: Sequence[str], env: dict[str, str], cwd: Path | None = None, *, se
             stream.seek(0)
         if process.returncode:
             why = os.fsdecode(errors.read())[-500:]
-            raise Failed(f"{' '.join(argv)} ended with {process.returncode}: {why}")
+            raise Failed(f"{why.strip() or 'nothing was said'} (status {process.returncode} of {' '.join(argv)})")
         stdout = os.fsdecode(said.read())
     return Sample(
         wall_s,
@@ -119,7 +119,8 @@ def run(argv: Sequence[str], env: dict[str, str], cwd: Path | None = None, *, se
 def alternate(runs: int, race: Race) -> list[Result]:
     """Measure contestants in turns, so that a slow minute of the machine hits all; the first turn is discarded.
 
-    What the discarded turn counted on the wire is kept. Before each run all that others wrote is brought to the disk:
+    One that fails is left out, unless it is the first, which the row is about. What the discarded turn counted on the
+    wire is kept. Before each run all that others wrote is brought to the disk:
     else who syncs would pay for who does not.
     """
     samples: dict[str, list[Sample]] = {one.name: [] for one in race.contestants}
@@ -132,7 +133,7 @@ def alternate(runs: int, race: Race) -> list[Result]:
             try:
                 sample = _once(one)
             except Failed as error:
-                if not one.is_peer:
+                if one is race.contestants[0]:
                     raise
                 print(f"{one.name} is left out: {error}", file=sys.stderr)
                 left.remove(one)

@@ -1,7 +1,7 @@
 """Rows 4 to 6: a tree out of a store and into a directory: for the first time, with a warm cache, and once more.
 
-In rows 4 and 5 all leave the tree where it is, and it is removed outside of the measurement. Ours also runs a command. In
-row 6 the tree is put away within the measurement, proven unchanged, and used again by the next run.
+In rows 4 and 5 all leave the tree where it is, and it is removed outside of the measurement. Ours also runs a command.
+In row 6 the tree is put away within the measurement, proven unchanged, and used again by the next run.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from server.stores.check import Check, Checked
 from server.stores.datadir import DataDirectory
 from server.stores.janitor import Janitor, Tidied
 from server.stores.limits import BlobLimits
+from server.stores.open import with_advice
 from server.stores.rebuild import Rebuild, Rebuilt
 from server.stores.sqlite_index import Kind
 from server.units import bytes_text
@@ -59,12 +60,9 @@ async def _check(data_dir: Path, say: Say, read_share: float, *, rebuild: bool) 
             rebuilt = await Rebuild(data_dir, SystemClock(), say).run()
             bad = rebuilt.bad_ranges
             say(_rebuilt_line(rebuilt))
-        try:
-            async with _stores(data, _NO_FLOOR) as stores:
-                chance, now_s = random.Random(), SystemClock().now()
-                checked = await Check(stores, data_dir, say, read_share, chance, now_s).run()
-        except IndexCorrupt as error:
-            raise IndexCorrupt(f"{error} (--rebuild-index makes it anew)") from error
+        async with _stores(data, _NO_FLOOR) as stores:
+            chance, now_s = random.Random(), SystemClock().now()
+            checked = await Check(stores, data_dir, say, read_share, chance, now_s).run()
         say(_checked_line(checked))
         return 1 if bad or checked.problems else 0
     finally:
@@ -126,11 +124,14 @@ def _open(data_dir: Path) -> DataDirectory:
 
 @asynccontextmanager
 async def _stores(data: DataDirectory, limits: BlobLimits) -> AsyncIterator[LocalBlobStores]:
-    stores = await LocalBlobStores.open(data.path, SystemClock(), TallyMonitor(), limits)
     try:
-        yield stores
-    finally:
-        await stores.close()
+        stores = await LocalBlobStores.open(data.path, SystemClock(), TallyMonitor(), limits)
+        try:
+            yield stores
+        finally:
+            await stores.close()
+    except IndexCorrupt as error:
+        raise with_advice(error) from error
 
 
 def _rebuilt_line(rebuilt: Rebuilt) -> str:

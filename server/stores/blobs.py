@@ -37,6 +37,7 @@ from server.stores.recipes import verified_recipe
 from server.stores.sqlite_index import BlobIndex, Kind, Lookup, NewRecord
 from server.stores.sqlite_upkeep import UpkeepIndex
 from server.stores.uploading import Tally, Turn, Upload, passed, verified
+from server.units import bytes_text
 
 LOOKUP_DIGESTS = 20_000  # per index query: keeps the loop's share of the work below 10 ms
 GROUP_BYTES = 32 << 20  # one fsync for this much; about 12 ms on a plain SSD
@@ -145,9 +146,11 @@ class LocalBlobStores:
         """Return why `size_bytes` more cannot be stored."""
         limits = self.limits
         if limits.max_bytes is not None and self.used_bytes + size_bytes > limits.max_bytes:
-            return f"The blob store holds {self.used_bytes} bytes, limit {limits.max_bytes}"
+            held = f"The blob store holds {bytes_text(self.used_bytes)} of at most {bytes_text(limits.max_bytes)}"
+            stays = f"what was asked for within {limits.promised_s / 3600:g} hours stays"
+            return f"{held}, {bytes_text(size_bytes)} more do not fit, and {stays}"
         if await self.packs.free_bytes() < limits.min_free_bytes + size_bytes:
-            return f"The disk has less than {limits.min_free_bytes} bytes left"
+            return f"The disk of the blob store has less than {bytes_text(limits.min_free_bytes)} left, which stay free"
         return None
 
     def _turn(self, namespace: str) -> asyncio.Lock:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +112,42 @@ def test_packs_that_were_deleted_are_archived_again_and_fetched(tmp_path: Path, 
     assert {path.name: path.read_text() for path in (tmp_path / "back").iterdir()} == {
         path.name: path.read_text() for path in tree.iterdir()
     }
+
+
+def test_a_garbled_index_is_made_anew_from_the_packs(tmp_path: Path, tree: Path) -> None:
+    data = tmp_path / "data"
+    with running_server(data) as server:
+        root = archive(server.url, tree)
+        assert server.stop() == 0
+    (data / "blobs.sqlite").write_bytes(b"garbage " * 10_000)
+    advice = "blobs.sqlite is damaged: file is not a database (swarming-server check --rebuild-index makes it anew"
+    for command in (("stats",), ("gc",), ("check",), ("serve", "--port", "0")):
+        status, said, error = ran(COMMAND, *command, "--data", data)
+        assert (status, said, error.count("\n")) == (1, "", 1)
+        assert advice in error
+    assert ran(COMMAND, "check", "--rebuild-index", "--read-data", "--data", data)[0] == 0
+    with running_server(data) as server:
+        download(server.url, root, tmp_path)
+
+
+def test_what_is_promised_stays_and_an_upload_that_does_not_fit_is_told_why(tmp_path: Path) -> None:
+    data, first, second = tmp_path / "data", tmp_path / "first", tmp_path / "second"
+    for number, folder in enumerate((first, second)):
+        folder.mkdir()
+        (folder / "large").write_bytes(random.Random(number).randbytes(700_000))
+    with running_server(data, "--max-size", "1M") as server:
+        root = archive(server.url, first)
+        status, said, error = ran(ISOLATE, "archive", "-I", server.url, second)
+        assert (status, said, error.count("\n")) == (101, "", 1)
+        assert "more do not fit, and what was asked for within 6 hours stays" in error
+        download(server.url, root, tmp_path)
+        assert server.stop() == 0
+    with sqlite3.connect(data / "blobs.sqlite") as connection:
+        connection.execute("UPDATE block SET touched_h = touched_h - 9")
+    connection.close()
+    with running_server(data, "--max-size", "1M") as server:
+        archive(server.url, second)
+    assert sum(pack.stat().st_size for pack in data.rglob("*.pack")) < 1 << 20  # the first had to go
 
 
 @pytest.mark.parametrize("command", ["check", "gc", "stats"])
