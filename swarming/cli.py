@@ -49,6 +49,7 @@ COLLECT_FLAGS = (
     "task_output_stdout",
     "filepath_filter",
     "perf",
+    "live",
 )
 
 
@@ -100,7 +101,7 @@ def trigger(
 @verbose_option
 @click.argument("what", nargs=-1)
 @click.pass_obj
-def run(console: Console, /, swarming: str | None, what: tuple[str, ...], *, live: bool, **flags: Any) -> int:
+def run(console: Console, /, swarming: str | None, what: tuple[str, ...], **flags: Any) -> int:
     """Trigger a task and wait for it: [HASH | FILE.isolated] [-- extra arguments].
 
     Prints what the task prints while it runs, and exits as the task did. With several shards or --decorate the output
@@ -109,7 +110,7 @@ def run(console: Console, /, swarming: str | None, what: tuple[str, ...], *, liv
     _check_filter(flags)
     done: list[TriggeredTask] = []
     try:
-        return _run(console, swarming, _asked(what), flags, done, live=live)
+        return _run(console, swarming, _asked(what), flags, done)
     except KeyboardInterrupt:
         if done:
             _interrupted(console, swarming, done)
@@ -148,7 +149,7 @@ def collect(
     async def act(session: Session) -> int:
         task_ids = listed.task_ids if listed else await actions.find(session.client, tasks, session.screen.err)
         check_places(flags)
-        return await gather(session, task_ids, flags, listed.longest_s if listed else FOREVER_S, _here(), live=False)
+        return await gather(session, task_ids, flags, listed.longest_s if listed else FOREVER_S, _here())
 
     return commands.with_session(console, swarming, act, bars=False)
 
@@ -157,9 +158,7 @@ for command in (*commands.ALL, *task_commands.ALL):
     swarming.add_command(command)
 
 
-def _run(
-    console: Console, server: str | None, asked: Asked, flags: dict[str, Any], done: list[TriggeredTask], *, live: bool
-) -> int:
+def _run(console: Console, server: str | None, asked: Asked, flags: dict[str, Any], done: list[TriggeredTask]) -> int:
     from isolate.clock import SystemClock
     from swarming import actions
     from swarming.session import check_places, gather, shard_requests
@@ -174,7 +173,9 @@ def _run(
             session.screen.out(f"Task: {session.url}/task?id={task.task_id}")
         longest_s = actions.longest_s(shards[0].body)
         task_ids = [task.task_id for task in done]
-        return await gather(session, task_ids, collecting, longest_s, _here(), live=live)
+        return await gather(
+            session, task_ids, collecting, longest_s, _here(), actions.collect_command(done, session.url)
+        )
 
     return commands.with_session(console, server, act, bars=False)
 

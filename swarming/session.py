@@ -111,9 +111,9 @@ def check_places(flags: Mapping[str, Any]) -> None:
 
 
 async def gather(
-    session: Session, task_ids: Sequence[str], flags: Mapping[str, Any], longest_s: float, here: Here, *, live: bool
+    session: Session, task_ids: Sequence[str], flags: Mapping[str, Any], longest_s: float, here: Here, again: str = ""
 ) -> int:
-    """Collect and show tasks as the flags say, `live` if they are run; returns the exit status."""
+    """Collect and show tasks as the flags say; returns the exit status. `again` is what to type when it gives up."""
     directory: Path | None = flags["task_output_dir"]
     summaries = [flags["task_summary_json"]] if flags["task_summary_json"] else []
     if directory:
@@ -125,11 +125,12 @@ async def gather(
         url=session.url,
         console=console,
         decorate=flags["decorate"],
-        live=live and console and not flags["decorate"] and len(task_ids) == 1 and given_s != NOW_S,
+        live=flags.get("live", False) and console and not flags["decorate"] and len(task_ids) == 1 and given_s != NOW_S,
         terminal=here.terminal,
         summary_files=tuple(summaries),
         summary_output=stdout in {"all", "json"},
         status_updates=flags["print_status_updates"],
+        again=again,
     )
     async with AsyncExitStack() as stack:
         outputs = None

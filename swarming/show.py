@@ -42,6 +42,7 @@ class Show:
     summary_files: tuple[Path, ...] = ()
     summary_output: bool = True
     status_updates: bool = False
+    again: str = ""  # what to type for the shards that are missing
 
 
 async def collect_and_show(
@@ -66,6 +67,8 @@ async def collect_and_show(
         screen.out(total)
     if display.waiting:
         screen.err(f"Results from some shards are missing: {_listed(display.waiting)}")
+        if how.again:
+            screen.err(f"To collect results, use:\n  {how.again}")
     return exit_status(shards, len(task_ids))
 
 

@@ -92,6 +92,11 @@ def test_run_does_not_wait_when_told_so(fleet: Fleet, gate: Gate) -> None:
     done = fleet.run("swarming", "run", "--raw-cmd", "-T", "unwatched", "--timeout", "-1", "--", *gate.task())
     assert done.returncode == 1
     assert done.stdout.splitlines()[2].endswith(" None")
+    late = fleet.run("swarming", "run", "--raw-cmd", "-T", "late", "-t", "0.1", "--", *gate.task())
+    assert late.returncode == 1
+    missing, _, again = late.stderr.splitlines()
+    assert missing == "Results from some shards are missing: 0"
+    assert fleet.run(*again.split(), "-t", "-1").returncode == 1
 
 
 def test_an_interrupted_trigger_says_what_it_triggered(fleet: Fleet) -> None:

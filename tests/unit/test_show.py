@@ -69,6 +69,8 @@ async def test_who_is_missing_is_said_in_the_end() -> None:
     assert status == 1
     assert out.count("| End of shard") == 1
     assert err == ["Results from some shards are missing: 1"]
+    _, _, err = await shown(["a10", "b10"], AGES_S, Show(url="u", again="collect it"), Wanted(timeout_s=5.0))
+    assert err == ["Results from some shards are missing: 1", "To collect results, use:\n  collect it"]
 
 
 async def test_one_task_is_printed_while_it_runs() -> None:
