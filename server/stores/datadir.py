@@ -17,7 +17,8 @@ from isolate.errors import Busy, FormatTooNew, InvalidInput
 
 FORMAT = 1  # of the layout: packs/, blobs.sqlite, tasks.sqlite, …; each database counts its own schema
 _FORMAT_FILE, _LOCK_FILE, _RUNNING_FILE = "format.json", "lock", "running"
-_NOT_FOREIGN = {_LOCK_FILE, "config", "lost+found"}  # settings may come first; new file systems have the last
+# What may come before the first server: settings, the hooks and the archives of bots; new file systems have the last.
+_NOT_FOREIGN = {_LOCK_FILE, "config", "bot_config.py", "bot_config.py.json", "bot_archives", "lost+found"}
 
 
 class DataDirectory:

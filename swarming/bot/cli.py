@@ -112,13 +112,14 @@ def run(*, verbose: bool, trial: str | None, candidate: tuple[int, int] | None, 
 def attributes(**flags: Any) -> None:
     """Print the dimensions and the state that this bot would report, as JSON."""
     import json
+    import os
 
     from isolate.clock import SystemClock
     from swarming.bot.attributes import Attributes
     from swarming.bot.config import load_identity
     from swarming.bot.machine import read_machine
 
-    found = Attributes(load_identity(**flags), read_machine(), {}, SystemClock())
+    found = Attributes(load_identity(**flags), read_machine(), os.environ, SystemClock())
     shown = {"dimensions": found.dimensions("", {}), "state": found.state(0), "version": found.version}
     click.echo(json.dumps(shown, indent=2, sort_keys=True))
 

@@ -5,6 +5,7 @@ A root, and the only module of the bot that reads the environment.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from swarming.bot.attributes import Identity, check_value, parse_dimensions
 from swarming.bot.hooks import HOOK_LIMIT_S
 from swarming.bot.machine import short_hostname
 
+NOT_IN_IDS = frozenset("/\\<>|?#%")  # as the server has it: an id names folders, and stands in addresses of pages
 # Of the environment of the bot, not for its tasks: what concerns another task, or the bot itself.
 NOT_FOR_TASKS = ("LUCI_CONTEXT", "SWARMING_TASK_ID", "RUN_ISOLATED_WORK_DIR")
 
@@ -51,13 +53,15 @@ def load(
     if not url:
         raise InvalidInput("No server: say --server URL or set SWARMING_SERVER")
     identity = load_identity(bot_id, dimensions, cost_usd_hour, directory, known)
+    if not math.isfinite(hook_limit_s):
+        raise InvalidInput(f"--hook-timeout {hook_limit_s}: a number of seconds is needed")
     env = {name: value for name, value in known.items() if name not in NOT_FOR_TASKS}
     return BotConfig(
         server=normalize_url(url),
         directory=identity.base_dir,
         identity=identity,
         env={**env, "SWARMING_HEADLESS": "1", "SWARMING_BOT_ID": identity.bot_id},
-        reboot_command=tuple(shlex.split(reboot_command)),
+        reboot_command=_words(reboot_command),
         hook_limit_s=hook_limit_s,
         external_setup=known.get("SWARMING_EXTERNAL_BOT_SETUP") == "1",
     )
@@ -73,9 +77,18 @@ def load_identity(
     """Return who a bot with these flags is; raises InvalidInput."""
     known = os.environ if environment is None else environment
     name = check_value("The id of the bot", bot_id or known.get("SWARMING_BOT_ID") or short_hostname())
-    if "/" in name:
-        raise InvalidInput(f"The id of the bot: {name!r} must not contain '/'")
+    if found := NOT_IN_IDS & set(name):
+        raise InvalidInput(f"The id of the bot: {name!r} must not contain {min(found)!r}")
+    if not math.isfinite(cost_usd_hour):
+        raise InvalidInput(f"--cost-usd-hour {cost_usd_hour}: a number is needed")
     return Identity(name, parse_dimensions(dimensions), cost_usd_hour, directory or _data_home(known) / name)
+
+
+def _words(command: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(command))
+    except ValueError as error:
+        raise InvalidInput(f"--reboot-command {command!r}: {error}") from error
 
 
 def _data_home(environment: Mapping[str, str]) -> Path:

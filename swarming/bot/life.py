@@ -127,8 +127,9 @@ async def introduce(config: BotConfig, session: str, clock: Clock) -> None:
 
 def dump_stacks_on_request(directory: WorkDirectory) -> None:
     """Let SIGUSR1 write what every thread is doing into the log folder; the file stays open for it."""
-    file = (directory.logs / "stacks.log").open("ab")
-    faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)
+    with suppress(OSError):  # a full disk, or somebody else's file
+        file = (directory.logs / "stacks.log").open("ab")
+        faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)
 
 
 def _script(config: BotConfig, directory: WorkDirectory, clock: Clock) -> Script:

@@ -21,11 +21,18 @@ class ShortFormatter(logging.Formatter):
         return f"swarming-bot: {record.getMessage()}{details}"
 
 
+class LogFile(RotatingFileHandler):
+    """A full disk loses lines; it must not end or disturb the bot."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        pass
+
+
 def start_log(folder: Path, *, verbose: bool) -> None:
     """Begin to write, for the whole process."""
     level = logging.DEBUG if verbose else logging.INFO
     path = folder / "bot.log"
-    file = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
+    file = LogFile(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8", delay=True)
     file.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     console = logging.StreamHandler()
     console.setFormatter(ShortFormatter(path))

@@ -10,7 +10,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from isolate.clock import SystemClock
@@ -94,5 +94,6 @@ def _lock(lock: int, root: Path) -> None:
         raise Busy(
             f"Another bot runs in {root} (process {owner}); a second bot on one machine needs another --id and --dir"
         ) from error
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    with suppress(OSError):  # it only helps the one who is refused; a full disk must not end a bot that is needed
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from isolate.errors import InvalidInput
-from swarming.bot.config import BotConfig, load
+from swarming import wire_bot
+from swarming.bot.config import NOT_IN_IDS, BotConfig, load
 from swarming.bot.machine import short_hostname
 
 
@@ -42,11 +44,22 @@ def test_every_id_has_a_directory_of_its_own(tmp_path: Path) -> None:
         ({"SWARMING_SERVER": "localhost"}, {"bot_id": " x"}, "unpadded"),
         ({"SWARMING_SERVER": "localhost"}, {"dimensions": [("id", "x")]}, "--id"),
         ({"SWARMING_SERVER": "http://localhost?x=1"}, {}, "localhost"),
+        ({"SWARMING_SERVER": "localhost"}, {"cost_usd_hour": math.nan}, "--cost-usd-hour nan"),
+        ({"SWARMING_SERVER": "localhost"}, {"hook_limit_s": math.inf}, "--hook-timeout inf"),
+        ({"SWARMING_SERVER": "localhost"}, {"reboot_command": "a '"}, "--reboot-command .*No closing quotation"),
     ],
 )
 def test_what_makes_no_sense_is_refused(environment: dict[str, str], flags: dict[str, object], word: str) -> None:
     with pytest.raises(InvalidInput, match=word):
         config(environment, **flags)
+
+
+@pytest.mark.parametrize("letter", sorted(NOT_IN_IDS))
+def test_an_id_the_server_would_refuse_is_refused_here(letter: str) -> None:
+    with pytest.raises(InvalidInput, match="id"):
+        config({"SWARMING_SERVER": "localhost"}, bot_id=f"a{letter}b")
+    with pytest.raises(InvalidInput, match="id"):
+        wire_bot.hello({"dimensions": {"id": [f"a{letter}b"]}, "state": {}, "version": ""})
 
 
 def test_tasks_do_not_inherit_what_belongs_to_another_task() -> None:

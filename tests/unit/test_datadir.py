@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from isolate.errors import Busy, FormatTooNew, InvalidInput
+from server.bot_archive import FOLDER
+from server.bot_config import FILE
+from server.settings import SETTINGS_DIR
 from server.stores.datadir import FORMAT, DataDirectory
 
 
@@ -71,8 +74,9 @@ def test_maintenance_makes_no_directory(tmp_path: Path) -> None:
     DataDirectory.open_existing(tmp_path).close()
 
 
-def test_a_fresh_file_system_is_empty_enough(tmp_path: Path) -> None:
-    (tmp_path / "lost+found").mkdir()
+@pytest.mark.parametrize("name", ["lost+found", SETTINGS_DIR, FOLDER, FILE])
+def test_what_may_come_before_the_first_server_is_in_nobodys_way(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
     DataDirectory.open(tmp_path).close()
 
 
