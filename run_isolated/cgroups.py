@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 _PERIOD_US, _LEAST_US = 100_000, 1_000  # over which CPU time is measured, and what it must be: the kernel's own figures
-_KEEPER = "keeper"  # where those go who were in a group before it was given children with limits
+KEEPER = "keeper"  # where those go who were in a group before it was given children with limits
 _LIMITED = ("cpu", "memory", "pids")  # the controllers behind Limits
 _LOOK_AGAIN_MS = 50  # the kernel tells when a group gets empty; not when somebody else's rmdir succeeded
 
@@ -182,7 +182,7 @@ def delegate(parent: str) -> frozenset[str]:
     if set(wanted) <= controllers(parent):
         return controllers(parent)
     with suppress(OSError):
-        keeper = f"{parent}/{_KEEPER}"
+        keeper = f"{parent}/{KEEPER}"
         with suppress(FileExistsError):
             os.mkdir(keeper, 0o755)
         for pid in _read(f"{parent}/cgroup.procs").split():

@@ -22,6 +22,7 @@ from isolate.http import HttpClient
 from swarming.bot import health
 from swarming.bot.attributes import Attributes
 from swarming.bot.config import BotConfig
+from swarming.bot.confinement import Confinement
 from swarming.bot.crew import RunnerProcess
 from swarming.bot.hands import MachineHands
 from swarming.bot.hooks import HookProcess, Hooks
@@ -57,7 +58,8 @@ async def serve(
     """Let a bot live; `words` are what another version is to be called with to be the same bot."""
     identity = config.identity
     log.info("Bot %s works in %s for %s", identity.bot_id, directory.root, config.server)
-    ended = directory.end_tasks()
+    confinement = Confinement.here()
+    ended = directory.end_tasks(confinement.parent)
     directory.clean()
     if ended:
         log.warning("Ended %d processes that a crashed bot left here", ended)
@@ -67,7 +69,9 @@ async def serve(
         api: Calls = BotApi(http, identity.bot_id, session, script.headers)
         if guardian.is_there:
             api = Proving(api, guardian, clock)
-        place = Workplace(directory, config.server, identity.bot_id, config.env, identity.cost_usd_hour, script)
+        place = Workplace(
+            directory, config.server, identity.bot_id, config.env, identity.cost_usd_hour, script, confinement
+        )
         updater = Updater(http, directory.root / FOLDER, [*words, "--trial", session], config.env, clock)
         hands = MachineHands(api, place, config.reboot_command, updater, clock)
         found = Attributes(identity, read_machine(), config.env, clock, lambda: updater.refused)

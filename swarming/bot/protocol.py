@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from isolate.errors import InvalidInput, Refused
+from run_isolated.cgroups import NO_LIMITS, Limits
 
 BASE = "/swarming/api/v1/bot/"
 SESSION_HEADER = "X-Isolate-Session"  # our additions to the protocol of 2020: fencing,
@@ -94,6 +95,7 @@ class Manifest:
     dimensions: Mapping[str, list[str]]  # that were asked for
     caches: tuple[tuple[str, str, int], ...] = ()  # name, path, and how large it will be, -1 when nobody knows
     lower_priority: bool = False
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +251,7 @@ def parse_manifest(data: Mapping[str, Any]) -> Manifest:
     for key, what in UNSUPPORTED.items():
         if data[key]:
             raise InvalidInput(f"This bot has no support for {what}")
-    isolated = data["isolated"] or {}
+    isolated, containment = data["isolated"] or {}, data["containment"] or {}
     return Manifest(
         task_id=str(data["task_id"]),
         command=tuple(data["command"] or data["extra_args"] or ()),
@@ -267,7 +269,11 @@ def parse_manifest(data: Mapping[str, Any]) -> Manifest:
         grace_period_s=float(data["grace_period"] or 0),
         dimensions=dict(data["dimensions"] or {}),
         caches=tuple(_cache(cache) for cache in data["caches"] or ()),
-        lower_priority=bool((data["containment"] or {}).get("lower_priority")),
+        lower_priority=bool(containment.get("lower_priority")),
+        limits=Limits(
+            memory_bytes=int(containment.get("limit_total_committed_memory") or 0),
+            processes=int(containment.get("limit_processes") or 0),
+        ),
     )
 
 

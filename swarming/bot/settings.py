@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isolate.errors import InvalidInput
+from run_isolated.cgroups import NO_LIMITS, Limits
 
 GIB, MIB = 1 << 30, 1 << 20
 MAX_TEMP_FILES = 1024  # more of them are left behind by tasks that do not clean up; a full /tmp fails all others
@@ -39,13 +40,14 @@ class Settings:
     cache_bytes: int = 50 * GIB
     cache_items: int = 50 * 1024
     max_temp_files: int = MAX_TEMP_FILES
+    limits: Limits = NO_LIMITS  # of all processes of a task together, where the machine can enforce them
 
     @classmethod
     def of(cls, changes: Any) -> Settings:
         """Return the settings that `changes`, spelt as in 2020, make of the defaults; raises InvalidInput."""
         usual = cls()
         partition, cache = _part(changes, "free_partition"), _part(_part(changes, "caches"), "isolated")
-        own = _part(partition, "bot")
+        own, limits = _part(partition, "bot"), _part(changes, "limits")
         return cls(
             root=_free_space(_part(partition, "root"), usual.root),
             bot=_free_space(own, usual.bot),
@@ -53,6 +55,11 @@ class Settings:
             cache_bytes=int(_number(cache, "size", usual.cache_bytes)),
             cache_items=int(_number(cache, "items", usual.cache_items)),
             max_temp_files=int(_number(_part(changes, "temp"), "max_files", usual.max_temp_files)),
+            limits=Limits(
+                memory_bytes=int(_number(limits, "memory", 0)),
+                processes=int(_number(limits, "processes", 0)),
+                cpu_cores=_number(limits, "cpu", 0),
+            ),
         )
 
 

@@ -119,7 +119,8 @@ class TaskRun:
             runner.kill()  # it is done, or it is to be; what an interpreter does at its end takes time for nothing
             runner_end = await asyncio.shield(runner.close())
         if self._finished is None:
-            await asyncio.to_thread(self._place.directory.end_tasks)  # the kernel does it; this is for other systems
+            # The kernel does it; this is for other systems.
+            await asyncio.to_thread(self._place.directory.end_tasks, self._place.confinement.parent)
         await asyncio.to_thread(self._spool.finish, STRAY_WRITER_S)
         return runner_end
 

@@ -28,6 +28,7 @@ Restart=always
 RestartSec=10
 # The kernel takes a task before the bot when memory ends: tasks have a higher score of their own.
 OOMPolicy=continue
+Delegate=yes
 OOMScoreAdjust=-100
 
 [Install]

@@ -62,9 +62,12 @@ class WorkDirectory:
         finally:
             os.close(lock)
 
-    def end_tasks(self) -> int:
-        """End the processes of tasks whose runner is gone; return how many there were."""
-        return sum(end_leftovers(entry) for entry in self.work.iterdir() if _is_directory(entry))
+    def end_tasks(self, group_parent: str | None = None) -> int:
+        """End the processes of tasks whose runner is gone; return how many there were.
+
+        `group_parent` is where their control groups are, None being where a run makes its own.
+        """
+        return sum(end_leftovers(entry, group_parent) for entry in self.work.iterdir() if _is_directory(entry))
 
     def clean(self) -> None:
         """Delete the files of tasks that have ended, but for named caches, which are kept for others.

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
 from run_isolated.spec import NamedCache, RunSpec
 from swarming.bot import health
+from swarming.bot.confinement import Confinement, strictest
 from swarming.bot.launch import RUNNER_COMMAND, Launch
 from swarming.bot.protocol import Manifest
 from swarming.bot.settings import Settings
@@ -53,6 +54,7 @@ class Workplace:
     base_env: Mapping[str, str]
     cost_usd_hour: float
     script: TaskScript
+    confinement: Confinement = field(default_factory=Confinement.here)
 
     @property
     def usual(self) -> Launch:
@@ -88,6 +90,8 @@ class Workplace:
             max_cache_size_bytes=settings.cache_bytes,
             max_cache_items=settings.cache_items,
             min_free_space_bytes=health.min_free_bytes(directory.root, settings),
+            limits=self.confinement.of(strictest(settings.limits, manifest.limits)),
+            group_parent=self.confinement.parent,
         )
 
     def task_env(self, manifest: Manifest) -> dict[str, str]:
