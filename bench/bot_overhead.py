@@ -3,8 +3,9 @@
     python -m bench.bot_overhead [--tasks 50] [--pause-s 1] [--idle-s 60]
 
 Server, bot and client share this machine. The task is `date`, which says when it ran; what the bot did before and after
-is read from its log, whose times are of the same clock. The first tasks warm up the cache and are not counted. Between two tasks there is a pause, in which a bot has its next
-runner ready; without one, each task waits for the start of its runner.
+is read from its log, whose times are of the same clock. The first tasks warm up the cache and are not counted. Between
+two tasks there is a pause, in which a bot has its next runner ready; without one, each task waits for the start of its
+runner.
 """
 
 from __future__ import annotations
