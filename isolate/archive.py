@@ -8,7 +8,7 @@ enough that it keeps them; what is in flight is bounded whatever the size of the
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -186,13 +186,14 @@ async def _crew(
 async def _build(plan: Plan, store: BlobStore, crew: GrowingCrew, options: ArchiveOptions, monitor: Monitor) -> Built:
     """Bring everything but the root of the manifest to the store; starts over when the world moved meanwhile."""
     clock, namespace = options.clock, store.namespace
+    doubted: Container[str] = ()
     for attempt in range(1, ATTEMPTS + 1):
         started_s = clock.monotonic()
         try:
             with ExitStack() as stack:
                 cache = None
                 if options.stat_cache is not None:
-                    tree = StatCache(options.stat_cache, plan.name, namespace.algorithm, clock, monitor)
+                    tree = StatCache(options.stat_cache, plan.name, namespace.algorithm, clock, monitor, doubted)
                     cache = stack.enter_context(tree)
                 recorded = None
                 if options.record is not None:
@@ -209,9 +210,11 @@ async def _build(plan: Plan, store: BlobStore, crew: GrowingCrew, options: Archi
                     recorded=recorded,
                 )
                 built = await pipeline.run(plan.root, plan.entries())
-        except FileChanged:
+        except FileChanged as error:
             if attempt == ATTEMPTS:
                 raise
+            # Perhaps it did not change, and what was remembered of it is wrong; then more may be.
+            doubted = {os.path.relpath(error.path, plan.root)} if attempt == 1 else _Everything()
             continue
         # What was present at the start of a long pass may be evicted by its end: promised is only `promised_s`.
         passed_s = clock.monotonic() - started_s
@@ -226,6 +229,13 @@ async def _promised_s(store: BlobStore, passed_s: float) -> float:
     if passed_s <= MIN_PROMISED_S / 2 or not isinstance(store, InformedStore):
         return MIN_PROMISED_S
     return (await store.info()).promised_s
+
+
+class _Everything(Container[str]):
+    """Holds whatever it is asked for."""
+
+    def __contains__(self, _item: object) -> bool:
+        return True
 
 
 class _Tally:

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import BlobStore
@@ -22,7 +24,7 @@ from isolate.monitor import Monitor
 from isolate.scan import Found
 from isolate.sender import Sender, jobs_of
 from isolate.slab import Slab
-from isolate.split import Splitter
+from isolate.split import Groups, Splitter
 from isolate.statcache import StatCache, is_settled
 from isolate.upload import Wanted
 
@@ -43,6 +45,10 @@ class Built:
     files: int
     size_bytes: int
     group_parts: tuple[bytes, ...] = ()  # the manifests of the groups: the first of the includes
+
+
+# What `Entry(...)` does, without a call in Python for each of a hundred thousand.
+_entry = cast("Callable[[tuple[object, ...]], Entry]", partial(tuple.__new__, Entry))
 
 
 class Pipeline:
@@ -67,7 +73,7 @@ class Pipeline:
         self._skip_broken = skip_broken
         self._namespace: Namespace = store.namespace
         self._splitter = Splitter()
-        self._groups = [(prefix, list[Entry]()) for prefix in groups]
+        self._groups = Groups(groups)
         self._recorded = recorded
         self._seen = {self._namespace.empty.digest}
         self._includes: list[bytes] = []
@@ -110,13 +116,8 @@ class Pipeline:
     async def _close_groups(self) -> None:
         """Give each group its part, or parts if it is large: the first includes, in the order of the groups."""
         others, self._includes = self._includes, []
-        for _, entries in self._groups:
-            splitter = Splitter()
-            parts = splitter.extend(entries)
-            rest, _ = splitter.finish()
-            for part in (*parts, rest):
-                if part:
-                    self._group_parts.append(await self._close_part(part))
+        for part in self._groups.parts(Splitter):
+            self._group_parts.append(await self._close_part(part))
         self._includes += others
 
     # Stage 1: entries and remembered digests, in a thread because it does nothing but wait for the disk.
@@ -146,6 +147,7 @@ class Pipeline:
                 continue
             blob, stamp = None, entry.stamp
             if stamp is not None:
+                slab.files += 1
                 digest = None if find is None else find(entry.path, stamp)
                 if digest is not None:
                     blob = Blob(digest, stamp[0])
@@ -209,8 +211,7 @@ class Pipeline:
                 if result.stamp is not None and is_settled(result.stamp, slab.read_at_ns):
                     slab.learnt.append((index, result.blob, result.stamp))
                 hashed_bytes += result.blob.size
-        files = sum(entry.kind is Kind.FILE for entry in slab.entries)
-        self._monitor.count("cached_files", files - len(slab.unknown))
+        self._monitor.count("cached_files", slab.files - len(slab.unknown))
         self._monitor.count("hashed_files", len(slab.unknown))
         self._monitor.count("hashed_bytes", hashed_bytes)
 
@@ -265,36 +266,27 @@ class Pipeline:
     # Stage 3: entries in their order, into the manifest and the memory of digests.
 
     async def _record(self, slab: Slab) -> None:
-        entries = []
+        entries: list[Entry] = []
         file, modes = Kind.FILE, self._modes
-        for found, blob in zip(slab.entries, slab.blobs, strict=True):
-            if found.kind is not file:
-                entries.append(Entry(found.path, found.kind, target=found.target))
+        dirs = 0
+        for (path, kind, st_mode, _, _, target), blob in zip(slab.entries, slab.blobs, strict=True):
+            if kind is not file:
+                dirs += kind is Kind.DIR
+                entries.append(_entry((path, kind, None, None, target)))
             elif blob is not None:  # else broken, reported, and left out as the caller wished
-                mode = modes.get(found.st_mode)
+                mode = modes.get(st_mode)
                 if mode is None:
-                    mode = modes[found.st_mode] = manifest_mode(found.st_mode)
-                entries.append(Entry(found.path, file, blob, mode))
-                self._size_bytes += blob.size
-        self._files += sum(entry.kind is not Kind.DIR for entry in entries)
+                    mode = modes[st_mode] = manifest_mode(st_mode)
+                entries.append(_entry((path, file, blob, mode, None)))
+                self._size_bytes += blob[1]
+        self._files += len(entries) - dirs
         if self._cache is not None:
             for index, blob, stamp in slab.learnt:
                 self._cache.store(slab.entries[index].path, stamp, blob.digest)
         if self._recorded is not None:
             self._recorded(entries)
-        for part in self._splitter.extend(self._ungrouped(entries) if self._groups else entries):
+        for part in self._splitter.extend(self._groups.take(entries)):
             await self._close_part(part)
-
-    def _ungrouped(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Hand each entry that is of a group to it; return the others."""
-        others = []
-        for entry in entries:
-            group = next((group for prefix, group in self._groups if entry.path.startswith(prefix)), None)
-            if group is None:
-                others.append(entry)
-            else:
-                group.append(entry)
-        return others
 
     async def _close_part(self, entries: Sequence[Entry]) -> bytes:
         """Make one part of the manifest, and send it after all that was sent before it; return its bytes."""

@@ -25,6 +25,7 @@ class Slab:
     learnt: list[tuple[int, Blob, Stamp]] = field(default_factory=list)  # index and what is to be remembered
     unknown: list[int] = field(default_factory=list)  # indexes of files that have to be hashed
     unknown_bytes: int = 0
+    files: int = 0
     hashing: asyncio.Task[Batch] | None = None
     hand: int | None = None  # who of the crew hashed it
     read_at_ns: int = 0

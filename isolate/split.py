@@ -7,13 +7,39 @@ path alone, apart from the limits on a part's size; at most `limit` entries are 
 from __future__ import annotations
 
 from binascii import crc32
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from isolate.isolated import Entry
 
 LIMIT = 20_000  # entries of one part: about 3.5 MB of JSON
 MIN_ENTRIES = 4_096
 BOUNDARY_MASK = 0xFFF  # one path in 4096 begins a part: parts of 8,200 entries on average, 2 % reach the limit
+
+
+class Groups:
+    """Entries whose paths begin alike, kept apart from the others: they get parts of their own."""
+
+    def __init__(self, prefixes: Sequence[str]) -> None:
+        self._groups = [(prefix, list[Entry]()) for prefix in prefixes]
+
+    def take(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Keep those of `entries` that are of a group; return the others."""
+        if not self._groups:
+            return entries
+        others: list[Entry] = []
+        for entry in entries:
+            group = next((group for prefix, group in self._groups if entry.path.startswith(prefix)), others)
+            group.append(entry)
+        return others
+
+    def parts(self, make_splitter: Callable[[], Splitter]) -> Iterator[list[Entry]]:
+        """Yield the parts of each group, several if it is large, in the order of the groups."""
+        for _, entries in self._groups:
+            splitter = make_splitter()
+            yield from splitter.extend(entries)
+            rest, _ = splitter.finish()
+            if rest:
+                yield rest
 
 
 class Splitter:

@@ -52,7 +52,17 @@ class StatCache:
     dropped, but only if the body ended well: hashing is not lost because a server went away.
     """
 
-    def __init__(self, folder: Path, tree: str, algorithm: Algorithm, clock: Clock, monitor: Monitor) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tree: str,
+        algorithm: Algorithm,
+        clock: Clock,
+        monitor: Monitor,
+        doubted: Container[str] = (),
+    ) -> None:
+        """What is remembered of the paths in `doubted` is dropped."""
+        self._doubted = doubted
         self._clock, self._monitor, self._folder = clock, monitor, folder
         self._head = b"\0".join((FORMAT, algorithm.name.encode(), os.fsencode(tree)))
         self._path = folder / BLAKE3.digest(self._head).hex()[:32]
@@ -94,7 +104,7 @@ class StatCache:
         if record is None:
             return None
         # A ctime ahead of the clock says that one of the two was set: nothing follows from it.
-        if record[:5] != stamp or stamp[2] >= self._now_ns:
+        if record[:5] != stamp or stamp[2] >= self._now_ns or (self._doubted and path in self._doubted):
             self._dead.add(path)
             return None
         digest: bytes = record[5]

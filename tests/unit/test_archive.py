@@ -19,7 +19,9 @@ from isolate.errors import FileChanged, InvalidInput, Refused, Unavailable
 from isolate.hashing import FileReader
 from isolate.isolated import Entry, Kind, Manifest, loads, resolve
 from isolate.monitor import NullMonitor, TallyMonitor
+from isolate.scan import stamp_of
 from isolate.selection import Variables, select
+from isolate.statcache import StatCache
 from tests.clock import ManualClock
 from tests.faults import ScriptedStore
 from tests.trees import Executable, Link, Tree, write_tree
@@ -166,6 +168,27 @@ async def test_digests_are_remembered_and_forgotten_with_the_stamp(tmp_path: Pat
     archived = await archive(root, store, monitor, clock=clock, stat_cache=cache)
     assert (monitor.counters["hashed_files"], monitor.counters["cached_files"]) == (1, 3)
     assert loads(archived.manifest, OURS).entries[0].blob == OURS.blob(b"HELLO")
+
+
+@pytest.mark.parametrize(("stale", "read"), [(1, 1), (2, 5)])  # the first that is wrong, then all
+async def test_digests_that_turn_out_wrong_are_dropped_and_their_files_read(
+    tmp_path: Path, stale: int, read: int
+) -> None:
+    """A content that changed under the stamp that was remembered: the clock was set, a disk was restored."""
+    tree: Tree = {"a": b"AAA", "b": b"BBB", "c": b"CCC", "d": b"DDD"}
+    root, clock = write_tree(tmp_path / "tree", tree), ManualClock(10_000_000_000.0)
+    with StatCache(tmp_path / "cache", str(root), OURS.algorithm, clock, NullMonitor()) as cache:
+        for number, (name, content) in enumerate(tree.items()):
+            remembered = b"other" + content if number < stale else content  # type: ignore[operator]
+            stamp = stamp_of((root / name).stat())
+            assert cache.find(name, stamp) is None
+            cache.store(name, stamp, OURS.algorithm.digest(remembered))  # type: ignore[arg-type]
+    for expected in (read, 0):
+        monitor = TallyMonitor()
+        archived = await archive(root, MemoryStore(OURS), monitor, clock=clock, stat_cache=tmp_path / "cache")
+        blobs = [entry.blob for entry in loads(archived.manifest, OURS).entries]
+        assert blobs == [OURS.blob(content) for content in tree.values()]  # type: ignore[arg-type]
+        assert monitor.counters["hashed_files"] == expected
 
 
 async def test_young_files_are_read_every_time(tmp_path: Path) -> None:
