@@ -93,8 +93,8 @@ class Block:
         head = (BLOCK, self.codec.value, self.algorithm.code, 0, len(self.entries), self.plain_size, len(self.payload))
         return sealed(BLOCK_HEAD.pack(*head, NO_CHECK), _encode_entries(self.entries), self.payload)
 
-    def contents(self) -> Iterator[tuple[Blob, memoryview]]:
-        """Yield each blob with its content, verified; raises InvalidRecord, or BlobCorrupt at the first wrong one."""
+    def plain(self) -> memoryview:
+        """Return all contents, one behind the other; of them only the size is verified. Raises InvalidRecord."""
         plain_bytes = self.plain_size
         if self.codec is Codec.ZSTD:
             plain = memoryview(zstd_decompress(self.payload, plain_bytes))
@@ -102,7 +102,11 @@ class Block:
             plain = memoryview(self.payload)
         if len(plain) != plain_bytes:
             raise InvalidRecord(f"Block holds {len(plain)} bytes of content, its entries say {plain_bytes}")
-        digest, start = self.algorithm.digest, 0
+        return plain
+
+    def contents(self) -> Iterator[tuple[Blob, memoryview]]:
+        """Yield each blob with its content, verified; raises InvalidRecord, or BlobCorrupt at the first wrong one."""
+        plain, digest, start = self.plain(), self.algorithm.digest, 0
         for blob in self.entries:
             content = plain[start : start + blob.size]
             found = digest(content)
