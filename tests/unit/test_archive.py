@@ -95,6 +95,15 @@ async def test_a_second_archive_asks_once_and_sends_nothing(tmp_path: Path) -> N
     assert monitor.counters["present_blobs"] == 2
 
 
+async def test_many_small_files_are_few_requests(tmp_path: Path) -> None:
+    store = ScriptedStore(MemoryStore(OURS))
+    tree: Tree = {f"{number:04}": f"content {number}".encode() for number in range(sender.JOB_FILES * 4)}
+    await archive(write_tree(tmp_path, tree), store)
+    # For each job of files at most one question and one upload; the manifest has its own.
+    assert store.calls["write"] <= 5
+    assert store.calls["missing"] <= 5
+
+
 async def test_the_manifest_is_sent_last_and_not_at_all_when_a_leaf_fails(tmp_path: Path) -> None:
     store = ScriptedStore(MemoryStore(OURS))
     store.script("write", Refused("no"))
