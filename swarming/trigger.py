@@ -211,9 +211,11 @@ def _slices(spec: TaskSpec) -> list[Slice]:
     base = _with_pool(spec.dimensions)
     slices = []
     previous_s = 0
+    # The more lasting first: what is insisted on for a shorter time replaces it while that lasts.
+    lasting = sorted(spec.optional_dimensions, key=lambda optional: -optional.expiration_s)
     for expiration_s in sorted({optional.expiration_s for optional in spec.optional_dimensions}):
         wanted = base
-        for optional in spec.optional_dimensions:
+        for optional in lasting:
             if optional.expiration_s >= expiration_s:
                 wanted = _override(wanted, optional.key, optional.value)
         slices.append(_slice(spec, wanted, expiration_s - previous_s, wait=False))

@@ -109,6 +109,14 @@ def test_optional_dimensions_make_earlier_slices() -> None:
     assert pairs(last["properties"]["dimensions"]) == [("os", "Linux"), ("pool", "default")]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_dimension_may_be_relaxed_step_by_step(order: int) -> None:
+    optional = (OptionalDimension("gpu", "titan", 60), OptionalDimension("gpu", "any", 120))[::order]
+    (request,) = bodies(optional_dimensions=optional)
+    found = [dict(pairs(piece["properties"]["dimensions"])).get("gpu") for piece in request.body["task_slices"]]
+    assert found == ["titan", "any", None]
+
+
 def test_the_last_slice_has_at_least_a_minute() -> None:
     optional = (OptionalDimension("gpu", "titan", 120),)
     (request,) = bodies(optional_dimensions=optional, expiration_s=121)
