@@ -7,6 +7,7 @@ not, and neither leaves a process or a work directory.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import signal
 import sys
@@ -192,9 +193,10 @@ def _outputs_line(outputs: OutputsRef) -> str:
 
 def _write(path: Path, result: RunResult) -> None:
     from isolate.cas.files import write_atomic
-    from isolate.errors import InvalidInput
+    from isolate.errors import InternalFailure, InvalidInput
 
     try:
         write_atomic(path, json.dumps(result.to_json(), sort_keys=True, separators=(",", ":")).encode())
     except OSError as error:
-        raise InvalidInput(f"Cannot write the result to {str(path)!r}: {error.strerror}") from error
+        kind = InternalFailure if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO} else InvalidInput
+        raise kind(f"Cannot write the result to {str(path)!r}: {error.strerror}") from error

@@ -59,7 +59,7 @@ class LocalCache:
         self.root, self.namespace, self.policy, self.clock = root, namespace, policy, clock
         self._algorithm, self._monitor, self.boot_id = namespace.algorithm, monitor, boot_id
         with translated(root):
-            (root / "files").mkdir(parents=True, exist_ok=True)
+            cache_session.prepare(root)
             with locked(root):
                 self._dead = cache_session.find_dead(root)
                 self._session = Session.start(root)

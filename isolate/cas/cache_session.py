@@ -24,6 +24,11 @@ _PIN = "pin-"
 _POISONED = "poisoned"
 
 
+# What a cache consists of, and whether that is a directory.
+_KINDS = {"files": True, "sessions": True, "lock": False}
+_KINDS |= {f"index.sqlite{suffix}": False for suffix in ("", "-wal", "-shm")}
+
+
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
     """Keep every other process from opening, cleaning or rebuilding the cache at `root`."""
@@ -33,6 +38,26 @@ def locked(root: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def prepare(root: Path) -> None:
+    """Make the directories of a cache; what is in their place, or in that of its files, and is of another kind, goes.
+
+    A command that runs as our user can put it there, and the next run is to work all the same.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for name, is_directory in _KINDS.items():
+        path = root / name
+        if os.path.lexists(path) and not (path.is_dir() if is_directory else path.is_file()):
+            foreign = root / f"foreign-{os.urandom(8).hex()}"
+            with suppress(FileNotFoundError):  # another process was faster
+                os.rename(path, foreign)
+            if foreign.is_dir() and not foreign.is_symlink():
+                _remove(foreign)
+            else:
+                foreign.unlink(missing_ok=True)
+    for name in ("files", "sessions"):
+        (root / name).mkdir(exist_ok=True)
 
 
 def current_boot() -> str:
@@ -54,7 +79,6 @@ class Session:
     @classmethod
     def start(cls, root: Path) -> Session:
         """Make a session; the caller holds `locked(root)`."""
-        (root / "sessions").mkdir(exist_ok=True)
         path = root / "sessions" / os.urandom(8).hex()
         path.mkdir(0o700)
         lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

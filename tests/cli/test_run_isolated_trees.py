@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,28 @@ def test_cache_keeps_to_its_limits(place: Place) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     assert "items of" in done.stderr
     assert count(trees[0]) == (0, 0)
+
+
+def test_many_runs_share_a_cache_that_is_too_small_for_them(place: Place) -> None:
+    names = [f"f{number}" for number in range(12)]
+    contents = {name: f"{name} ".encode() * 500 for name in names}
+    trees = [names[first : first + 6] for first in range(7)]
+    roots = [place.archive({name: contents[name] for name in tree}) for tree in trees]
+
+    def use(number: int) -> str:
+        """Everything is there and right while others evict; return what is wrong."""
+        tree, root = trees[number % 7], roots[number % 7]
+        apart = ["--root-dir", str(place.root / "work" / str(number)), "--max-items", "5"]
+        done = place.call("-s", root, *apart, "--raw-cmd", "--", "sh", "-c", "cat *; ls | wc -l >&2")
+        expected = (0, b"".join(contents[name] for name in sorted(tree)).decode(), "6\n")
+        said = done.returncode, done.stdout, done.stderr
+        return "" if said == expected else f"{number}: {said[0]} {said[2]}"
+
+    with ThreadPoolExecutor(8) as threads:
+        assert [problem for problem in threads.map(use, range(12)) if problem] == []
+    told, _ = place.result("-s", roots[0], "--verify-inputs", "--raw-cmd", "--", "true")
+    assert told["stats"]["isolated"]["download"]["initial_number_items"] <= 5
+    assert os.listdir(place.root / "cache/sessions") == []
 
 
 def test_hint_of_a_named_cache_makes_room_for_it(place: Place, disk: Path) -> None:

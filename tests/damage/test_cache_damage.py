@@ -207,3 +207,35 @@ async def test_another_process_rebuilds_the_index_under_us(store: MemoryStore, r
             assert await run(store, theirs, tmp_path / "second") == TREE
         assert await run(store, ours, tmp_path / "third") == TREE
         assert ours.usage().items > 60
+
+
+@pytest.mark.parametrize("name", ["files", "sessions", "lock", "index.sqlite", "index.sqlite-wal"])
+@pytest.mark.parametrize("kind", ["file", "directory", "pipe", "link to nothing"])
+async def test_something_of_another_kind_in_the_place_of_ours(tmp_path: Path, name: str, kind: str) -> None:
+    def opened() -> LocalCache:
+        return LocalCache.open(tmp_path / "cache", NS, CachePolicy(), ManualClock(), NullMonitor())
+
+    store = MemoryStore(NS)
+    root = await put_tree(store, TREE)
+    with opened() as cache:
+        (await fetch(store, cache, root, NullMonitor())).pin.release()
+    place = tmp_path / "cache" / name
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+    match kind:
+        case "file":
+            place.write_text("foreign")
+        case "directory":
+            (place / "inner").mkdir(parents=True)
+        case "pipe":
+            os.mkfifo(place)
+        case _:
+            place.symlink_to(tmp_path / "nothing")
+    with opened() as cache:
+        fetched = await fetch(store, cache, root, NullMonitor())
+        apply(plan(fetched.manifest), cache, tmp_path / "tree")
+        assert read_tree(tmp_path / "tree") == TREE
+    assert not list((tmp_path / "cache").glob("foreign-*"))
+    assert not (tmp_path / "nothing").exists()

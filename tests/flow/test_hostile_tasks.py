@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -177,6 +178,47 @@ os.system("chattr +i many-1/1 many-3 2>/dev/null; chattr +a many-5 2>/dev/null")
     result, _ = place.python(code, disk=memory)
     assert (result["exit_code"], result["internal_failure"]) == (0, None)
     assert os.listdir(memory / "work") == []
+
+
+async def test_what_was_made_immutable_is_gone(place: Place) -> None:
+    probe = place.root / "probe"
+    probe.touch()
+    if subprocess.run(["chattr", "+i", str(probe)], capture_output=True).returncode:
+        pytest.skip("files cannot be made immutable here, or not by us")
+    subprocess.run(["chattr", "-i", str(probe)], check=True)
+    code = "mkdir -p d/e; touch f d/e/f; chattr +a d; chattr -R +i d/e f; cd ..; chattr +i ir io it .; exit 6"
+    result, printed = place.call("sh", "-c", code)
+    assert (result["exit_code"], result["internal_failure"], printed) == (6, None, "")
+    place.check_innocent_run()
+
+
+async def test_mount_point_is_told_and_left_alone(place: Place) -> None:
+    precious = place.root / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("kept")
+    code = f"mkdir -p d/m; mount --bind {precious} d/m; ln -s {precious} d/link; exit 7"
+    result, _ = place.call("sh", "-c", code)
+    if not result["internal_failure"]:
+        pytest.skip("mounting is not allowed here")
+    (work,) = (place.root / "work").glob("ir-*")
+    told = re.fullmatch(rf"Cannot delete '{work}': '(.*/m)' is a mount point: unmount it", result["internal_failure"])
+    mounted = next(path for path in work.rglob("m"))
+    try:
+        assert (result["exit_code"], told and str(work / told[1])) == (7, str(mounted))
+        assert (precious / "file").read_text() == "kept"
+        assert sorted(path.name for path in work.iterdir()) == sorted(["owner", mounted.relative_to(work).parts[0]])
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
+    place.check_innocent_run()
+    assert (precious / "file").read_text() == "kept"
+
+
+async def test_damage_to_the_cache_itself_heals(place: Place) -> None:
+    cache = place.root / "cache"
+    code = f"cd {cache}; rm -rf files index.sqlite* sessions; mkdir index.sqlite; echo x > files; mkfifo sessions"
+    result, _ = place.call("sh", "-c", code)
+    assert result["internal_failure"]
+    place.check_innocent_run()
 
 
 async def test_names_of_any_bytes_are_outputs_and_are_deleted(place: Place) -> None:
