@@ -2,10 +2,10 @@
 
 Knows no trees and no stores. Several processes and threads use one cache at once.
 
-Invariants. A file is listed only after its bytes had the right digest: staged under a temporary name on the same file
-system, verified, renamed. Listed files are read-only (0444, 0555) and a change of size, mtime or inode is found before
-use. The plain and the executable variant of a blob are different inodes. The empty blob is never a file here. A pinned
-file is never evicted, by any process.
+Invariants. A file is listed only after its bytes had the right digest, and nobody uses one that is not listed. Listed
+files are read-only (0444, 0555) and a change of size, mtime or inode is found before use. The plain and the executable
+variant of a blob are different inodes. The empty blob is never a file here. A pinned file is never evicted, by any
+process.
 
 Nothing is fsynced: a cache can be fetched again. Instead, files verified in an earlier boot are hashed once more before
 their first use, since their bytes may never have reached the disk.
@@ -24,16 +24,12 @@ from isolate.cas import cache_session
 from isolate.cas.cache_files import (
     BlobWriter,
     Content,
-    FileWriter,
-    Staged,
-    discard,
     hash_file,
     key_of,
     mode_of,
-    stage,
-    stage_copy,
     translated,
 )
+from isolate.cas.cache_filling import Filling
 from isolate.cas.cache_index import Identity, Row
 from isolate.cas.cache_session import Pin, Session, locked
 from isolate.cas.cache_shelf import BATCH, Shelf
@@ -65,6 +61,7 @@ class LocalCache:
                 self._session = Session.start(root)
         self._shelf = Shelf(root, policy, clock, monitor, boot_id)
         self._index, self._files = self._shelf.index, self._shelf.files
+        self._filling = Filling(root, self._shelf, namespace.algorithm, self.temporary)
 
     @classmethod
     def open(
@@ -150,17 +147,7 @@ class LocalCache:
 
     def add_verified(self, contents: Sequence[tuple[Blob, Content]]) -> None:
         """Keep `contents`, whose digests the caller has just compared, in one transaction; raises NoSpace."""
-        staged: list[Staged] = []
-        try:
-            with translated(self.root):
-                self._shelf.make_room(Usage(len(contents), sum(blob.size for blob, _ in contents)))
-                for blob, content in contents:
-                    if blob.size:
-                        staged.append(stage(self.temporary(), self._key(blob.digest), content))
-                self._shelf.place(staged)
-        finally:
-            for file in staged:
-                discard(file.temporary)
+        self._filling.add(contents)
 
     def add_stream(self, blob: Blob, pieces: Iterable[Content]) -> None:
         """Keep one large blob that comes in pieces; raises BlobCorrupt, NoSpace."""
@@ -173,10 +160,7 @@ class LocalCache:
 
     def writer(self, blob: Blob) -> BlobWriter:
         """Return a writer for one large blob; nothing is left of it unless it is committed."""
-        with translated(self.root):
-            self._shelf.make_room(Usage(1, blob.size))
-            file = FileWriter(self.temporary(), self._key(blob.digest), self._algorithm, blob)
-        return BlobWriter(self.root, file, self._shelf.place)
+        return self._filling.writer(blob)
 
     def read(self, digest: bytes, limit_bytes: int) -> bytes | None:
         """Return the content of a blob that is here and not larger than `limit_bytes`, verified; else None."""
@@ -204,9 +188,7 @@ class LocalCache:
         lacking = self.absent(executables, executable=True)
         with translated(self.root):
             for start in range(0, len(lacking), BATCH):
-                batch = lacking[start : start + BATCH]
-                self._shelf.make_room(Usage(len(batch), sum(blob.size for blob in batch)))
-                self._make_executable([self._key(blob.digest, executable=True) for blob in batch])
+                self._make_executable(lacking[start : start + BATCH])
         return [self._files.path(self._key(blob.digest, executable=executable)) for blob, executable in wanted]
 
     def file_of(self, blob: Blob, executable: bool) -> str:
@@ -255,8 +237,8 @@ class LocalCache:
         """
         key = self._key(blob.digest, executable=executable)
         with translated(self.root):
-            if self._files.status(key) is None and not self._index.look_up([key]):
-                return False  # dropped by somebody who has told everybody
+            if not self._index.look_up([key]):
+                return False  # dropped by somebody who has told everybody, and perhaps being written anew
             return self._recheck(key)
 
     def drop(self, digest: bytes) -> None:
@@ -334,19 +316,12 @@ class LocalCache:
                 return False
         return False
 
-    def _make_executable(self, keys: Sequence[bytes]) -> None:
-        """Copy the plain variants of blobs, in one transaction, verifying them on the way."""
-        staged: list[Staged] = []
+    def _make_executable(self, blobs: Sequence[Blob]) -> None:
         try:
-            for key in keys:
-                plain = self._files.path(self._key(key[1:-1]))
-                staged.append(stage_copy(plain, self.temporary(), key, self._algorithm))
-            self._shelf.place(staged)
+            self._filling.copy_executable(blobs)
         except FileNotFoundError as error:
-            raise BlobsMissing([key[1:-1]], f"the cache {self.root}") from error
+            gone = [blob.digest for blob in self.absent(blobs)]
+            raise BlobsMissing(gone or [blob.digest for blob in blobs[:1]], f"the cache {self.root}") from error
         except BlobCorrupt as error:
             self.drop(error.blob.digest)
             raise BlobCorrupt(error.blob, error.found, f"the cache {self.root}; dropped") from error
-        finally:
-            for file in staged:
-                discard(file.temporary)

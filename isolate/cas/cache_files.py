@@ -102,6 +102,17 @@ class CacheFiles:
                             yield Row(key, *identity(status), int(status.st_ctime), UNKNOWN_BOOT)
 
 
+def create(path: str, key: bytes, content: Content) -> Staged | None:
+    """Write `content`, already verified, straight to where it belongs; None when there is something already."""
+    try:
+        return stage(path, key, content)
+    except FileExistsError:
+        return None
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    return create(path, key, content)
+
+
 def stage(temporary: str, key: bytes, content: Content) -> Staged:
     """Write `content`, already verified, under a temporary name."""
     descriptor = os.open(temporary, _NEW_FILE, mode_of(key))

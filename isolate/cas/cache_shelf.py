@@ -61,9 +61,40 @@ class Shelf:
         try:
             self.index.write(job)
         except BaseException:
-            with suppress(IsolateError):
-                self._remove_unlisted(placed)
+            self.abandon(placed)
             raise
+
+    def adopt(self, created: Sequence[Staged]) -> set[bytes]:
+        """List files that were written to their places, and return which of them are listed now, as they are.
+
+        The others were swept away as nobody's before we came, or replaced.
+        """
+        now_s = int(self._clock.now())
+
+        def job(rows: Rows) -> set[bytes]:
+            listed = rows.look_up([file.key for file in created])
+            new: dict[bytes, Row] = {}
+            known: set[bytes] = set()
+            for file in created:
+                row, status = listed.get(file.key), self.files.status(file.key)
+                if row is not None and row.identity == status:  # an index that was made anew has found it
+                    known.add(file.key)
+                elif status == file.identity:
+                    new[file.key] = Row(file.key, *file.identity, now_s, self.index.boot)
+            rows.delete([key for key in new if key in listed])
+            rows.insert(new.values())
+            return known | new.keys()
+
+        try:
+            return self.index.write(job)
+        except BaseException:
+            self.abandon([file.key for file in created])
+            raise
+
+    def abandon(self, keys: Sequence[bytes]) -> None:
+        """Remove those files that are not listed."""
+        with suppress(IsolateError):
+            self._remove_unlisted(keys)
 
     def remove(self, keys: Sequence[bytes]) -> None:
         self.index.write(lambda rows: rows.delete(keys))

@@ -8,13 +8,14 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from isolate.cas.cache import TOUCH_S, CachePolicy, LocalCache, Usage
+from isolate.cas.cache_files import Staged
 from isolate.cas.cache_index import Rows
 from isolate.cas.digest import Blob, Namespace
 from isolate.errors import BlobCorrupt, BlobsMissing, IsolateError, NoSpace
@@ -516,3 +517,57 @@ def test_a_touched_file_is_kept(opener: Opener, monitor: TallyMonitor) -> None:
     assert cache.absent([A]) == []
     assert monitor.problems == []
     assert cache.absent([A]) == []
+
+
+def test_a_new_file_is_named_once_and_an_old_one_is_replaced(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = opener()
+    renamed: list[str] = []
+    rename = os.rename
+
+    def record(source: str, target: str) -> None:
+        renamed.append(target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", record)
+    fill(cache, A, B)
+    assert renamed == []
+    path = Path(cache.file_of(C, executable=False))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"left behind by one that was killed")
+    fill(cache, C)
+    assert renamed == [str(path)]
+    assert cache.absent([A, B, C]) == []
+    assert path.read_bytes() == CONTENTS[2]
+
+
+def test_a_file_that_is_swept_away_before_it_is_listed_is_written_again(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, other = opener(), opener()
+    adopt = cache._shelf.adopt
+
+    def swept(created: Sequence[Staged]) -> set[bytes]:
+        other._shelf.sweep()
+        return adopt(created)
+
+    monkeypatch.setattr(cache._shelf, "adopt", swept)
+    fill(cache, A)
+    assert cache.absent([A]) == []
+    assert cache.path(A).read_bytes() == CONTENTS[0]
+
+
+def test_nothing_is_left_of_files_when_the_disk_is_full(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = opener()
+    write, calls = os.write, 0
+
+    def full(descriptor: int, content: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OSError(errno.ENOSPC, "full")
+        return write(descriptor, content)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(NoSpace):
+        fill(cache, A, B)
+    assert not [path for path in cache.files_dir.rglob("*") if path.is_file()]
