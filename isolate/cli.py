@@ -41,6 +41,8 @@ from isolate.terminal import (
     version_option,
 )
 
+MAX_LIST_BYTES = 64 << 20  # of paths on stdin: a million or so
+
 common = flags.all_of(summary_option, log_options, version_option)
 
 
@@ -247,7 +249,10 @@ def archive_paths_command(
 ) -> None:
     """Store files and directories and print `HASH PATH` for each; `-` reads the paths from stdin, one per line."""
     if files == ("-",):
-        files = tuple(line for line in map(os.fsdecode, sys.stdin.buffer.read().splitlines()) if line)
+        listed = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
+        if len(listed) > MAX_LIST_BYTES:
+            raise click.UsageError(f"stdin has more than {MAX_LIST_BYTES} bytes of paths: name their directory instead")
+        files = tuple(line for line in map(os.fsdecode, listed.splitlines()) if line)
         if not files:
             click.echo()  # as in 2020: no paths are an empty answer
             return

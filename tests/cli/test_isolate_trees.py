@@ -192,4 +192,8 @@ def test_isolateserver_fails_fast_and_takes_no_paths_from_an_empty_stdin(
     with open(os.devnull) as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
         assert shell.isolateserver("archive", "-") == (0, "\n", "")
+    with open("/dev/zero") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        ended = shell.isolateserver("archive", "-")
+        assert (ended.status, "more than 67108864 bytes of paths" in ended.err) == (2, True)
     assert shell.isolateserver("download", "-s", "0" * 64, "--use-symlinks", "--cache", "").status == 2
