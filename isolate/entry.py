@@ -71,10 +71,14 @@ def _profiled(main: Callable[[], int]) -> int:
     """Run `main` and say on stdout where its time went, as the tools of 2020 do when they are asked to."""
     import cProfile
     import pstats
+    from contextlib import suppress
+    from io import StringIO
 
-    profile = cProfile.Profile()
+    profile, text = cProfile.Profile(), StringIO()
     try:
         return profile.runcall(main)
     finally:
-        sys.stdout.flush()
-        pstats.Stats(profile, stream=sys.stdout).sort_stats("cumulative").print_stats(PROFILED_LINES)
+        pstats.Stats(profile, stream=text).sort_stats("cumulative").print_stats(PROFILED_LINES)
+        with suppress(OSError):  # whoever reads the output may have read enough
+            sys.stdout.flush()
+            os.write(sys.stdout.fileno(), text.getvalue().encode())

@@ -47,6 +47,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_UPLOAD_FAILED, EXIT_INTERRUPTED = 1, 2, 101, 130
 EXIT_HELP = "Exit status: 0 ok, 1 failed, 2 usage, 101 upload failed, 130 interrupted."
 
 _NO_LOG = "isolate.no_log"
+_SHOWS_REQUESTS = "isolate.shows_requests"
 _DEBUG = 2  # verbosity from which an error comes with its traceback
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -142,6 +143,8 @@ def _show_requests(ctx: click.Context) -> None:
     """Let what the HTTP client logs come out on stderr, a line for each request, while the command runs."""
     import logging
 
+    if ctx.meta.setdefault(_SHOWS_REQUESTS, ctx) is not ctx:  # a group does it already: both read the environment
+        return
     log, handler = logging.getLogger("isolate.http"), logging.StreamHandler()
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -158,13 +158,19 @@ def test_trees_of_the_server_are_looked_at(shell: Shell, tmp_path: Path) -> None
         assert (ended.status > 0, ended.err) == (True, f"isolate: error: {message}\n")
 
 
-def test_one_v_is_a_summary_and_two_show_requests(shell: Shell, tmp_path: Path) -> None:
+def test_one_v_is_a_summary_and_two_show_requests(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_tree(tmp_path / "tree", {"f": os.urandom(10)})
     once = shell.isolate("archive", "-v", "tree", "-l", "log")
     assert len(once.err.splitlines()) == 2
     assert "POST" in Path("log").read_text()
     assert "POST" not in once.err
-    assert "POST" in shell.isolate("archive", "-vv", "tree").err
+    twice = shell.isolate("archive", "-vv", "tree").err
+    assert twice.count("POST") > 0
+    monkeypatch.setenv("ISOLATE_DEBUG", "2")
+    assert shell.isolate("archive", "tree").err.count("POST") == twice.count("POST")
+    monkeypatch.delenv("ISOLATE_DEBUG")
     assert shell.isolate("archive", "tree", "-l", "none", "--no-log", "--auth-disabled").status == 0
     assert not Path("none").exists()
 
