@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,9 +106,8 @@ def select(
     in_command = {**config_values(defaults.config), **defaults.extra, **variables, **config_values(given.config)}
     in_command.update(given.extra)
     items = [_item(chosen, where, item, in_files, name) for where, item in chosen.files]
-    inner = [path for path, is_absolute in items if not is_absolute]
     # As in 2020 every path variable counts, also one that nothing uses: the root is a part of the hash.
-    root = _root(directory, [*inner, *(posixpath.join(directory, path) for path in variables.values())])
+    root = _root(directory, [*(written for _, written in items), *variables.values()])
     return Selection(
         name=name,
         root=root,
@@ -154,20 +153,27 @@ def _path_variable(name: str, value: str, cwd: Path, directory: str) -> str:
     return posixpath.relpath(absolute, directory)
 
 
-def _item(chosen: Chosen, where: str, item: str, variables: Mapping[str, object], name: str) -> tuple[str, bool]:
-    """Return one of the `files` as a normal absolute path with its trailing slash, and whether it was written so."""
+def _item(chosen: Chosen, where: str, item: str, variables: Mapping[str, object], name: str) -> tuple[str, str]:
+    """Return one of the `files` as a normal absolute path with its trailing slash, and as it is written.
+
+    That is relative to the directory of the command, unless it is written absolute.
+    """
     # What begins with a path variable is relative to the effective directory, wherever it was written.
     base = chosen.directory if item.startswith("<(") else where
     path = substitute(item, variables, name)
     absolute = posixpath.normpath(posixpath.join(base, path))
-    return absolute + ("/" if path.endswith("/") else ""), path.startswith("/")
+    way = posixpath.relpath(base, chosen.directory)
+    return absolute + ("/" if path.endswith("/") else ""), path if way == "." else posixpath.join(way, path)
 
 
-def _root(directory: str, paths: Sequence[str]) -> str:
-    """Return `directory`, moved up as far as the relative form of any of `paths` needs."""
+def _root(directory: str, paths: Iterable[str]) -> str:
+    """Return `directory`, moved up once for each `../` that any of the relative `paths` begins with.
+
+    As in 2020 those behind a name do not count: `x/../../y` is outside.
+    """
     above = 0
     for path in paths:
-        parts = posixpath.relpath(path, directory).split("/")
+        parts = path.split("/")
         above = max(above, next((count for count, part in enumerate(parts) if part != ".."), len(parts)))
     return posixpath.normpath(posixpath.join(directory, *[".."] * above))
 

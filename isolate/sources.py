@@ -112,8 +112,8 @@ def fetch(
 
     if (isolated is None) == (not files):
         raise click.UsageError("Use one of -s HASH and -f HASH DEST")
-    if use_symlinks and not cache:
-        raise click.UsageError("--use-symlinks requires a --cache")
+    if use_symlinks and cache == "":
+        raise click.UsageError("--use-symlinks requires a --cache that is kept")
     source, root, content = source_of(isolated or files[0][0], **given)
     if isolated is None:
         parse = source.namespace.algorithm.parse_hex
