@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -118,13 +118,13 @@ def fetch(
     if isolated is None:
         parse = source.namespace.algorithm.parse_hex
         wanted = {target / RelPath(destination): parse(digest) for digest, destination in files}
-        with console.watch() as monitor, remaining(monitor):
+        with console.watch() as monitor, _remaining(console, monitor):
             run(download_files(source, wanted, monitor))
         return None
     policy = CachePolicy(
         max_bytes=max_bytes, max_items=max_items, min_free_bytes=min_free_bytes, max_age_s=MAX_CACHE_AGE_S
     )
-    with console.watch() as monitor, remaining(monitor), TemporaryDirectory(prefix="isolate-cache-") as none:
+    with console.watch() as monitor, _remaining(console, monitor), TemporaryDirectory(prefix="isolate-cache-") as none:
         folder = Path(none if cache == "" else cache or config.load().blob_cache)
         started_s = time.monotonic()
         manifest = run(download_tree(source, root.hex(), content, target, folder, policy, monitor))
@@ -132,9 +132,14 @@ def fetch(
         return manifest
 
 
+def _remaining(console: Console, monitor: TerminalMonitor) -> AbstractContextManager[None]:
+    """Say how much is left in the words of 2020, where scripts of 2020 look for them."""
+    return remaining(monitor) if console.program == "isolateserver" and not sys.stderr.isatty() else nullcontext()
+
+
 @contextmanager
 def remaining(monitor: TerminalMonitor, every_s: float = REMAINING_S) -> Iterator[None]:
-    """Say on stderr how many files are left, from time to time; a terminal has bars instead."""
+    """Say on stderr how many files are left, from time to time."""
     over = threading.Event()
 
     def tell() -> None:
@@ -143,9 +148,6 @@ def remaining(monitor: TerminalMonitor, every_s: float = REMAINING_S) -> Iterato
             if left > 0:
                 click.echo(f"{left} files remaining...", err=True)
 
-    if sys.stderr.isatty():
-        yield
-        return
     telling = threading.Thread(target=tell, daemon=True)
     telling.start()
     try:
