@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from isolate.commands import CommandGroup
-from isolate.terminal import Console, verbose_option
+from isolate.terminal import EXIT_HELP, Console, verbose_option
 from swarming import completing
 from swarming.commands import screen_width, with_session
 from swarming.flags import AFTER, DelimitedCommand, server_option
@@ -24,14 +24,15 @@ STATES = ("PENDING", "RUNNING", "PENDING_RUNNING", "COMPLETED", "COMPLETED_SUCCE
           "TIMED_OUT", "BOT_DIED", "CANCELED", "ALL", "DEDUPED", "KILLED", "NO_RESOURCE")  # fmt: skip
 
 
-@click.group(cls=CommandGroup, default="list")
+@click.group(cls=CommandGroup, default="list", epilog=EXIT_HELP)
 def tasks() -> None:
     """List tasks, or say why one is pending. Without a command: list."""
 
 
 @tasks.command("list")
 @server_option
-@click.option("--state", type=click.Choice(STATES, case_sensitive=False), default="ALL", show_default=True)
+@click.option("--state", type=click.Choice(STATES, case_sensitive=False), default="ALL", metavar="STATE",
+              help=f"Only those in this state, of {', '.join(STATES)}.")  # fmt: skip
 @click.option("--tag", "--tags", "tags", multiple=True, metavar="KEY:VALUE", help="Only tasks that have it.")
 @click.option("-L", "--limit", default=50, show_default=True, type=click.IntRange(min=1), help="The newest so many.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
@@ -58,7 +59,7 @@ def tasks_list(
     with_session(console, swarming, act)
 
 
-@tasks.command("why")
+@tasks.command("why", short_help="Say why a task is still pending.")
 @server_option
 @verbose_option
 @click.argument("ids", metavar="TASK...", nargs=-1, required=True, shell_complete=completing.tasks)
