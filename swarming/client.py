@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from isolate.errors import InternalFailure
+from isolate.errors import InternalFailure, NotFound
 from isolate.http import HttpClient
 
 API = "/_ah/api/swarming/v1"
@@ -189,12 +189,18 @@ class SwarmingClient:
         return await self._http.json("GET", path)
 
     async def states(self, task_ids: Sequence[str]) -> dict[str, str]:
-        """Return the state of each task."""
+        """Return the state of each task that the server knows."""
         found: dict[str, str] = {}
-        for start in range(0, len(task_ids), STATES_PER_CALL):
-            batch = task_ids[start : start + STATES_PER_CALL]
-            reply = await self.get("tasks/get_states", {"task_id": batch})
-            found.update(zip(batch, reply["states"], strict=True))
+        batches = [task_ids[start : start + STATES_PER_CALL] for start in range(0, len(task_ids), STATES_PER_CALL)]
+        while batches:
+            batch = batches.pop()
+            try:
+                reply = await self.get("tasks/get_states", {"task_id": batch})
+            except NotFound:  # one of them is not known: the others are in the halves
+                middle = len(batch) // 2
+                batches += [batch[:middle], batch[middle:]] if middle else []
+            else:
+                found.update(zip(batch, reply["states"], strict=True))
         return found
 
     async def items(self, method: str, query: Query, limit: int) -> AsyncIterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from isolate.clock import Clock
-from isolate.errors import IsolateError
+from isolate.errors import IsolateError, NotFound
 from isolate.urls import normalize_url
 from swarming.client import UNFINISHED, OutputsRef, ShardResult, SwarmingClient
 from swarming.patience import Patience
@@ -75,10 +75,12 @@ async def collect(
 ) -> list[Shard]:
     """Show each task once, as they end; return those that ended within `timeout_s`, in the order of `task_ids`.
 
-    What is returned has no stdout any more. Raises NotFound when the server does not know a task.
+    What is returned has no stdout any more. A task that the server does not know is told as trouble; raises NotFound
+    when it knows none of them.
     """
     patience = _PatienceByServer(clock, watch.trouble, wanted.server)
     shards: list[Shard] = []
+    unknown: list[NotFound] = []
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def bring(index: int) -> None:
@@ -86,6 +88,8 @@ async def collect(
             shard = await _bring(client, index, task_ids[index], wanted, patience)
             watch.shard(shard)
             shards.append(replace(shard, stdout=None))
+        except NotFound as error:
+            unknown.append(error)
         finally:
             slots.release()
 
@@ -97,6 +101,10 @@ async def collect(
 
     with suppress(TimeoutError):
         await in_time(clock, wanted.limit_s, bring_all())
+    if unknown and len(unknown) == len(task_ids):
+        raise unknown[0]
+    for error in unknown:
+        watch.trouble(str(error))
     return sorted(shards, key=lambda shard: shard.index)
 
 
@@ -135,7 +143,7 @@ class _PatienceByServer:
 async def _ended(
     client: SwarmingClient, task_ids: Sequence[str], timeout_s: float, clock: Clock, patience: Patience, watch: Watch
 ) -> AsyncIterator[int]:
-    """Yield the index of each task when it has ended; with NOW_S, of every task at once."""
+    """Yield the index of each task when it has ended, or is not known; with NOW_S, of every task at once."""
     if timeout_s == NOW_S:
         for index in range(len(task_ids)):
             yield index
@@ -148,8 +156,8 @@ async def _ended(
             states = await in_time(clock, left_s, patience(partial(client.states, list(waiting.values()))))
         except TimeoutError:
             return
-        watch.states({index: states[task_id] for index, task_id in waiting.items()})
-        ended = [index for index, task_id in waiting.items() if states[task_id] not in UNFINISHED]
+        watch.states({index: states[task_id] for index, task_id in waiting.items() if task_id in states})
+        ended = [index for index, task_id in waiting.items() if states.get(task_id) not in UNFINISHED]
         for index in ended:
             del waiting[index]
             yield index

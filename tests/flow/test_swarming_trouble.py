@@ -135,6 +135,9 @@ def test_a_task_that_waited_for_too_long(fleet: Fleet) -> None:
     task_id = done.stdout.split("/task?id=")[1][:16]
     plain = fleet.run("swarming", "collect", task_id)
     assert (plain.returncode, plain.stdout) == (1, f"N/A: {task_id} None\n")
+    mixed = fleet.run("swarming", "collect", "1234567890abcd10", task_id)
+    assert (mixed.returncode, mixed.stdout) == (1, plain.stdout)
+    assert mixed.stderr.endswith("Task 1234567890abcd10 not found\nResults from some shards are missing: 0\n")
     assert plain.stderr == "Shard 0 EXPIRED: no bot took it in time (`tasks why` says what is lacking)\n"
 
 

@@ -34,6 +34,9 @@ class ScriptedClient(SwarmingClient):
     async def get(self, method: str, query: Any = None) -> Any:
         self.calls.append(method)
         if method == "tasks/get_states":
+            for task_id in query["task_id"]:
+                if task_id not in self.results:
+                    raise NotFound(f"Task {task_id} not found")
             return {"states": [self._state(task_id) for task_id in query["task_id"]]}
         if method == "tasks/list":
             return {"items": [{"task_id": key, "name": value["name"]} for key, value in self.results.items()]}
@@ -95,6 +98,26 @@ async def test_the_time_limit_leaves_out_what_has_not_ended() -> None:
     shards = await run(client, ["a10", "b10"], Wanted(timeout_s=7.0), ManualClock())
     assert [shard.index for shard in shards] == [0]
     assert exit_status(shards, 2) == 1
+
+
+@pytest.mark.parametrize("timeout_s", [FOREVER_S, NOW_S])
+@pytest.mark.parametrize("known", [["a10", "b10", "c10"], []])
+async def test_tasks_the_server_does_not_know_keep_back_no_others(known: list[str], timeout_s: float) -> None:
+    client, told = ScriptedClient({one: result(one) for one in known}, {"b10": 3}), list[str]()
+    ids = ["a10", "e10", "b10", "f10", "c10"]
+    watch = Watch(lambda _states: None, lambda _shard: None, told.append)
+    clock = ManualClock()
+    task = asyncio.ensure_future(collect(client, ids, Wanted(timeout_s=timeout_s, stdout=False), clock, watch))
+    while not task.done():
+        await asyncio.sleep(0)
+        clock.advance(0.1)
+    if known:
+        assert [shard.index for shard in await task] == [0, 2, 4]
+        assert sorted(told) == ["Task e10 not found", "Task f10 not found"]
+    else:
+        with pytest.raises(NotFound, match=r"Task .10 not found"):
+            await task
+        assert told == []
 
 
 class Hanging(ScriptedClient):
