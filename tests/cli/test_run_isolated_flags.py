@@ -157,6 +157,18 @@ def test_log_is_written_where_asked_and_rotates_into_the_directory_by_default(ro
     assert not (tmp_path / "run_isolated.log").exists()
 
 
+def test_log_rotates_when_it_is_large(root: Path, tmp_path: Path) -> None:
+    with (tmp_path / "run_isolated.log").open("wb") as file:
+        file.truncate(10 << 20)
+    for number in range(1, 6):
+        (tmp_path / f"run_isolated.log.{number}").write_text(str(number))
+    run(root, "true")
+    assert (tmp_path / "run_isolated.log").stat().st_size < 10_000
+    assert (tmp_path / "run_isolated.log.1").stat().st_size == 10 << 20
+    assert [(tmp_path / f"run_isolated.log.{number}").read_text() for number in range(2, 6)] == list("1234")
+    assert not (tmp_path / "run_isolated.log.6").exists()
+
+
 def test_log_that_cannot_be_written_matters_only_to_who_asked_for_it(root: Path, tmp_path: Path) -> None:
     root.mkdir()
     (tmp_path / "run_isolated.log").mkdir()

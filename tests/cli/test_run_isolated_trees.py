@@ -199,6 +199,18 @@ def test_result_file_has_every_key(place: Place) -> None:
     assert stats["download"]["initial_number_items"] == len(sizes(first["items_cold"])) + 2  # executable variants
 
 
+def test_server_of_the_environment_and_a_run_without_outputs(place: Place) -> None:
+    told, env = place.root / "json", {"ISOLATE_SERVER": place.server.url, "PATH": os.environ["PATH"]}
+    flags = ["--no-log", "--root-dir", str(place.root / "w"), "--cache", str(place.root / "c")]
+    words = ["-s", place.archive({"a": b"from there"}), "--json", str(told), "--raw-cmd", "--", "cat", "a"]
+    done = subprocess.run([COMMAND, *flags, *words], capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "from there", "")
+    loaded = json.loads(told.read_text())
+    assert (loaded["outputs_ref"], list(loaded["stats"]["isolated"])) == (None, ["download"])
+    done = subprocess.run([COMMAND, *flags, "-v", "--clean"], capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 def test_nothing_to_run_is_the_commands_own_failure(place: Place) -> None:
     told, done = place.result("-s", place.archive({"a": b""}))
     assert (done.returncode, done.stdout, told["exit_code"], told["internal_failure"]) == (0, "", 1, None)
