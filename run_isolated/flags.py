@@ -43,6 +43,8 @@ def _say_without_effect(ctx: click.Context, option: click.Parameter, value: int 
 DIRECTORY = _Place(path_type=Path, file_okay=False)
 FILE = _Place(path_type=Path, dir_okay=False)
 
+_WAYS = ["auto", "hardlink", "reflink", "copy"]  # values of `mapper.How`
+
 caching = all_of(
     click.option("--cache", "cache_dir", type=DIRECTORY, help="Where files are kept."),
     click.option("--max-cache-size", type=click.IntRange(0), default=50 << 30, metavar="BYTES", show_default=True),
@@ -53,8 +55,9 @@ caching = all_of(
     click.option("--named-cache-root", type=DIRECTORY, help="Where those are kept."),
 )  # fmt: skip
 inputs = all_of(
-    click.option("--map", "mapping", type=click.Choice(["auto", "hardlink", "copy"]), default="auto", show_default=True,
-                 help="How files get from the cache into the tree; auto links, and copies where it cannot."),
+    click.option("--map", "mapping", type=click.Choice(_WAYS), default="auto", show_default=True,
+                 help="How files get from the cache into the tree; auto links, reflink shares the bytes of files "
+                      "of their own, and both copy where they cannot."),
     click.option("--verify-inputs", is_flag=True, help="Hash what the cache has before it is used."),
 )  # fmt: skip
 isolation = all_of(

@@ -17,7 +17,7 @@ from isolate.errors import InternalFailure, NoSpace
 from isolate.fetch import Fetched, fetch
 from isolate.monitor import Monitor
 from run_isolated.mapper import How
-from run_isolated.mapping import SHARED, Ready, map_fetched, reuse
+from run_isolated.mapping import Ready, map_fetched, reuse
 from run_isolated.result import Transfer
 from run_isolated.reuse import Trees
 from run_isolated.waiting import in_thread
@@ -59,7 +59,7 @@ class Inputs:
         started_s = clock.monotonic()
         cache = await in_thread(partial(LocalCache.open, cache_dir, store.namespace, policy, clock, monitor))
         try:
-            trees = Trees(cache, monitor) if keep and how in SHARED else None
+            trees = Trees(cache, monitor) if keep and how.is_shared else None
             before = await in_thread(cache.usage)
             ready = None
             if trees is not None and not verify:
@@ -67,7 +67,7 @@ class Inputs:
                 ready = await in_thread(partial(reuse, cache, trees, digest, destination))
             if ready is None:
                 fetched = await _fetched(store, cache, root, trees, monitor, verify=verify)
-                ready = await in_thread(partial(map_fetched, cache, trees, fetched, destination, how))
+                ready = await in_thread(partial(map_fetched, cache, trees, fetched, destination, how, monitor))
         except BaseException:
             await in_thread(cache.close)
             raise

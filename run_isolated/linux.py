@@ -20,6 +20,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 _FS_IMMUTABLE, _FS_APPEND = 0x10, 0x20
+_FICLONE = 0x40049409
 _ZOMBIE = b"Z"
 _PROC = "/proc"
 O_PATH = getattr(os, "O_PATH", os.O_RDONLY)  # a handle that needs no rights to what it names
@@ -99,6 +100,19 @@ def _prctl(option: int, value: int) -> bool:
     import ctypes  # the launcher needs it, its owner does not
 
     return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
+
+
+def share_bytes(reading: int, writing: int) -> str:
+    """Let the empty file `writing` have the bytes of `reading` without copying them; returns why not, or ""."""
+    if not sys.platform.startswith("linux"):
+        return "Sharing the bytes of files needs Linux"
+    import fcntl
+
+    try:
+        fcntl.ioctl(writing, _FICLONE, reading)
+    except OSError as error:
+        return f"this file system does not let files share bytes: {error.strerror}"
+    return ""
 
 
 def mount_of(descriptor: int) -> tuple[int, int]:

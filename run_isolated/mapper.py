@@ -22,6 +22,7 @@ from isolate.cas.digest import Blob
 from isolate.errors import BlobsMissing, InvalidInput, InvalidManifest, IsolateError, NoSpace
 from isolate.isolated import Entry, Kind, Manifest
 from isolate.paths import RelPath
+from run_isolated import linux
 
 # Why a hard link is refused where a copy is possible: another device, too many links (65,000 on ext4), or a file system
 # or kernel setting that has none for us.
@@ -35,7 +36,13 @@ class How(Enum):
 
     LINK = "auto"  # hard links to the cache, read-only; copies where there can be none
     ONLY_LINK = "hardlink"  # hard links, or an error
+    REFLINK = "reflink"  # files of their own that share the bytes until one is written to; copies where they cannot
     COPY = "copy"  # files of their own, with the mode of the manifest
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether files of the tree are files of the cache."""
+        return self in {How.LINK, How.ONLY_LINK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ class Mapped:
 
     linked: tuple[tuple[str, Blob, bool], ...]  # path in the cache, blob, executable
     copied_files: int
+    problem: str = ""  # why it was not made as asked for
 
 
 def plan(manifest: Manifest) -> Plan:
@@ -88,8 +96,7 @@ def apply(tree: Plan, cache: LocalCache, destination: Path, how: How = How.LINK)
     Raises InvalidInput when it is neither, InvalidManifest for names this file system cannot hold side by side,
     BlobsMissing when the cache lost a file, NoSpace. After an error what was made so far is the caller's to remove.
     """
-    shared = how is not How.COPY
-    sources = cache.paths([(entry.blob, shared and entry.is_executable) for entry in tree.files if entry.blob])
+    sources = cache.paths([(entry.blob, how.is_shared and entry.is_executable) for entry in tree.files if entry.blob])
     try:
         _make_destination(destination)
         with directory(destination) as root, directory(cache.files_dir) as files:
@@ -105,7 +112,7 @@ def apply(tree: Plan, cache: LocalCache, destination: Path, how: How = How.LINK)
     except OSError as error:
         raise _explained(error, destination) from error
     linked = tuple((f"{cache.files_dir}/{source}", *what) for source, what in maker.linked.items())
-    return Mapped(linked, maker.copied_files)
+    return Mapped(linked, maker.copied_files, maker.problem)
 
 
 class _Maker:
@@ -116,10 +123,12 @@ class _Maker:
 
     def __init__(self, root: int, files: int, how: How) -> None:
         self._root, self._files = root, files  # descriptors of the destination, and of the cache's files
-        self._may_link = self._copies_are_shared = how is not How.COPY  # a copy in place of a link has the link's mode
+        self._may_link = self._copies_are_shared = how.is_shared  # a copy in place of a link has the link's mode
+        self._may_clone = how is How.REFLINK
         self._may_copy = how is not How.ONLY_LINK
         self.linked: dict[str, tuple[Blob, bool]] = {}
         self.copied_files = 0
+        self.problem = ""
 
     def make_directories(self, tree: Plan) -> None:
         """Make all directories and, since they need no content, the empty files."""
@@ -136,7 +145,6 @@ class _Maker:
             else:
                 mode = (0o555 if entry.is_executable else 0o444) if self._copies_are_shared else own_mode(entry)
                 self._copy(source, entry.path, mode)
-                self.copied_files += 1
 
     def make_links(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -152,6 +160,13 @@ class _Maker:
             return False
         return True
 
+    def _clone(self, reading: int, writing: int) -> bool:
+        refusal = linux.share_bytes(reading, writing)
+        if refusal:
+            self._may_clone = False  # nor will the next one be
+            self.problem = f"Files were copied: {refusal}"
+        return not refusal
+
     def _copy(self, source: str, path: str, mode: int) -> None:
         try:
             reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._files)
@@ -160,7 +175,9 @@ class _Maker:
         try:
             writing = os.open(path, _CREATE, mode, dir_fd=self._root)
             try:
-                _copy_bytes(reading, writing)
+                if not (self._may_clone and self._clone(reading, writing)):
+                    _copy_bytes(reading, writing)
+                    self.copied_files += 1
             finally:
                 os.close(writing)
         finally:

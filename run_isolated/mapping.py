@@ -18,6 +18,7 @@ import msgspec
 
 from isolate.cas.cache import LocalCache, Pin
 from isolate.fetch import Fetched
+from isolate.monitor import Monitor
 from run_isolated.folders import Facts, Folder, Variant, folders_of
 from run_isolated.mapper import How, Mapped, Plan, apply, directory, plan
 from run_isolated.proof import Proof
@@ -25,7 +26,6 @@ from run_isolated.renewal import Sources
 from run_isolated.reuse import MIN_NAMES, VERSION, About, Trees, shared_files, sketch_of
 
 TOUCH_S = 600  # the files of a tree that is used again and again are noted as used no more often
-SHARED = {How.LINK, How.ONLY_LINK}  # only of shared files it is known later on what they should be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,14 +108,18 @@ def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path) -> Re
     return None
 
 
-def map_fetched(cache: LocalCache, trees: Trees | None, fetched: Fetched, destination: Path, how: How) -> Ready:
+def map_fetched(
+    cache: LocalCache, trees: Trees | None, fetched: Fetched, destination: Path, how: How, monitor: Monitor
+) -> Ready:
     """Map a tree that is in the cache at `destination`, an empty directory; raises what `apply` raises."""
     tree = plan(fetched.manifest)
     mapped = None
-    if trees is not None and how in SHARED and tree.names >= MIN_NAMES and not tree.tars:
+    if trees is not None and how.is_shared and tree.names >= MIN_NAMES and not tree.tars:
         mapped = _from_near(cache, trees, tree, destination)
     if mapped is None:
         mapped = apply(tree, cache, destination, how)
+        if mapped.problem:
+            monitor.problem(mapped.problem)
     return Ready(
         root=fetched.root,
         pin=fetched.pin,
@@ -124,7 +128,7 @@ def map_fetched(cache: LocalCache, trees: Trees | None, fetched: Fetched, destin
         relative_cwd=fetched.manifest.relative_cwd,
         cold=[blob.size for blob in fetched.cold],
         hot=[blob.size for blob in fetched.hot],
-        tree=None if mapped.copied_files or tree.tars or how not in SHARED else tree,
+        tree=None if mapped.copied_files or tree.tars or not how.is_shared else tree,
     )
 
 

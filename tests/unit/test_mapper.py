@@ -18,6 +18,7 @@ from isolate.errors import BlobsMissing, InvalidInput, InvalidManifest, NoSpace
 from isolate.fetch import fetch
 from isolate.isolated import Entry, Kind, Manifest
 from isolate.monitor import NullMonitor
+from run_isolated import linux
 from run_isolated.mapper import How, Mapped, Plan, apply, plan
 from tests.clock import ManualClock
 from tests.stored import put, put_manifest, put_tree
@@ -103,6 +104,40 @@ async def test_copies_are_ones_own_with_the_mode_of_the_manifest(
     assert stat.S_IMODE((root / "d/x").stat().st_mode) == 0o700
     (root / "a").write_bytes(b"changed")
     assert cache.path(NS.blob(b"same")).read_bytes() == b"same"
+
+
+async def test_files_of_their_own_share_bytes_where_they_can(
+    store: MemoryStore, cache: LocalCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def share(reading: int, writing: int) -> str:
+        asked.append(reading)
+        os.write(writing, os.pread(reading, 100, 0))  # what the call of the system amounts to
+        return ""
+
+    monkeypatch.setattr(linux, "share_bytes", share)
+    root = tmp_path / "tree"
+    mapped = apply(await planned(store, cache, TREE), cache, root, How.REFLINK)
+    assert read_tree(root) == TREE
+    assert (mapped, len(asked)) == (Mapped((), 0), 4)
+    assert stat.S_IMODE((root / "a").stat().st_mode) == 0o600
+
+
+async def test_where_no_bytes_can_be_shared_it_copies_and_says_so_once(
+    store: MemoryStore, cache: LocalCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def refuse(reading: int, _writing: int) -> str:
+        asked.append(reading)
+        return "nothing is shared here"
+
+    monkeypatch.setattr(linux, "share_bytes", refuse)
+    mapped = apply(await planned(store, cache, TREE), cache, tmp_path / "tree", How.REFLINK)
+    assert read_tree(tmp_path / "tree") == TREE
+    assert mapped == Mapped((), 4, "Files were copied: nothing is shared here")
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("mode", [None, 0, 0o500, 0o400, 0o644, 0o7777])
