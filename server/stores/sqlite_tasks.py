@@ -34,20 +34,23 @@ from server.stores.task_rows import (
     standing_row,
     to_execution,
 )
-from server.stores.writer import Database
+from server.stores.writer import Database, DatabasePolicy
 from swarming import ids, sharing
 from swarming.model import Attempt, Execution, Task
 from swarming.states import LIVE
 from swarming.store import Change, How, Offer, Submission, Submitted
 
 MIGRATIONS = (SQL["schema_1"], SQL["schema_2"], SQL["schema_3"])
+# Jobs are tiny, and who sent one waits for the commit before it sends the next: a group that goes on collecting makes
+# them all wait. Measured with 80 callers: 5 ms gives a fifth more tasks a second than 30 ms, 2 ms a fifth less.
+POLICY = DatabasePolicy(group_s=0.005)
 
 
 class SqliteTaskStore(SqliteHistory, SqliteBots, SqliteRetention):
     """Implements `swarming.store.Store`."""
 
     def __init__(self, path: Path, *, clock: Clock | None = None, monitor: Monitor | None = None) -> None:
-        self._database = Database(path, MIGRATIONS, clock=clock, monitor=monitor)
+        self._database = Database(path, MIGRATIONS, policy=POLICY, clock=clock, monitor=monitor)
 
     async def close(self) -> None:
         """Finish what was asked for and close the file."""
