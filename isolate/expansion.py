@@ -16,6 +16,7 @@ from dataclasses import replace
 from isolate.errors import InvalidInput
 from isolate.isolated import Kind
 from isolate.paths import RelPath
+from isolate.places import named_by
 from isolate.scan import Found, Scanner, ScanRules, stamp_of, what_is
 
 EVERYTHING = ("./",)  # the items that stand for all that is below the root
@@ -56,9 +57,10 @@ class _Expansion:
                 while self._outside:
                     self._add_outside(self._outside.pop())
             except InvalidInput as error:
+                named = InvalidInput(f"{error}{named_by(item)}")
                 if self._rules.broken is None:
-                    raise
-                self._rules.broken(error)
+                    raise named from error
+                self._rules.broken(named)
         holding = {parent for path in self._found for parent in RelPath(path).parents}
         entries = (self._found[path] for path in sorted(self._found))
         return [entry for entry in entries if entry.kind is not Kind.DIR or entry.path not in holding]

@@ -70,6 +70,15 @@ class Written(str):
         """Where it stands, as `file:line:column`."""
         return self._source.place(*self._at)
 
+    def meaning(self, text: str) -> Written:
+        """Return `text`, which is what is meant by what is written here."""
+        return Written(text, self._source, *self._at)
+
+
+def named_by(text: str) -> str:
+    """Return what to add to an error about what `text` names."""
+    return f" (hint: it is named in {text.place})" if isinstance(text, Written) else ""
+
 
 def place_of(text: str, otherwise: str) -> str:
     """Return where `text` is written, `otherwise` when nobody knows."""

@@ -16,7 +16,7 @@ from isolate.conditions import Value
 from isolate.errors import InvalidInput, InvalidIsolateFile
 from isolate.expansion import beginning, expand
 from isolate.isolatefile import Chosen, load_isolate, substitute, variables_in
-from isolate.places import MAX_BYTES, decoded
+from isolate.places import MAX_BYTES, Written, decoded, named_by
 from isolate.scan import Found, ScanRules
 
 READ_ONLY = 1  # what 2020 writes when the `.isolate` says nothing; runners do not enforce it
@@ -161,9 +161,11 @@ def _item(chosen: Chosen, where: str, item: str, variables: Mapping[str, object]
     # What begins with a path variable is relative to the effective directory, wherever it was written.
     base = chosen.directory if item.startswith("<(") else where
     path = substitute(item, variables, name)
-    absolute = posixpath.normpath(posixpath.join(base, path))
+    absolute = posixpath.normpath(posixpath.join(base, path)) + ("/" if path.endswith("/") else "")
     way = posixpath.relpath(base, chosen.directory)
-    return absolute + ("/" if path.endswith("/") else ""), path if way == "." else posixpath.join(way, path)
+    return item.meaning(absolute) if isinstance(item, Written) else absolute, path if way == "." else posixpath.join(
+        way, path
+    )
 
 
 def _root(directory: str, paths: Iterable[str]) -> str:
@@ -181,5 +183,6 @@ def _root(directory: str, paths: Iterable[str]) -> str:
 def _below(root: str, item: str) -> str:
     relative = posixpath.relpath(item, root)
     if relative.split("/")[0] == "..":
-        raise InvalidInput(f"Can't map file {item} outside {root}")
-    return relative + "/" if item.endswith("/") else relative
+        raise InvalidInput(f"Can't map file {item} outside {root}{named_by(item)}")
+    relative += "/" if item.endswith("/") else ""
+    return item.meaning(relative) if isinstance(item, Written) else relative
