@@ -50,6 +50,9 @@ bench-deps: ## Install the tools that bench compares with, from Debian's package
 		echo "$$peer: cannot be installed here; bench reports it as absent"; \
 	done
 
+soak: $(VENV)/.ready ## Bots, server and network suffer for as long as SOAK_ARGS says (--rounds 100 --silence)
+	$(BIN)/python -m tests.soak $(SOAK_ARGS)
+
 pyz: $(VENV)/.ready ## One file that runs run_isolated on a bare Python, in dist
 	$(BIN)/python -m run_isolated.pyz dist
 

@@ -34,7 +34,7 @@ def build(data_dir: Path, wheels: Path | None, platform: str | None) -> tuple[st
         raise InvalidInput(f"Platform {key!r}: say SYSTEM-MACHINE-cpXY, as in {platform_key()}")
     if wheels is None and key != platform_key():
         raise InvalidInput(f"What is installed here is for {platform_key()}: name a folder with wheels for {key}")
-    files = installed_files() if wheels is None else wheel_files(wheels)
+    files = installed_files() if wheels is None else wheel_files(wheels, key)
     missing = [name for name in PACKAGES if f"{name}/__init__.py" not in files]
     if missing:
         raise InvalidInput(f"Nothing here has the package {missing[0]!r}: the wheel of {DISTRIBUTION} is needed, too")
@@ -50,11 +50,14 @@ def build(data_dir: Path, wheels: Path | None, platform: str | None) -> tuple[st
     return key, version
 
 
-def wheel_files(folder: Path) -> dict[str, bytes]:
-    """Return what the wheels in a folder install; raises InvalidInput."""
+def wheel_files(folder: Path, key: str) -> dict[str, bytes]:
+    """Return what the wheels in a folder install; raises InvalidInput, also for one that is not for platform `key`."""
     wheels = sorted(folder.glob("*.whl"))
     if not wheels:
         raise InvalidInput(f"{folder} has no wheels (*.whl)")
+    for wheel in wheels:
+        if not _fits(wheel.stem, key):
+            raise InvalidInput(f"{wheel} is not for {key}, as its name says")
     files: dict[str, bytes] = {}
     for wheel in wheels:
         try:
@@ -105,6 +108,22 @@ def _needed(name: str, without: set[str]) -> set[str]:
             if match and "extra" not in condition:
                 open_ends.append(match[0].lower())
     return found
+
+
+def _fits(stem: str, key: str) -> bool:
+    """Say whether a wheel can be used on a platform: `NAME-VERSION[-BUILD]-PYTHON-ABI-PLATFORM` beside ours."""
+    system, machine, python = key.split("-")
+    *_, pythons, abis, platforms = ["", "", *stem.split("-")]
+    names = set(pythons.split("."))
+    minors = [int(name[3:]) for name in names if re.fullmatch(r"cp3\d+", name)]
+    is_stable = "abi3" in abis.split(".") and any(minor <= int(python[3:]) for minor in minors)
+    if not ({"py3", python} & names or is_stable):
+        return False
+    libc = "musllinux" if system == "linuxmusl" else ("manylinux", "linux") if system == "linux" else ""
+    kind = libc or {"darwin": "macosx", "win32": "win"}.get(system, system)
+    return any(
+        one == "any" or (one.startswith(kind) and one.endswith((machine, "universal2"))) for one in platforms.split(".")
+    )
 
 
 def _place(name: str) -> str:

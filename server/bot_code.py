@@ -89,8 +89,10 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 def bootstrap_script(host_url: str) -> str:
     """Return the program that fetches a bot from the server at `host_url` and starts it."""
-    text = f"{inspect.getsource(unpack)}\n\nhost_url = {host_url!r}\nbootstrap_token = ''\n"
-    return text + "bootstrap(host_url, sys.argv[1:])\n"
+    # In 2020 the script began with these two lines, and tools look for them; a future import would have to be first.
+    head = f"host_url = {host_url!r}\nbootstrap_token = ''\n"
+    source = inspect.getsource(unpack).replace("from __future__ import annotations\n", "", 1)
+    return f"{head}{source}\n\nbootstrap(host_url, sys.argv[1:])\n"
 
 
 class BotCodeApi:

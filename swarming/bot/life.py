@@ -28,9 +28,9 @@ from swarming.bot.hands import MachineHands
 from swarming.bot.hooks import HookProcess, Hooks
 from swarming.bot.launch import RUNNER_COMMAND, Launch
 from swarming.bot.machine import read_machine
-from swarming.bot.main import Bot, Ending
+from swarming.bot.main import Api, Bot, Ending
 from swarming.bot.portrait import Portrait
-from swarming.bot.probation import Calls, Guardian, Proving
+from swarming.bot.probation import Guardian, Proving
 from swarming.bot.protocol import BotApi
 from swarming.bot.script import Place, Script
 from swarming.bot.slots import refusal, refuse
@@ -66,7 +66,7 @@ async def serve(
     script = _script(config, directory, clock)
     async with HttpClient(config.server, user_agent=AGENT, connections=2, clock=clock) as http:
         session = str(uuid.uuid4())
-        api: Calls = BotApi(http, identity.bot_id, session, script.headers)
+        api: Api = BotApi(http, identity.bot_id, session, script.headers)
         if guardian.is_there:
             api = Proving(api, guardian, clock)
         place = Workplace(

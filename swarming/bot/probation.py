@@ -9,28 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Protocol
 
 from isolate.clock import Clock
 from swarming.bot import slots
+from swarming.bot.main import Api
 from swarming.bot.protocol import Command, Greeting, Hello, Updated
 
 TRIED_S = 60.0  # of answers to polls, when there is no task: two long polls
 TELL_EVERY_S = 15.0
-
-
-class Calls(Protocol):
-    """The calls of a bot: `protocol.BotApi`."""
-
-    async def handshake(self, hello: Hello) -> Greeting: ...
-
-    async def poll(self, hello: Hello) -> Command: ...
-
-    async def event(self, hello: Hello, kind: str, message: str) -> None: ...
-
-    async def update(self, task_id: str, fields: Mapping[str, object]) -> Updated: ...
-
-    async def fail(self, task_id: str, message: str) -> None: ...
 
 
 class Guardian:
@@ -54,9 +40,9 @@ class Guardian:
 
 
 class Proving:
-    """`Calls` that show the guard how this version gets on."""
+    """Calls that show the guard how this version gets on."""
 
-    def __init__(self, calls: Calls, guardian: Guardian, clock: Clock) -> None:
+    def __init__(self, calls: Api, guardian: Guardian, clock: Clock) -> None:
         self._calls, self._guardian, self._clock = calls, guardian, clock
         self._since_s: float | None = None  # the first answer to a poll
         self._told_s: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -27,6 +28,17 @@ def test_the_configuration_is_shown(tmp_path: Path) -> None:
         "id": "b",
         "server": "http://localhost:1",
     }
+
+
+def test_the_environment_says_what_no_flag_does(tmp_path: Path) -> None:
+    env = {"SWARMING_SERVER": "localhost:1", "SWARMING_BOT_ID": "from-env", "SWARMING_EXTERNAL_BOT_SETUP": "1"}
+    done = subprocess.run(
+        [COMMAND, "config"], capture_output=True, text=True, env={**env, "HOME": str(tmp_path), "PATH": os.defpath}
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["server"], found["id"], found["external_setup"]) == ("http://localhost:1", "from-env", True)
+    assert found["directory"] == str(tmp_path / ".local/share/swarming-bot/from-env")
 
 
 def test_the_version_is_a_hash() -> None:

@@ -31,6 +31,7 @@ from tests.processes import is_running
 BOTS = 2
 ROUND_S = (0.1, 0.7)  # between two blows
 STOP_S = (0.1, 1.5)  # well below the silence after which a bot is dead
+TOLERANCE_S = 30  # the least there is
 JUMP_S = 3_000.0  # tasks may wait much longer
 SETTLE_S = 180.0  # for all tasks to end once everything works again; most of it is for a loaded machine
 MARK = "CHAOS_WORLD"
@@ -66,8 +67,8 @@ note("end")
 class World:
     """Everything, in one directory."""
 
-    def __init__(self, place: Path, seed: int) -> None:
-        self.place, self.rng = place, random.Random(seed)
+    def __init__(self, place: Path, seed: int, *, with_silence: bool = False) -> None:
+        self.place, self.rng, self._with_silence = place, random.Random(seed), with_silence
         self.history = History()
         self.lines: dict[str, int] = {}  # what each task is to print
         self.blows: list[str] = []
@@ -169,6 +170,7 @@ class World:
             }
             part = {"expiration_secs": 86_400, "properties": properties, "wait_for_capacity": True}
             body = {"name": name, "priority": 100, "request_uuid": name, "task_slices": [part]}
+            body["bot_ping_tolerance_secs"] = TOLERANCE_S
             status, reply = await self._call("POST", f"{API}/tasks/new", body)
             assert status == 200, reply
             task_id = reply["task_id"]
@@ -181,6 +183,8 @@ class World:
     async def _blow(self) -> None:
         name = self._name(self.rng.randrange(BOTS))
         blows: list[Callable[[str], Any]] = [self._kill_bot, self._restart_server, self._jump, *3 * [self._hit]]
+        if self._with_silence:
+            blows.append(self._silence)
         await self.rng.choice(blows)(name)
 
     async def _kill_bot(self, name: str) -> None:
@@ -189,6 +193,13 @@ class World:
         bot.signal(signal.SIGKILL)
         await asyncio.to_thread(bot.end)
         self._start_bot(name)
+
+    async def _silence(self, name: str) -> None:
+        """Stop a bot until it is given up; its task goes on, and what comes of it is refused."""
+        self.blows.append(f"silence of {name}")
+        self.bots[name].signal(signal.SIGSTOP)
+        await asyncio.sleep(TOLERANCE_S + 5)  # how long it is silent
+        self.bots[name].signal(signal.SIGCONT)
 
     async def _restart_server(self, _: str) -> None:
         sign = self.rng.choice([signal.SIGKILL, signal.SIGTERM])
@@ -321,9 +332,9 @@ def _words(pid: int) -> bytes:
     return b""
 
 
-async def run(place: Path, seed: int, rounds: int) -> tuple[World, list[str]]:
+async def run(place: Path, seed: int, rounds: int, *, with_silence: bool = False) -> tuple[World, list[str]]:
     """Let a world live and return it, with what was wrong."""
-    world = World(place, seed)
+    world = World(place, seed, with_silence=with_silence)
     async with world.alive():
         await world.live(rounds)
         await world.settle()

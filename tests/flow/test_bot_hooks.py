@@ -118,6 +118,21 @@ def test_every_hook_of_a_life_is_called_in_one_process(server: ServerProcess, tm
     assert ended == [[6, "on_bot_shutdown", str(bot.directory)]]
 
 
+def test_hooks_around_a_poll_and_while_idle(server: ServerProcess, tmp_path: Path, knocks: Knocks) -> None:
+    source = f"def tell(*what): open({str(knocks.path)!r}, 'w').write(repr(what) + chr(10))\n"
+    source += "def get_state(bot): return {'maintenance': 'so that a poll does not wait'}\n"
+    source += "def on_before_poll(bot): tell('before')\ndef on_after_poll(bot, cmd): tell('after', cmd)\n"
+    source += "def on_bot_idle(bot, since_last_action): tell('idle', since_last_action >= 0)"
+    give(server, source)
+    with running_bot(server, tmp_path / "bot", "bot-1"):
+        assert [knocks.wait() for _ in range(4)] == [
+            "('before',)",
+            "('after', 'sleep')",
+            "('idle', True)",
+            "('before',)",
+        ]
+
+
 def test_a_machine_that_is_set_up_elsewhere_is_left_alone(
     server: ServerProcess, tmp_path: Path, knocks: Knocks
 ) -> None:

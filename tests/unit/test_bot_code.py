@@ -11,7 +11,7 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
 from isolate.errors import InvalidInput
-from server.bot_archive import FOLDER, build, wheel_files
+from server.bot_archive import FOLDER, _fits, build, wheel_files
 from server.bot_code import BotArchives, BotCodeApi
 from swarming import unpack
 from swarming.bot_archive import archive_version, content_version, write_archive
@@ -59,9 +59,12 @@ def test_an_archive_is_made_from_wheels(tmp_path: Path) -> None:
     wheels, data = tmp_path / "wheels", tmp_path / "data"
     wheels.mkdir()
     packages = {f"{name}/__init__.py": "" for name in ("isolate", "run_isolated", "swarming", "server")}
-    wheel(wheels / "ours.whl", packages | {"ours.data/scripts/isolate": "#!python"})
-    wheel(wheels / "other.whl", {"other.py": "1", "other.data/platlib/fast.so": "2", "other.dist-info/METADATA": "3"})
-    found = wheel_files(wheels)
+    wheel(wheels / "ours-1-py3-none-any.whl", packages | {"ours.data/scripts/isolate": "#!python"})
+    wheel(
+        wheels / "other-1-py3-none-any.whl",
+        {"other.py": "1", "other.data/platlib/fast.so": "2", "other.dist-info/METADATA": "3"},
+    )
+    found = wheel_files(wheels, KEY)
     assert found.keys() == {
         "isolate/__init__.py",
         "run_isolated/__init__.py",
@@ -81,10 +84,10 @@ def test_an_archive_that_cannot_be_made_says_why(tmp_path: Path) -> None:
         build(tmp_path, None, KEY)
     with pytest.raises(InvalidInput, match="SYSTEM-MACHINE-cpXY"):
         build(tmp_path, None, "../x")
-    wheel(tmp_path / "other.whl", {"other.py": "1"})
+    wheel(tmp_path / "other-1-py3-none-any.whl", {"other.py": "1"})
     with pytest.raises(InvalidInput, match="package 'isolate'"):
         build(tmp_path, tmp_path, KEY)
-    (tmp_path / "other.whl").write_bytes(b"")
+    (tmp_path / "other-1-py3-none-any.whl").write_bytes(b"")
     with pytest.raises(InvalidInput, match="is no wheel"):
         build(tmp_path, tmp_path, KEY)
 
@@ -135,7 +138,7 @@ async def test_the_bootstrap_is_a_whole_program(url: str) -> None:
     async with ClientSession() as session, session.get(f"{url}/bootstrap") as reply:
         assert reply.content_type == "text/x-python"
         text = await reply.text()
-    assert f"host_url = {url!r}" in text
+    assert text.startswith(f"host_url = {url!r}\nbootstrap_token = ''\n")
     compile(text, "bootstrap", "exec")
 
 
@@ -170,3 +173,26 @@ def test_two_versions_are_kept(tmp_path: Path) -> None:
 def test_the_platform_of_this_machine_can_have_an_archive(tmp_path: Path) -> None:
     version = offered(tmp_path, FILES, platform_key())
     assert BotArchives(tmp_path).version(platform_key()) == version
+
+
+@pytest.mark.parametrize(
+    ("stem", "key", "expected"),
+    [
+        ("click-8.1.7-py3-none-any", "linux-aarch64-cp312", True),
+        ("old-1.0-py2.py3-none-any", "linux-aarch64-cp312", True),
+        ("old-1.0-py2-none-any", "linux-aarch64-cp312", False),
+        ("x-1-cp312-cp312-manylinux_2_17_x86_64.manylinux2014_x86_64", "linux-x86_64-cp312", True),
+        ("x-1-cp312-cp312-manylinux_2_17_x86_64.manylinux2014_x86_64", "linux-x86_64-cp311", False),
+        ("x-1-cp312-cp312-manylinux_2_17_x86_64.manylinux2014_x86_64", "linux-aarch64-cp312", False),
+        ("x-1-cp312-cp312-musllinux_1_2_x86_64", "linux-x86_64-cp312", False),
+        ("x-1-cp312-cp312-musllinux_1_2_x86_64", "linuxmusl-x86_64-cp312", True),
+        ("x-1-2build-cp38-abi3-linux_x86_64", "linux-x86_64-cp312", True),
+        ("x-1-cp313-abi3-linux_x86_64", "linux-x86_64-cp312", False),
+        ("x-1-cp312-cp312-macosx_11_0_universal2", "darwin-arm64-cp312", True),
+        ("x-1-cp312-cp312-macosx_11_0_arm64", "darwin-x86_64-cp312", False),
+        ("x-1-cp312-cp312-win_amd64", "win32-amd64-cp312", True),
+        ("nothing", "linux-x86_64-cp312", False),
+    ],
+)
+def test_a_wheel_says_where_it_can_be_used(stem: str, key: str, expected: bool) -> None:
+    assert _fits(stem, key) is expected
