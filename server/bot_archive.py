@@ -5,11 +5,13 @@ Knows no route. The invariant: the same inputs make the same archive, so buildin
 
 from __future__ import annotations
 
+import email
 import importlib
 import importlib.metadata
 import os
 import re
 import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from isolate.cas.files import sync_directory
@@ -69,7 +71,20 @@ def wheel_files(folder: Path, key: str) -> dict[str, bytes]:
                 }
         except (OSError, zipfile.BadZipFile) as error:
             raise InvalidInput(f"{wheel} is no wheel: {error}") from error
+    if lacking := sorted(_lacking(files)):
+        raise InvalidInput(f"{folder} lacks a wheel of {', '.join(lacking)}: `pip wheel` brings those needed, too")
     return {name: content for name, content in files.items() if not name.startswith("server/")}
+
+
+def _lacking(files: Mapping[str, bytes]) -> set[str]:
+    """Return the names of distributions that something in `files` needs and that are not there."""
+    needed, there = set(), set()
+    for name, content in files.items():
+        if name.endswith(".dist-info/METADATA"):
+            about = email.message_from_bytes(content)
+            there.add(_plain(about.get("Name", "")))
+            needed |= {_plain(wanted) for wanted in _wanted(about.get_all("Requires-Dist", []))}
+    return needed - there - NOT_NEEDED
 
 
 def installed_files() -> dict[str, bytes]:
@@ -102,12 +117,22 @@ def _needed(name: str, without: set[str]) -> set[str]:
         except importlib.metadata.PackageNotFoundError:
             continue  # for another system or another Python than this one, else this program would not run
         found.add(one)
-        for requirement in requirements:
-            wanted, _, condition = requirement.partition(";")
-            match = _NAME.match(wanted.strip())
-            if match and "extra" not in condition:
-                open_ends.append(match[0].lower())
+        open_ends += (name.lower() for name in _wanted(requirements, with_conditions=True))
     return found
+
+
+def _wanted(requirements: Iterable[str], *, with_conditions: bool = False) -> Iterator[str]:
+    """Yield the names in lines of Requires-Dist, extras aside; those for some platforms only `with_conditions`."""
+    for requirement in requirements:
+        wanted, _, condition = requirement.partition(";")
+        match = _NAME.match(wanted.strip())
+        if match and "extra" not in condition and (with_conditions or not condition):
+            yield match[0]
+
+
+def _plain(name: str) -> str:
+    """Return the name of a distribution as all its spellings have it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _fits(stem: str, key: str) -> bool:

@@ -77,6 +77,17 @@ def test_an_archive_is_made_from_wheels(tmp_path: Path) -> None:
     assert (key, version) == (KEY, BotArchives(data).version(KEY))
 
 
+def test_wheels_that_need_others_are_not_enough(tmp_path: Path) -> None:
+    needs = (
+        "Name: Isolate_Toolkit\nRequires-Dist: Two.Words>=1\nRequires-Dist: rich\nRequires-Dist: x; extra == 'dev'\n"
+    )
+    wheel(tmp_path / "ours-1-py3-none-any.whl", {"isolate_toolkit-1.dist-info/METADATA": needs})
+    with pytest.raises(InvalidInput, match=r"lacks a wheel of two-words: `pip wheel`"):
+        wheel_files(tmp_path, KEY)
+    wheel(tmp_path / "two-1-py3-none-any.whl", {"two_words-1.dist-info/METADATA": "Name: two_words\n"})
+    assert len(wheel_files(tmp_path, KEY)) == 2
+
+
 def test_an_archive_that_cannot_be_made_says_why(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="has no wheels"):
         build(tmp_path, tmp_path, KEY)
