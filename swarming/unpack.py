@@ -6,6 +6,7 @@ same functions. The invariant: a folder named by a version is whole, because it 
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -73,6 +74,14 @@ def _target(link: Path) -> str:
     return os.readlink(link) if link.is_symlink() else ""
 
 
+def _message(body: str) -> str:
+    """Return what a server says is wrong, without its wrapping."""
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:1000]
+
+
 def bootstrap(url: str, arguments: list[str]) -> None:
     """Fetch the archive for this machine from the server at `url`, and become a bot in the current directory."""
     folder = Path.cwd() / FOLDER
@@ -85,7 +94,7 @@ def bootstrap(url: str, arguments: list[str]) -> None:
             shutil.copyfileobj(reply, file)
         python = unpack(archive, folder, version)
     except urllib.error.HTTPError as error:
-        sys.exit(f"swarming-bot: error: {error.read(1000).decode(errors='replace')}")
+        sys.exit(f"swarming-bot: error: {_message(error.read(4000).decode(errors='replace'))}")
     except (OSError, zipfile.BadZipFile) as error:
         sys.exit(f"swarming-bot: error: Cannot get the bot from {wanted}: {error}")
     finally:

@@ -156,6 +156,7 @@ def test_a_platform_without_an_archive_is_named(server: ServerProcess, tmp_path:
     bot = BootstrappedBot(server, tmp_path / "bot")
     try:
         line = bot.expect("has no bot for")
+        assert line.startswith("swarming-bot: error: This server has no bot for ")
         assert f"swarming-server bot-archive build --platform {KEY}" in line
         assert bot.wait() == 1
     finally:
