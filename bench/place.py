@@ -37,7 +37,7 @@ class Size:
     runs: int = 3
     tree_files: int = 5_000  # of the generated tree
     generations: int = 100
-    large_bytes: int = 1 << 30
+    large_bytes: int = 512 << 20
     index_blobs: int = 2_000_000
     egress_files: int = 2_500  # of 200 KB
     tasks: int = 3_000

@@ -89,7 +89,8 @@ def _seen(place: Place, tree: Path) -> list[Contestant]:
         contestants.append(Contestant(name, partial(place.ours, name, argv, server, cache)))
     for name, keeper in keepers(place, compressing=False).items():
         place.stack.callback(keeper.remove)
+        if isinstance(keeper, Casync):
+            continue  # it reads all of the tree again, and syncs nothing: row 1 says what that costs
         keeper.backup(tree)
-        is_synced = not isinstance(keeper, Casync)
-        contestants.append(Contestant(name if is_synced else CASYNC, partial(keeper.backup, tree), is_peer=is_synced))
+        contestants.append(Contestant(name, partial(keeper.backup, tree), is_peer=True))
     return contestants
