@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import cast
 
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import BlobStore
@@ -23,14 +21,11 @@ from isolate.isolated import Entry, Kind, Manifest, dumps, manifest_mode
 from isolate.monitor import Monitor
 from isolate.scan import Found
 from isolate.sender import Sender, jobs_of
-from isolate.slab import Slab
+from isolate.slab import SLABS_IN_FLIGHT, UNSENT_SLABS, Slab, fast_entry
 from isolate.split import Groups, Splitter
 from isolate.statcache import StatCache, is_settled
 from isolate.upload import Wanted
 
-SLABS_IN_FLIGHT = 16
-# Slabs whose files are being read or wait for their upload: what the crew keeps of them should still be there.
-UNSENT_SLABS = 6
 LOOKUP_ENTRIES = 16_384  # what one `missing` may ask about; it asks for less rather than wait
 UPLOADS_IN_FLIGHT = 32
 PARTS_IN_FLIGHT = 4  # parts of the manifest, 3.5 MB each, that wait for what they name
@@ -45,10 +40,6 @@ class Built:
     files: int
     size_bytes: int
     group_parts: tuple[bytes, ...] = ()  # the manifests of the groups: the first of the includes
-
-
-# What `Entry(...)` does, without a call in Python for each of a hundred thousand.
-_entry = cast("Callable[[tuple[object, ...]], Entry]", partial(tuple.__new__, Entry))
 
 
 class Pipeline:
@@ -272,12 +263,12 @@ class Pipeline:
         for (path, kind, st_mode, _, _, target), blob in zip(slab.entries, slab.blobs, strict=True):
             if kind is not file:
                 dirs += kind is Kind.DIR
-                entries.append(_entry((path, kind, None, None, target)))
+                entries.append(fast_entry((path, kind, None, None, target)))
             elif blob is not None:  # else broken, reported, and left out as the caller wished
                 mode = modes.get(st_mode)
                 if mode is None:
                     mode = modes[st_mode] = manifest_mode(st_mode)
-                entries.append(_entry((path, file, blob, mode, None)))
+                entries.append(fast_entry((path, file, blob, mode, None)))
                 self._size_bytes += blob[1]
         self._files += len(entries) - dirs
         if self._cache is not None:

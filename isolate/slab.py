@@ -6,14 +6,24 @@ Knows no stage. Large enough that a stage costs little for each entry, small eno
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
 
 from isolate.cas.digest import Blob
 from isolate.hands import Batch
+from isolate.isolated import Entry
 from isolate.scan import Found, Stamp
 from isolate.sender import JOB_BYTES, JOB_FILES
 
 SLAB_ENTRIES = 4_096  # when nothing has to be hashed
+SLABS_IN_FLIGHT = 16
+# Slabs whose files are being read or wait for their upload: what the crew keeps of them should still be there.
+UNSENT_SLABS = 6
+
+# What `Entry(...)` does, without a call in Python for each of a hundred thousand.
+fast_entry = cast("Callable[[tuple[object, ...]], Entry]", partial(tuple.__new__, Entry))
 
 
 @dataclass(slots=True)

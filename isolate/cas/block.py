@@ -256,10 +256,7 @@ _DECODERS: dict[bytes, Callable[[bytes, Layout], Record]] = {
 
 
 def _packed(algorithm: Algorithm, contents: Sequence[tuple[Blob, bytes]], plain: bytes, level: int | None) -> Block:
-    """Return the block of `contents`, which are `plain` together, on top of its record.
-
-    Who packs a block, in a thread, pays for its check; who sends it, in an event loop, does not.
-    """
+    """Return the block of `contents`, `plain` together, on its record: who packs it pays for the check."""
     entries = tuple([blob for blob, _ in contents])
     _check_block(entries, len(plain))
     codec, payload = Codec.IDENTITY, plain

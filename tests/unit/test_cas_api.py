@@ -98,7 +98,7 @@ async def test_every_reply_has_an_id(site: Site) -> None:
         assert headers["X-Request-Id"]
 
 
-@pytest.mark.parametrize("namespace", ["blake3-nothing", "sha256", "a%20b", "%2e%2e"])
+@pytest.mark.parametrize("namespace", ["blake3-nothing", "a%20b", "%2e%2e"])
 async def test_unknown_namespaces(site: Site, namespace: str) -> None:
     status, _, body = await site.call("GET", "info", namespace=namespace)
     assert status in {400, 404}
