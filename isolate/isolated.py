@@ -154,11 +154,7 @@ def merge(parts: Sequence[Manifest]) -> Manifest:
     The first definition of a path wins; so do the first command that is not empty and, independently, the first
     `relative_cwd`. Raises InvalidManifest when the parts contradict each other.
     """
-    entries: dict[str, Entry] = {}
-    for part in parts:
-        for entry in part.entries:
-            entries.setdefault(entry.path, entry)
-    ordered = sorted(entries.values())
+    ordered = _united([part.entries for part in parts if part.entries])
     check_tree(ordered)
     return Manifest(
         algorithm=parts[0].algorithm,
@@ -167,6 +163,17 @@ def merge(parts: Sequence[Manifest]) -> Manifest:
         relative_cwd=next((part.relative_cwd for part in parts if part.relative_cwd is not None), None),
         read_only=parts[0].read_only,
     )
+
+
+def _united(runs: Sequence[Sequence[Entry]]) -> list[Entry]:
+    """Return the entries of sorted `runs`, sorted; of two with one path that of the earlier run."""
+    if all(one[-1].path < other[0].path for one, other in pairwise(runs)):
+        return [entry for run in runs for entry in run]  # ranges of one large tree, as we and others write it
+    entries: dict[str, Entry] = {}
+    for run in runs:
+        for entry in run:
+            entries.setdefault(entry.path, entry)
+    return sorted(entries.values())
 
 
 def resolve(root: bytes, parts: Mapping[bytes, Manifest]) -> Manifest:

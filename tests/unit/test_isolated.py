@@ -348,6 +348,16 @@ def test_first_definition_wins() -> None:
     assert whole.includes == ()
 
 
+@pytest.mark.parametrize(
+    "runs", [(["a", "b"], [], ["c"]), (["a", "b"], ["b", "c"]), (["c"], ["a", "b"]), (["a", "c"], ["b"]), ([],), ()]
+)
+def test_parts_in_order_or_not_make_one_sorted_tree(runs: tuple[list[str], ...]) -> None:
+    parts = [part()] + [part(*paths, content=bytes([65 + index])) for index, paths in enumerate(runs)]
+    first = {path: bytes([65 + index]) for index, paths in reversed(list(enumerate(runs))) for path in paths}
+    found = [(entry.path, entry.blob) for entry in merge(parts).entries]
+    assert found == [(path, OURS.blob(first[path])) for path in sorted(first)]
+
+
 def test_parts_that_contradict_each_other() -> None:
     link = Manifest(algorithm=OURS.algorithm, entries=(Entry("a", Kind.LINK, target="/etc"),))
     with pytest.raises(InvalidManifest, match="'a/passwd' lies below 'a', which is a link"):
