@@ -6,6 +6,7 @@ with 130 from its first moment, also while the modules it needs are still being 
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from importlib import import_module
 
 EXIT_INTERRUPTED = 130  # as `isolate.terminal` has it, which is among what may not be imported yet
 PROFILED_LINES = 60
+COLLECTION_THRESHOLDS = (50_000, 20, 500)  # new objects, then collections of the younger generation
 
 
 def isolate() -> int:
@@ -46,6 +48,9 @@ def swarming_bot() -> int:
 
 
 def _enter(module: str, function: str) -> int:
+    # Trees become hundreds of thousands of small values that live as long as the command: looking through them for
+    # cycles every 700 took a fifth of the time it takes to read a manifest.
+    gc.set_threshold(*COLLECTION_THRESHOLDS)
     try:
         main: Callable[[], int] = getattr(import_module(module), function)
         return _profiled(main) if os.environ.get("SWARMING_PROFILE") == "1" else main()
