@@ -13,11 +13,11 @@ import msgspec
 from aiohttp import web
 
 from isolate.errors import InvalidInput, Refused
+from server.api_routes import BASES, call_routes
+from server.api_table import CONFIG_CALLS
 from server.bot_config import BotScripts, Script
 from server.middleware import IDENTITY, reply
 from swarming import wire
-
-BASES = ("/_ah/api/swarming/v1", "/api/swarming/v1")
 
 
 class FileContentRequest(msgspec.Struct):
@@ -35,14 +35,7 @@ class BotConfigApi:
 
     def routes(self) -> list[web.RouteDef]:
         """Return every route."""
-        return [
-            route
-            for base in BASES
-            for route in (
-                web.get(f"{base}/server/get_bot_config", self.get),
-                web.post(f"{base}/server/put_bot_config", self.put),
-            )
-        ]
+        return call_routes(CONFIG_CALLS, {"server.get_bot_config": self.get, "server.put_bot_config": self.put}, BASES)
 
     async def get(self, request: web.Request) -> web.Response:
         _only_for_admins(request)

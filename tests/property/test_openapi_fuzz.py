@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from server import openapi
 from server.api_messages import MESSAGES
 from server.api_routes import BASES
-from server.api_table import BOOTSTRAP_CALLS, CALLS, Call
+from server.api_table import ALL_CALLS, CALLS, Call
 from swarming import wire_in
 from tests.unit.server_site import Site, hello, new_task, running_site
 
@@ -94,7 +94,7 @@ async def send(site: Site, call: Call, path: str, body: bytes | None) -> None:
         assert (response.status == 200) is ("error" not in content), (call.name, path, text)
 
 
-@pytest.mark.parametrize("call", CALLS + BOOTSTRAP_CALLS, ids=lambda call: call.name)
+@pytest.mark.parametrize("call", ALL_CALLS, ids=lambda call: call.name)
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_call_breaks(call: Call, data: st.DataObject) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from aiohttp import ClientSession, web
@@ -16,6 +18,8 @@ from server.auth import LoopbackGuard
 from server.bootstrap_v1 import BootstrapApi
 from server.bot_api import BotApi, WaitingPolls
 from server.bot_code import bootstrap_script
+from server.bot_config import BotScripts
+from server.bot_config_v1 import BotConfigApi
 from server.discovery import discovery_routes
 from server.middleware import OWN_SERVERS, Gate
 from server.pages.views import Pages
@@ -138,7 +142,8 @@ async def running_site() -> AsyncIterator[Site]:
     """Start a server in this process."""
     port, clock = unused_port(), ManualClock()
     gate = Gate(LoopbackGuard("127.0.0.1", {port}), clock, "test")
-    async with ClientSession() as session:
+    async with ClientSession() as session, AsyncExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="site-"))
         trees = Trees()
         scheduler = Scheduler(
             MemoryTaskStore(), MemoryOutputs(), LocalDoorbell(), clock, inputs=trees, rng=random.Random(1)
@@ -151,6 +156,7 @@ async def running_site() -> AsyncIterator[Site]:
         app.on_response_prepare.append(gate.add_headers)
         app.add_routes(ClientApi(scheduler, clock, "0.1.0", lambda: site.settings).routes())
         app.add_routes(BootstrapApi(bootstrap_script).routes())
+        app.add_routes(BotConfigApi(BotScripts(Path(folder), Path(folder)), site.polls.renew).routes())
         app.add_routes(documentation_routes("0.1.0"))
         app.add_routes(discovery_routes([SWARMING]))
         app.add_routes(BotApi(scheduler, clock, "0.1.0", site.polls, settings=lambda: site.settings).routes())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -80,6 +80,35 @@ async def test_a_failing_job_leaves_no_trace_and_its_neighbours_stay(database: D
     assert isinstance(results[1], LookupError)
     assert results[2] == "b"
     assert await database.read(names) == ["a", "b"]
+
+
+async def test_a_group_in_which_one_raises_is_undone_and_run_again(database: Database) -> None:
+    entered, leave = threading.Event(), threading.Event()
+    runs: list[str] = []
+
+    def noted(name: str) -> Callable[[sqlite3.Connection], str]:
+        def job(connection: sqlite3.Connection) -> str:
+            runs.append(name)
+            if name == "first" and not leave.is_set():
+                entered.set()
+                leave.wait()
+            if name == "bad":
+                raise LookupError(name)
+            return insert(name)(connection)
+
+        return job
+
+    first = asyncio.ensure_future(database.write(noted("first")))
+    await asyncio.to_thread(entered.wait)
+    others = [asyncio.ensure_future(database.write(noted(name))) for name in ("bad", "last")]
+    await asyncio.sleep(0)
+    leave.set()
+    assert await first == "first"
+    with pytest.raises(LookupError):
+        await others[0]
+    assert await others[1] == "last"
+    assert await database.read(names) == ["first", "last"]
+    assert runs[:4] == ["first", "bad", "first", "bad"]  # without savepoints, then with them
 
 
 async def test_a_broken_constraint_reaches_its_caller_as_it_is(database: Database) -> None:
