@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import urllib.error
@@ -18,7 +19,9 @@ import zipfile
 from pathlib import Path
 
 FOLDER = "code"  # below the directory of the bot: one folder per version
-PARAMETERS = "archive.json"  # in each of them
+LOCK = "swarming.lck"  # held by the bot of a directory while it lives
+EMPTIED = ("w", "c", "isolated_cache")  # folders in which a bot deletes what it does not know
+_VERSION = re.compile(r"[0-9a-f]{64}")
 CURRENT, PREVIOUS = "current", "previous"  # links to the version in use and to the one before
 
 
@@ -52,7 +55,10 @@ def unpack(archive: Path, folder: Path, version: str) -> Path:
 
 
 def choose(folder: Path, version: str) -> None:
-    """Make a version the one that is started from now on; the one before stays as the last known good, others go."""
+    """Make a version the one that is started from now on; the one before stays as the last known good, others go.
+
+    Whatever else is in the folder may be somebody's work, and stays.
+    """
     current = folder / CURRENT
     before = os.readlink(current) if current.is_symlink() else ""
     if before and before != version:
@@ -60,6 +66,8 @@ def choose(folder: Path, version: str) -> None:
     _link(current, version)
     kept = {CURRENT, PREVIOUS, version, before}
     for entry in folder.iterdir():
+        if not _VERSION.fullmatch(entry.name):
+            continue
         if entry.name not in kept and not (before == version and entry.name == _target(folder / PREVIOUS)):
             shutil.rmtree(entry, ignore_errors=True)
 
@@ -82,10 +90,38 @@ def _message(body: str) -> str:
         return body[:1000]
 
 
+def foreign(directory: Path) -> str:
+    """Return the name of a folder that a bot would empty though no bot has ever been in `directory`; "" for none."""
+    if (directory / LOCK).exists():
+        return ""
+    return next((name for name in EMPTIED if (directory / name).is_dir() and os.listdir(directory / name)), "")
+
+
+def _take(directory: Path) -> None:
+    """Own a directory until this process becomes the bot; ends the program when there is a bot in it."""
+    try:
+        import fcntl
+    except ImportError:
+        return  # not a POSIX system: the bot itself will see
+    lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)  # not inheritable, as all that Python opens
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"swarming-bot: error: Another bot runs in {directory}: a second one needs a directory of its own")
+
+
 def bootstrap(url: str, arguments: list[str]) -> None:
     """Fetch the archive for this machine from the server at `url`, and become a bot in the current directory."""
     folder = Path.cwd() / FOLDER
-    folder.mkdir(exist_ok=True)
+    if Path.cwd() in {Path.home().resolve(), Path("/")}:
+        sys.exit(f"swarming-bot: error: {Path.cwd()} cannot be the directory of a bot: make one for it, and go there")
+    try:
+        if name := foreign(Path.cwd()):
+            sys.exit(f"swarming-bot: error: {Path.cwd() / name} is not of a bot: go to an empty directory")
+        _take(Path.cwd())
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        sys.exit(f"swarming-bot: error: Cannot use {Path.cwd()} as the directory of a bot: {error.strerror}")
     wanted = f"{url}/bot_code?{urllib.parse.urlencode({'platform': platform_key()})}"
     archive = folder / f".download.{os.getpid()}"
     try:

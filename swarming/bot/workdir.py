@@ -19,8 +19,8 @@ from isolate.monitor import NullMonitor
 from run_isolated.installed import take_back
 from run_isolated.process import end_leftovers
 from run_isolated.workdir import delete_tree
+from swarming.unpack import LOCK, foreign
 
-LOCK = "swarming.lck"
 NAMED_CACHES = "c"
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,8 @@ class WorkDirectory:
             raise InvalidInput(f"{root} cannot be the directory of a bot: give it one of its own with --dir")
         directory = cls(root.resolve())
         try:
+            if name := foreign(directory.root):
+                raise InvalidInput(f"{root / name} is not of a bot: give the bot an empty directory with --dir")
             for folder in (*directory.vital, directory.logs, directory.named_caches, directory.config):
                 folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(directory.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -34,6 +34,7 @@ STOP_S = (0.1, 1.5)  # well below the silence after which a bot is dead
 TOLERANCE_S = 30  # the least there is
 JUMP_S = 3_000.0  # tasks may wait much longer
 SETTLE_S = 180.0  # for all tasks to end once everything works again; most of it is for a loaded machine
+WAITING = {str(count) for count in range(15)}  # tasks; a client that comes faster than two bots work would only pile up
 MARK = "CHAOS_WORLD"
 BOT_FILES = {"c", "config", "isolated_cache", "logs", "swarming.lck", "w"}
 # Holds a lock while it or anything it started lives, so that two attempts at one time are seen by the kernel.
@@ -156,6 +157,8 @@ class World:
     async def _client(self) -> None:
         """Submit tasks all along, some of them equal, and withdraw some."""
         while True:
+            while (await self._call("GET", f"{API}/tasks/count?start=0&state=PENDING"))[1]["count"] not in WAITING:
+                await asyncio.sleep(0.2)  # the interval of a poll
             name = str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
             idempotent = self.rng.random() < 0.5
             lines, pause_s = self.rng.randrange(6), self.rng.choice([0.0, 0.05, 0.15])
@@ -285,17 +288,17 @@ class World:
                     yield pid, Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")[:200].decode()
 
     async def _final_results(self) -> dict[str, Any]:
-        async with asyncio.timeout(SETTLE_S):
-            while True:
-                found: dict[str, Any] = {}
-                cursor: str | None = ""
-                while cursor is not None:
-                    _, page = await self._call("GET", f"{API}/tasks/list?limit=1000&cursor={cursor}")
-                    found |= {item["task_id"]: item for item in page.get("items", ())}
-                    cursor = page.get("cursor")
-                if all(item["state"] in FINAL for item in found.values()):
-                    return found
-                await asyncio.sleep(0.2)  # the interval of a poll
+        end_s = asyncio.get_running_loop().time() + SETTLE_S
+        while True:
+            found: dict[str, Any] = {}
+            cursor: str | None = ""
+            while cursor is not None:
+                _, page = await self._call("GET", f"{API}/tasks/list?limit=1000&cursor={cursor}")
+                found |= {item["task_id"]: item for item in page.get("items", ())}
+                cursor = page.get("cursor")
+            if all(item["state"] in FINAL for item in found.values()) or asyncio.get_running_loop().time() > end_s:
+                return found  # what is not final is named as lost
+            await asyncio.sleep(0.2)  # the interval of a poll
 
     async def _call(self, method: str, path: str, body: Any = None) -> Any:
         """Make a call until it is answered; returns (status, body)."""

@@ -78,6 +78,7 @@ class Site:
         self.trees = Trees()
         self.polls = WaitingPolls()
         self.settings = Settings()
+        self.bot_version: str | None = None  # that bots of an archive are to become
 
     async def call(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
@@ -159,7 +160,10 @@ async def running_site() -> AsyncIterator[Site]:
         app.add_routes(BotConfigApi(BotScripts(Path(folder), Path(folder)), site.polls.renew).routes())
         app.add_routes(documentation_routes("0.1.0"))
         app.add_routes(discovery_routes([SWARMING]))
-        app.add_routes(BotApi(scheduler, clock, "0.1.0", site.polls, settings=lambda: site.settings).routes())
+        bots = BotApi(
+            scheduler, clock, "0.1.0", site.polls, settings=lambda: site.settings, update=lambda _: site.bot_version
+        )
+        app.add_routes(bots.routes())
         app.add_routes(Pages(scheduler, clock, "0.1.0").routes())
         runner = web.AppRunner(app)
         await runner.setup()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from server.settings import Settings
 from tests.unit.server_site import BOT, Site, hello, new_task, running_site
 
 
@@ -137,6 +138,51 @@ async def test_a_stale_configuration_restarts_the_bot(site: Site) -> None:
     body["state"]["bot_group_cfg_version"] = "hash:old"
     _, reply = await site.bot("poll", body)
     assert reply == {"cmd": "bot_restart", "message": "Restarting to pick up new bots.cfg config"}
+
+
+async def test_a_poll_is_answered_in_the_order_of_2020(site: Site) -> None:
+    """Everything is the case at once, and one thing after the other ends."""
+    await site.bot("handshake", hello())
+    await site.post("tasks/new", new_task(priority=1))
+    await site.post("bot/bot1/terminate")
+    body = hello()
+    old = {"bot_group_cfg_version": "hash:old", "bot_archive": {"platform": "x"}}
+    body["state"] |= old | {"quarantined": "a fan", "maintenance": "new OS"}
+    site.settings, site.bot_version = Settings(pause_bots=True), "newer"
+    answers = []
+
+    async def ask() -> dict[str, Any]:
+        status, reply = await site.bot("poll", body)
+        assert status == 200
+        answers.append((reply["cmd"], reply.get("quarantined")))
+        found: dict[str, Any] = reply
+        return found
+
+    await ask()
+    site.settings = Settings()
+    await ask()
+    site.bot_version = None
+    await ask()
+    del body["state"]["bot_group_cfg_version"]
+    await ask()
+    del body["state"]["quarantined"]
+    await ask()
+    del body["state"]["maintenance"]
+    run_id = (await ask())["task_id"]
+    await site.bot("task_update", {"id": "bot1", "task_id": run_id, "duration": 0, "exit_code": 0})
+    run_id = (await ask())["manifest"]["task_id"]
+    await site.bot("task_update", {"id": "bot1", "task_id": run_id, "duration": 0, "exit_code": 0})
+    await ask()
+    assert answers == [
+        ("sleep", True),  # nobody gets work
+        ("update", None),
+        ("bot_restart", None),
+        ("sleep", True),  # quarantined
+        ("sleep", True),  # in maintenance
+        ("terminate", None),
+        ("run", None),
+        ("sleep", False),
+    ]
 
 
 async def test_an_error_of_the_bot_ends_the_task(site: Site) -> None:

@@ -14,6 +14,7 @@ from isolate.errors import InvalidInput
 from server.bot_archive import FOLDER, _fits, build, wheel_files
 from server.bot_code import BotArchives, BotCodeApi
 from swarming import unpack
+from swarming.bot.workdir import WorkDirectory
 from swarming.bot_archive import archive_version, content_version, write_archive
 from swarming.bots import BotHello
 from swarming.unpack import platform_key
@@ -174,11 +175,59 @@ def test_an_archive_becomes_a_private_environment(tmp_path: Path) -> None:
 
 
 def test_two_versions_are_kept(tmp_path: Path) -> None:
-    for version in ("one", "two", "two", "three"):
+    one, two, three = (letter * 64 for letter in "123")
+    for version in (one, two, two, three):
         (tmp_path / version).mkdir(exist_ok=True)
         unpack.choose(tmp_path, version)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["current", "previous", "three", "two"]
-    assert ((tmp_path / "current").readlink(), (tmp_path / "previous").readlink()) == (Path("three"), Path("two"))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [two, three, "current", "previous"]
+    assert ((tmp_path / "current").readlink(), (tmp_path / "previous").readlink()) == (Path(three), Path(two))
+
+
+def test_what_is_no_version_is_not_deleted(tmp_path: Path) -> None:
+    """Somebody may have a folder of the same name with all their work in it."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("precious")
+    for letter in "123":
+        (tmp_path / (letter * 64)).mkdir()
+        unpack.choose(tmp_path, letter * 64)
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "precious"
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is fetched, nothing is started."""
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked the server"))
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_home_does_not_become_the_directory_of_a_bot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="cannot be the directory of a bot"):
+        unpack.bootstrap("http://localhost", [])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("nobody")
+def test_somebodys_folder_does_not_become_that_of_a_bot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "chapter.tex").write_text("precious")
+    with pytest.raises(SystemExit, match="w is not of a bot"):
+        unpack.bootstrap("http://localhost", [])
+    with pytest.raises(InvalidInput, match="w is not of a bot"), WorkDirectory.taken(tmp_path):
+        pass
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["w", "chapter.tex"]
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_bootstrap_beside_a_bot_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with WorkDirectory.taken(tmp_path):
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(SystemExit, match="Another bot runs in"):
+            unpack.bootstrap("http://localhost", [])
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_platform_of_this_machine_can_have_an_archive(tmp_path: Path) -> None:
