@@ -7,6 +7,7 @@ out by `installed`, and `versions` says so.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -36,7 +37,8 @@ def versions() -> dict[str, str]:
 
 def _version(command: Sequence[str]) -> str:
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
-    return next((line.strip().strip("'") for line in lines if any(sign.isdigit() for sign in line)), "unknown")
+    found = re.search(r"\d+\.[\w.+-]*", "\n".join(lines)) or re.search(r"\b\d+\b", "\n".join(lines))
+    return "unknown" if found is None else found[0]
 
 
 def installed(contestants: Sequence[Contestant]) -> list[Contestant]:

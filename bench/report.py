@@ -23,12 +23,14 @@ our server stand beside it. Bytes and requests as the client sees them."""
 
 
 @click.command()
-@click.argument("tables", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("tables", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--growth", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Of bench.growth --json.")
 @click.option("--note", default="", help="Circumstances, for the head of the document.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), default=DOCUMENT)
 def main(tables: tuple[Path, ...], growth: Path | None, note: str, output: Path) -> None:
     """Write the document on performance."""
+    if not tables and growth is None:
+        raise click.UsageError("Name what bench --json has written, or --growth")
     found = [json.loads(table.read_text()) for table in tables]
     lines = [*document(found, note)]
     if growth:
@@ -80,6 +82,7 @@ def machine_lines(table: dict[str, Any]) -> Iterator[str]:
 def growing(table: dict[str, Any]) -> Iterator[str]:
     """Yield what is said of the growth."""
     yield "\n## Growth\n"
+    yield f"On {table['machine']['cores']} cores, load {table['load']:.1f}; {table['machine']['product']}.\n"
     yield f"![CPU seconds of client and server against the number of files, and of bytes]({PICTURE})\n"
     for name, exponents in table["exponents"].items():
         powers = ", ".join(f"{step} {power:.2f}" for step, power in exponents.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,10 +11,11 @@ from threading import Thread
 
 import pytest
 
-from bench import big_index
+from bench import big_index, report
 from bench.goals import Goal
 from bench.measure import Contestant, Race, Result, Sample, alternate
-from bench.relay import Relay
+from bench.relay import Relay, Wire
+from bench.table import Measured, shown
 from bench.tree import Changer
 from isolate.clock import SystemClock
 from isolate.monitor import NullMonitor
@@ -47,6 +49,21 @@ RESULTS = [
 def test_a_goal_is_about_medians_and_the_fastest_peer(goal: Goal, measured: str, word: str) -> None:
     verdict = goal.judge(RESULTS)
     assert (verdict.measured, verdict.word) == (measured, word)
+
+
+def test_the_document_is_made_of_what_was_measured(tmp_path: Path) -> None:
+    sample = Sample(1.0, 2.0, 3_000_000, 0.5, figures={"work_s": 1.5})
+    results = (Result("isolate", False, (sample,), Wire(1_000_000, 2, 3)), result("restic", 4.0, is_peer=True))
+    verdicts = (Goal(text="≤ 0.2 x", limit=0.2).judge(results), Goal(text="≤ 0.3 x", limit=0.3).judge(results))
+    row = Measured("1", "archive cold", "/a/tree: 3 files, 1 MB", results, verdicts)
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"machine": {"cores": 2, "tools": {"x": "1"}}, "load": 0.5, "rows": [row.as_json()]}))
+    assert report.main([str(table), "--output", str(tmp_path / "out.md")], standalone_mode=False) is None
+    lines = (tmp_path / "out.md").read_text().splitlines()
+    assert "| 1 | archive cold | tree | ≤ 0.2 x | 0.25 x restic | **missed** |" in lines
+    assert "| 1 | archive cold | tree | ≤ 0.3 x | 0.25 x restic | met |" in lines
+    assert "| isolate | 1.000 | 2.00 | 0.50 | 3 |  | 1.00 | 0.00 | 3 |" in lines
+    assert [line for line in shown(row) if "MISSED" in line] == ["  target ≤ 0.2 x: 0.25 x restic: MISSED"]
 
 
 def test_the_first_turn_is_discarded_and_all_take_turns() -> None:
