@@ -23,7 +23,7 @@ from run_isolated.folders import Facts, Folder, Variant, folders_of
 from run_isolated.mapper import How, Mapped, Plan, apply, directory, plan
 from run_isolated.proof import Proof
 from run_isolated.renewal import Sources
-from run_isolated.reuse import MIN_NAMES, VERSION, About, Trees, shared_files, sketch_of
+from run_isolated.reuse import MIN_NAMES, VERSION, About, Shared, Trees, shared_files, sketch_of
 
 TOUCH_S = 600  # the files of a tree that is used again and again are noted as used no more often
 
@@ -40,25 +40,25 @@ class Ready:
     cold: Sequence[int]  # sizes of what was transferred
     hot: Sequence[int]  # and of what was there
     about: About | None = None  # when it was kept before
+    shared: Shared | None = None
     listed: Path | None = None  # what it should hold; else that of `tree`
     tree: Plan | None = None  # None: it cannot be kept
 
     def keep(self, trees: Trees, cache: LocalCache, place: Path, beside: Path) -> None:
         """Keep the tree at `place` for the next run, if it can be; its proof was found good."""
-        about, wanted = self._described(cache)
-        if about is None or wanted is None:
-            return
-        trees.keep(self.root, place, about, wanted, beside)
+        described = self._described(cache)
+        if described is not None:
+            trees.keep(self.root, place, *described, beside)
 
-    def _described(self, cache: LocalCache) -> tuple[About | None, Iterable[Folder] | Path | None]:
-        if self.about is not None and self.listed is not None:
-            return msgspec.structs.replace(self.about, proven_ns=self.proof.marker_ns), self.listed
+    def _described(self, cache: LocalCache) -> tuple[About, Shared, Iterable[Folder] | Path] | None:
+        if self.about is not None and self.shared is not None and self.listed is not None:
+            return msgspec.structs.replace(self.about, proven_ns=self.proof.marker_ns), self.shared, self.listed
         if self.tree is None or self.tree.names < MIN_NAMES:
-            return None, None
+            return None
         known = self.proof.identities
         variants = _variants(self.tree)
         if not all(variant in known for variant in variants):
-            return None, None
+            return None
         facts = Facts(cache.namespace.algorithm)
         about = About(
             version=VERSION,
@@ -69,11 +69,13 @@ class Ready:
             proven_ns=self.proof.marker_ns,
             touched_s=int(cache.clock.now()),
             names=self.tree.names,
-            sizes=[*self.cold, *self.hot],
-            linked=facts.pack((*known[blob, executable], executable, blob.digest) for blob, executable in variants),
             sketch=sketch_of(blob.digest for blob, _ in variants),
         )
-        return about, folders_of(self.tree, known, facts)
+        shared = Shared(
+            sizes=[*self.cold, *self.hot],
+            linked=facts.pack((*known[blob, executable], executable, blob.digest) for blob, executable in variants),
+        )
+        return about, shared, folders_of(self.tree, known, facts)
 
 
 def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path) -> Ready | None:
@@ -83,9 +85,10 @@ def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path) -> Re
     """
     beside = destination.parent / "same"
     taken = trees.take_same(root, beside)
-    if taken is None:
+    has = taken.shared() if taken is not None else None
+    if taken is None or has is None:
         return None
-    shared = shared_files(taken.about, trees.facts)
+    shared = shared_files(has, trees.facts)
     pin = cache.pin(itertools.chain([root], (blob.digest for (blob, _), _ in shared)))
     paths = cache.unchanged(shared)
     if paths is not None:
@@ -100,8 +103,9 @@ def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path) -> Re
                     command=tuple(os.fsdecode(word) for word in about.command),
                     relative_cwd=None if about.relative_cwd is None else os.fsdecode(about.relative_cwd),
                     cold=(),
-                    hot=about.sizes,
+                    hot=has.sizes,
                     about=_touched(about, cache, [variant for variant, _ in shared]),
+                    shared=has,
                     listed=beside / "folders",
                 )
     pin.release()

@@ -1,6 +1,7 @@
 """Mapped trees that outlive their run, so that the next one with the same inputs, or nearly the same, need not map.
 
-    <cache>/trees/<hash>-<12 hex>/about   what it is, and which files of the cache it shares
+    <cache>/trees/<hash>-<12 hex>/about   what it is
+                                 /shared  which files of the cache it shares
                                  /folders what each directory should hold, see folders.py
                                  /tree
 
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -39,6 +41,8 @@ SKETCH = 64  # digests that stand for a tree when we look for one that is near
 NEAR = 0.5  # of the sketch must be the same, and of the names
 VERSION = 1
 
+T = TypeVar("T", bound=msgspec.Struct)
+
 _NAME = re.compile(r"[0-9a-f]{40,128}-[0-9a-f]{12}")
 _GONE, _LOCK = "gone-", "lock"
 
@@ -54,9 +58,14 @@ class About(msgspec.Struct, frozen=True, array_like=True):
     proven_ns: int  # ctime, on the cache's file system, from which on somebody else may have written
     touched_s: int  # when the cache was last told that the files were used
     names: int
+    sketch: bytes
+
+
+class Shared(msgspec.Struct, frozen=True, array_like=True):
+    """What a kept tree has of the cache; apart, because only who takes the tree reads it."""
+
     sizes: list[int]  # of all blobs, manifests included
     linked: bytes  # facts of the files of the cache that it shares, each once
-    sketch: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,10 @@ class Taken:
     @property
     def tree(self) -> Path:
         return self.path / "tree"
+
+    def shared(self) -> Shared | None:
+        """Return what it has of the cache; None when that cannot be told any more."""
+        return _unsealed(self.path / "shared", Shared)
 
     def folders(self) -> Iterator[Folder]:
         """Yield what it should hold; raises InvalidRecord."""
@@ -120,7 +133,9 @@ class Trees:
         self._monitor.count("corrected_names", changed)
         return True
 
-    def keep(self, root: bytes, tree: Path, about: About, wanted: Iterable[Folder] | Path, beside: Path) -> bool:
+    def keep(
+        self, root: bytes, tree: Path, about: About, shared: Shared, wanted: Iterable[Folder] | Path, beside: Path
+    ) -> bool:
         """Move `tree` here, with what it should hold: folders, or the list of when it was taken; False when it stays.
 
         `beside` is a directory for us to make.
@@ -136,8 +151,8 @@ class Trees:
             else:
                 with open(beside / "folders", "wb") as file:
                     folders.write(file, wanted)
-            body = msgspec.msgpack.encode(about)
-            (beside / "about").write_bytes(BLAKE3.digest(body) + body)
+            (beside / "about").write_bytes(_sealed(about))
+            (beside / "shared").write_bytes(_sealed(shared))
             os.rename(tree, beside / "tree")
             os.utime(beside, (self._cache.clock.now(),) * 2)
             os.rename(beside, self._root / name)
@@ -192,15 +207,9 @@ class Trees:
 
     def _about(self, path: Path) -> About | None:
         """Return what is known of a kept tree; None when that is of no use here."""
-        try:
-            sealed = (path / "about").read_bytes()
-            if BLAKE3.digest(sealed[BLAKE3.digest_bytes :]) != sealed[: BLAKE3.digest_bytes]:
-                return None
-            about = msgspec.msgpack.decode(sealed[BLAKE3.digest_bytes :], type=About)
-        except (OSError, msgspec.DecodeError):
-            return None
+        about = _unsealed(path / "about", About)
         current = (VERSION, self._cache.namespace.name, self._cache.boot_id)
-        return about if (about.version, about.namespace, about.boot_id) == current else None
+        return about if about and (about.version, about.namespace, about.boot_id) == current else None
 
     def _used(self) -> list[tuple[float, str]]:
         """Return the kept trees and when they were used, the one used last first."""
@@ -238,6 +247,21 @@ class Trees:
                 self._monitor.problem(error)
 
 
+def _sealed(value: msgspec.Struct) -> bytes:
+    body = msgspec.msgpack.encode(value)
+    return BLAKE3.digest(body) + body
+
+
+def _unsealed(path: Path, kind: type[T]) -> T | None:
+    """Return what was sealed, to the last bit; None when there is nothing of the kind."""
+    try:
+        sealed = path.read_bytes()
+        check, body = sealed[: BLAKE3.digest_bytes], sealed[BLAKE3.digest_bytes :]
+        return msgspec.msgpack.decode(body, type=kind) if BLAKE3.digest(body) == check else None
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
 def sketch_of(digests: Iterable[bytes]) -> bytes:
     """Return the smallest of the distinct `digests`: which of all those are the smallest is as good as drawn by lot."""
     return b"".join(sorted(set(digests))[:SKETCH])
@@ -252,9 +276,9 @@ def _has_mounts(path: Path) -> bool:
     return False
 
 
-def shared_files(about: About, facts: Facts) -> Sequence[tuple[Variant, tuple[int, int, int]]]:
+def shared_files(shared: Shared, facts: Facts) -> Sequence[tuple[Variant, tuple[int, int, int]]]:
     """Return the files of the cache that a kept tree shares, and their identities when it was kept."""
     try:
-        return [(fact.variant, (fact.size, fact.mtime_ns, fact.inode)) for fact in facts.unpack(about.linked)]
+        return [(fact.variant, (fact.size, fact.mtime_ns, fact.inode)) for fact in facts.unpack(shared.linked)]
     except InvalidRecord as error:
         raise IsolateError(str(error)) from error

@@ -293,7 +293,7 @@ async def test_a_tree_that_has_little_in_common_is_left_alone(machine: Machine) 
     assert len(machine.kept) == 2
 
 
-@pytest.mark.parametrize("file", ["about", "folders"])
+@pytest.mark.parametrize("file", ["about", "shared", "folders"])
 @pytest.mark.parametrize("damage", ["gone", "cut", "flipped", "foreign"])
 async def test_a_damaged_description_costs_time_only(machine: Machine, file: str, damage: str) -> None:
     tree = a_tree()
