@@ -37,9 +37,6 @@ def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
     """Run what needs an event loop."""
     import asyncio
 
-    from isolate.cycles import collect_seldom
-
-    collect_seldom()
     return asyncio.run(coroutine)
 
 

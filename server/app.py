@@ -22,6 +22,7 @@ from aiohttp import web
 
 from isolate import __version__
 from isolate.clock import Clock, SystemClock
+from isolate.cycles import collect_seldom
 from isolate.errors import Busy, InvalidInput
 from isolate.monitor import TallyMonitor
 from server.api_routes import SWARMING, documentation_routes
@@ -45,7 +46,7 @@ from server.pages.browse import BrowsePages
 from server.pages.views import Pages
 from server.protocol import JsonRunner
 from server.retention import Sweeper
-from server.runtime import loop_factory, raise_file_limit, spare_collections
+from server.runtime import loop_factory, raise_file_limit
 from server.settings import SETTINGS_DIR, Settings
 from server.stores.datadir import DataDirectory
 from server.stores.janitor import Janitor
@@ -102,7 +103,7 @@ def run(config: ServerConfig, announce: Callable[[str], object], *, verbose: boo
     for noisy in ("asyncio", "aiohttp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     raise_file_limit()
-    spare_collections()
+    collect_seldom()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(config, announce, SystemClock()))
     return 0

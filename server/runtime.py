@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import resource
 from collections.abc import Callable
-
-COLLECTION_THRESHOLDS = (50_000, 20, 500)  # new objects, then collections of the younger generation
 
 
 def raise_file_limit() -> None:
@@ -20,17 +17,6 @@ def raise_file_limit() -> None:
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):  # macOS grants less than it says
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def spare_collections() -> None:
-    """Have the interpreter look for cycles of garbage less often.
-
-    Requests leave next to none behind, and a look at a hundred thousand waiting connections stops everybody for a
-    quarter of a second.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECTION_THRESHOLDS)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
