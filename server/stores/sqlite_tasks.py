@@ -1,7 +1,7 @@
 """The task store in SQLite: tasks, executions and bots in one file with one writer thread.
 
 Knows no policy and no clock: what the store must decide by itself is in the shared rules of `swarming.sharing`, and
-statements are in `sql/tasks.sql`. Each operation is one job of the writer, so it is atomic, and durable when it
+statements are in `sql/tasks*.sql`. Each operation is one job of the writer, so it is atomic, and durable when it
 returns.
 """
 

@@ -19,7 +19,7 @@ from swarming.model import Execution, Task, TaskRequest
 from swarming.states import State
 from swarming.store import How, Submitted
 
-SQL = queries.load("tasks")
+SQL = {**queries.load("tasks_schema"), **queries.load("tasks"), **queries.load("tasks_search")}
 
 _encode = msgspec.json.Encoder().encode
 _execution = msgspec.json.Decoder(Execution)
