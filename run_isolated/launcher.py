@@ -82,9 +82,9 @@ def main(control: int, owner: int) -> None:
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     linux.become_subreaper()
     linux.die_with_parent(signal.SIGHUP, owner)
-    request = _receive(control)
+    request, orders = _receive(control)
     if request is not None:
-        _Launch(control, owner, awake).serve(request)
+        _Launch(control, owner, awake, orders).serve(request)
     os._exit(0)  # nothing to tidy up, and the interpreter's own way out takes 5 ms
 
 
@@ -92,15 +92,16 @@ def _wake(_number: int, _frame: object) -> None:
     """Take the signal; what matters is that the wake-up descriptor ends the poll, whose loop looks for the reason."""
 
 
-def _receive(control: int) -> Request | None:
-    """Return the request; None when the owner went away instead."""
+def _receive(control: int) -> tuple[Request | None, bytes]:
+    """Return the request, None when the owner went away instead, and what orders came with it already."""
     data = bytearray()
     while len(data) < _HEADER_BYTES or len(data) < _HEADER_BYTES + int.from_bytes(data[:_HEADER_BYTES]):
         received = _read(control, 1 << 16)
         if not received:
-            return None
+            return None, b""
         data += received
-    return Request.decode(bytes(data[_HEADER_BYTES:]))
+    end = _HEADER_BYTES + int.from_bytes(data[:_HEADER_BYTES])
+    return Request.decode(bytes(data[_HEADER_BYTES:end])), bytes(data[end:])
 
 
 def _read(control: int, limit_bytes: int) -> bytes:
@@ -114,8 +115,9 @@ def _read(control: int, limit_bytes: int) -> bytes:
 class _Launch:
     """One command and everything that stems from it."""
 
-    def __init__(self, control: int, owner: int, awake: int) -> None:
+    def __init__(self, control: int, owner: int, awake: int, orders: bytes) -> None:
         self._control, self._owner, self._awake = control, owner, awake
+        self._orders = orders  # that were read, and not carried out
         self._command = 0
         self._group: Group | None = None
         self._status: int | None = None
@@ -159,11 +161,16 @@ class _Launch:
         """Carry out what the owner asks; False when everything is to end now."""
         if os.getppid() != self._owner:
             return False
+        orders, self._orders = self._orders, b""
         ready, _, _ = select.select([self._control], [], [], 0)
         if ready:
-            orders = _read(self._control, 64)
-            if not orders or KILL in orders:
+            said = _read(self._control, 64)
+            if not said:
                 return False
+            orders += said
+        if KILL in orders:
+            return False
+        if orders:
             with suppress(OSError):
                 os.killpg(self._command, signal.SIGTERM)  # not reaped yet, so the group is still its own
         return True

@@ -194,6 +194,24 @@ async def test_stop_lets_the_command_end_well_within_its_grace(output: Output) -
     assert (ended.exit_code, ended.timed_out, ended.stopped) == (7, False, True)
 
 
+async def test_order_that_comes_together_with_the_request_is_carried_out(output: Output) -> None:
+    stop = asyncio.Event()
+    stop.set()
+    async with Launcher.started(output.write) as launcher, asyncio.timeout(60):  # it would wait for the end of time
+        code = "import os; print(os.environ['LAST'], flush=True); import signal; signal.pause()"
+        ended = await launcher.run(
+            (*PYTHON, code),
+            Path("/"),
+            ENV | {"LAST": "value"},
+            hard_timeout_s=None,
+            grace_period_s=None,
+            stop=stop,
+            clock=ManualClock(),
+        )
+    assert (ended.exit_code, ended.stopped) == (-15, True)
+    assert output.rest() in {"", "value\n"}
+
+
 async def test_timeout_after_stop_changes_nothing(output: Output) -> None:
     code = IGNORES_TERM + "print('ready', flush=True)\nwhile True: signal.pause()"
     async with running(output, (*PYTHON, code), hard_s=60, grace_s=90) as run:
