@@ -148,7 +148,7 @@ class Dispatcher:
         ledger = self._ledger
         seat = ledger.fleet.get(hello.bot_id)
         is_new = seat is None or seat.info.session != hello.session
-        # Also when it shakes hands: a session is drawn at every start, so this one comes late, from a bot that was away.
+        # Also when it shakes hands: a session is drawn at every start, so this one is late, from a bot that was away.
         may_return = is_start and not hello.session
         if is_new and seat is not None and hello.session in seat.info.former_sessions and not may_return:
             raise LeaseLost(f"Bot {hello.bot_id} was started again elsewhere: this session was replaced")
