@@ -144,17 +144,15 @@ class Dispatcher:
         return lease if lease is not None and lease.is_of(bot_id, session) else None
 
     async def _welcome(self, hello: BotHello, *, is_start: bool) -> Seat:
-        """Seat the bot; ends the work of an earlier session, and refuses one that was replaced."""
+        """Seat the bot; ends the work of an earlier session, and refuses one that was replaced and comes late."""
         ledger = self._ledger
         seat = ledger.fleet.get(hello.bot_id)
         is_new = seat is None or seat.info.session != hello.session
-        # Also when it shakes hands: a session is drawn at every start, so this one is late, from a bot that was away.
-        may_return = is_start and not hello.session
-        if is_new and seat is not None and hello.session in seat.info.former_sessions and not may_return:
+        starts_anew = is_start and not hello.session  # a bot of 2020 shakes hands only then: its predecessor is gone
+        if is_new and seat is not None and hello.session in seat.info.former_sessions and not starts_anew:
             raise LeaseLost(f"Bot {hello.bot_id} was started again elsewhere: this session was replaced")
         seat = ledger.fleet.welcome(hello, ledger.clock.now(), ledger.clock.monotonic())
-        # A bot of 2020 shakes hands only when it starts, so its predecessor is gone, too.
-        if is_new or (is_start and not hello.session):
+        if is_new or starts_anew:
             lease = ledger.leases.of_bot(hello.bot_id)
             if lease is not None:
                 await ledger.end_lease(lease, _RESTARTED)
