@@ -71,7 +71,7 @@ def main(
                     for point in measured(place, LARGER_FILES, size * 10**6 // LARGER_FILES, runs)]  # fmt: skip
     for name, points in (("files", by_files), ("bytes", by_bytes)):
         for step in STEPS:
-            click.echo(f"{step:14} grows with {name} to the power of {exponent(points, step, name, start):.2f}")
+            click.echo(f"{step:14} grows with {name}: {power_text(exponent(points, step, name, start))}")
     if json_file:
         content = {"machine": machine(), "load": os.getloadavg()[0],
                    "files": [asdict(point) for point in by_files], "bytes": [asdict(point) for point in by_bytes],
@@ -145,13 +145,18 @@ def exponent(points: Sequence[Point], step: str, name: str, start: Mapping[str, 
     return statistics.linear_regression(*zip(*above, strict=True)).slope if len(above) > 1 else math.nan
 
 
+def power_text(power: float) -> str:
+    """Return an exponent in words; where the cost is that of starting up there is nothing to fit."""
+    return f"power {power:.2f}" if power > 0 else "no growth"
+
+
 def panel(points: Sequence[Point], name: str, start: Mapping[str, float]) -> Panel:
     """Return what is drawn of the points that grow with `name`."""
     series = []
     for step in STEPS:
         xs, ys = axis(points, step, name)
         series.append(
-            Series(f"{step} (power {exponent(points, step, name, start):.2f})", tuple(zip(xs, ys, strict=True)))
+            Series(f"{step} ({power_text(exponent(points, step, name, start))})", tuple(zip(xs, ys, strict=True)))
         )
     return Panel(f"CPU seconds against {name}", name, tuple(series))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from bench.growth import power_text
 from bench.table import HEADINGS
 
 DOCUMENT = Path(__file__).parent.parent / "doc" / "performance.md"
@@ -85,8 +86,8 @@ def growing(table: dict[str, Any]) -> Iterator[str]:
     yield f"On {table['machine']['cores']} cores, load {table['load']:.1f}; {table['machine']['product']}.\n"
     yield f"![CPU seconds of client and server against the number of files, and of bytes]({PICTURE})\n"
     for name, exponents in table["exponents"].items():
-        powers = ", ".join(f"{step} {power:.2f}" for step, power in exponents.items())
-        yield f"Power of the growth with the number of {name} (1 is linear): {powers}."
+        powers = ", ".join(f"{step}: {power_text(power)}" for step, power in exponents.items())
+        yield f"Growth with the number of {name}, start-up taken off (power 1 is linear): {powers}."
     yield ""
     points = [*table["files"], *table["bytes"]]
     yield from markdown(
