@@ -121,6 +121,10 @@ class Launcher:
             answer = await self._answer()
             for watcher in watchers:
                 watcher.cancel()
+        return await self._ended(answer, env, group)
+
+    async def _ended(self, answer: str, env: Mapping[str, str], group: CommandGroup | None) -> Ended:
+        """Return what the launcher's answer means; when there is none, end what it was to end."""
         word, _, rest = answer.partition(" ")
         if word == "failed":
             return Ended(1, 0.0, start_error=rest)
