@@ -21,7 +21,7 @@ MAX_PARTS = 10_000  # includes of one tree: 200 million files at 20,000 each
 MAX_PATH_BYTES = 4_096  # PATH_MAX of Linux; no call could name a longer one
 MAX_PATH_PARTS = 256  # bounds the directories that one short entry can ask for
 MAX_SIZE = (1 << 63) - 1  # what file systems count to
-_MAX_MODE = 0o7777
+MAX_MODE = 0o7777
 
 
 class Kind(Enum):
@@ -61,16 +61,11 @@ def manifest_mode(st_mode: int) -> int:
 
 def check_tree(entries: Sequence[Entry]) -> None:
     """Raise InvalidManifest unless `entries`, sorted by path, can all exist and their blobs have one size each."""
-    sizes: dict[bytes, int] = {}
-    leaves: dict[str, Kind] = {}
-    for path, kind, blob, _, _ in entries:
-        if blob is not None and sizes.setdefault(blob.digest, blob.size) != blob.size:
-            raise InvalidManifest(f"{path!r} gives blob {blob.digest.hex()} a second size, {blob.size} bytes")
-        if kind is not Kind.DIR:
-            leaves[path] = kind
+    _check_sizes(entries)
+    leaves = {path: kind for path, kind, _, _, _ in entries if kind is not Kind.DIR}
     # Each directory is looked at once, however many entries are in it.
     known: set[str] = {""}
-    for folder in sorted({entry.path.rpartition("/")[0] for entry in entries}):
+    for folder in sorted({entry[0].rpartition("/")[0] for entry in entries}):
         above = folder
         while above not in known:
             known.add(above)
@@ -78,6 +73,13 @@ def check_tree(entries: Sequence[Entry]) -> None:
                 below = next(entry.path for entry in entries if entry.path.startswith(f"{above}/"))
                 raise InvalidManifest(f"{below!r} lies below {above!r}, which is a {leaves[above].value}")
             above = above.rpartition("/")[0]
+
+
+def _check_sizes(entries: Sequence[Entry]) -> None:
+    sizes: dict[bytes, int] = {}
+    for path, _, blob, _, _ in entries:
+        if blob is not None and sizes.setdefault(blob[0], blob[1]) != blob[1]:
+            raise InvalidManifest(f"{path!r} gives blob {blob.digest.hex()} a second size, {blob.size} bytes")
 
 
 def checked_text(value: object, what: str) -> str:
@@ -177,8 +179,8 @@ class EntryReader:
         size, mode = value["s"], value.get("m")
         if type(size) is not int or not 0 <= size <= MAX_SIZE:
             raise InvalidManifest(f"Size of {path!r} is not a number of bytes")
-        if "m" in value and (type(mode) is not int or not 0 <= mode <= _MAX_MODE):
-            raise InvalidManifest(f"Mode of {path!r} is not a number from 0 to {_MAX_MODE}")
+        if "m" in value and (type(mode) is not int or not 0 <= mode <= MAX_MODE):
+            raise InvalidManifest(f"Mode of {path!r} is not a number from 0 to {MAX_MODE}")
         blob = Blob(self._digest(value["h"], f"Hash of {path!r}"), size)
         if (size == 0) != (blob.digest == self._empty.digest):
             raise InvalidManifest(f"Hash and size of {path!r} disagree about being empty")

@@ -19,6 +19,7 @@ from json.encoder import encode_basestring_ascii as _quoted
 from operator import attrgetter
 from typing import Any
 
+from isolate import canonical
 from isolate.cas.digest import BLAKE3, Algorithm, Blob, Namespace
 from isolate.entries import (
     MAX_PARTS,
@@ -126,12 +127,15 @@ def entry_text(entry: Entry, *, ours: bool) -> str:
 
 def loads(data: bytes | bytearray | memoryview, namespace: Namespace) -> Manifest:
     """Return the manifest written as `data`, one part of a tree; raises InvalidManifest."""
-    record = _parse_json(data)
+    text = _bounded(data)
+    record, entries = canonical.read(text, namespace) or (_parse_json(text), None)
     version = _version(record.pop("version", "1.0"), namespace.algorithm)
     if record.pop("algo", namespace.algorithm.name) != namespace.algorithm.name:
         raise InvalidManifest(f"'algo' is not {namespace.algorithm.name!r}, as namespace {namespace.name!r} demands")
     reader = EntryReader(namespace)
-    entries = sorted(reader.entries(record.pop("files", {})))
+    if entries is None:
+        entries = reader.entries(record.pop("files", {}))
+    entries.sort()
     check_tree(entries)
     manifest = Manifest(
         algorithm=namespace.algorithm,
@@ -194,12 +198,16 @@ def resolve(root: bytes, parts: Mapping[bytes, Manifest]) -> Manifest:
     return merge(ordered) if len(ordered) > 1 else ordered[0]
 
 
-def _parse_json(data: bytes | bytearray | memoryview) -> dict[str, Any]:
+def _bounded(data: bytes | bytearray | memoryview) -> bytes:
     if len(data) > MAX_MANIFEST_BYTES:
         raise InvalidManifest(f"A manifest of {len(data)} bytes is larger than {MAX_MANIFEST_BYTES}")
     text = bytes(data)
     if text.count(b"{") + text.count(b"[") > MAX_NODES:
         raise InvalidManifest(f"A manifest with more than {MAX_NODES} entries: split it into includes")
+    return text
+
+
+def _parse_json(text: bytes) -> dict[str, Any]:
     try:
         record = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError as error:

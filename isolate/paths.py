@@ -6,6 +6,7 @@ to a root and walked without following links stays below that root.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Self
 
 from isolate.errors import InvalidPath
@@ -29,3 +30,9 @@ class RelPath(str):
         """The directories above it, outermost first: `a/b/c` has `a` and `a/b`."""
         parts = self.split("/")[:-1]
         return ["/".join(parts[: end + 1]) for end in range(len(parts))]
+
+
+def are_plain(paths: Iterable[str]) -> bool:
+    """Whether each of `paths` could be a `RelPath`; in one go, since trees have many."""
+    text = "/".join(["", *paths, ""])  # each part of each path now stands between two slashes
+    return not ("//" in text or "/./" in text or "/../" in text or "\0" in text)
