@@ -37,9 +37,6 @@ check: lint test ## What CI runs: lint, layering, all tests
 bench: $(VENV)/.ready ## Measure ours beside other tools, in less than 10 minutes
 	$(BIN)/python -m bench
 
-soak: $(VENV)/.ready ## Kill clients, workers and servers 200 times; nothing may be lost
-	$(BIN)/python -m tests.damage.kill_rounds --rounds 200
-
 PEERS := restic borgbackup ostree casync rclone coreutils tar gcc libc6-dev
 bench-deps: ## Install the tools that bench compares with, from Debian's packages
 	@command -v apt-get >/dev/null || { echo "There is no apt-get here: install $(PEERS) as this system does it"; exit 1; }
@@ -50,7 +47,8 @@ bench-deps: ## Install the tools that bench compares with, from Debian's package
 		echo "$$peer: cannot be installed here; bench reports it as absent"; \
 	done
 
-soak: $(VENV)/.ready ## Bots, server and network suffer for as long as SOAK_ARGS says (--rounds 100 --silence)
+soak: $(VENV)/.ready ## For an hour: 200 kills while storing; bots, server and network suffer as SOAK_ARGS says
+	$(BIN)/python -m tests.damage.kill_rounds --rounds 200
 	$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 pyz: $(VENV)/.ready ## One file that runs run_isolated on a bare Python, in dist
