@@ -133,7 +133,8 @@ def collect(
 ) -> int:
     """Wait for TASKS, by id or by name, and print what they did.
 
-    May be repeated until the server forgets the results. Exits with the last non-zero exit code.
+    May be repeated until the server forgets the results. Exits with the last non-zero exit code, which is 1 for a
+    task that did not end by itself or cannot be collected.
     """
     from swarming import actions
     from swarming.collect import FOREVER_S

@@ -6,13 +6,14 @@ read it, and answers the questions our own code asks of it; no other client modu
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from isolate.errors import InternalFailure, NotFound
+from isolate.errors import InternalFailure, InvalidInput, NotFound, Refused
 from isolate.http import HttpClient
 
 API = "/_ah/api/swarming/v1"
@@ -81,6 +82,10 @@ class ShardResult:
         # A task that joined the run of an equal one may be younger than that run.
         return max(0.0, _seconds(end) - _seconds(self.raw["created_ts"]))
 
+    def check(self) -> None:
+        """Raise whatever an answer raises, if one of them cannot be given."""
+        _ = self.task_id, self.state, self.exit_code, self.pending_s, self.outputs
+
     @property
     def outputs(self) -> OutputsRef | None:
         """Where the files are that the task left behind."""
@@ -127,8 +132,14 @@ class SwarmingClient:
         return f"{self._http.base_url}{API}/{method}"
 
     async def get(self, method: str, query: Query | None = None) -> Any:
-        """GET one method, such as `bots/list`; returns the parsed reply."""
-        return await self._call("GET", method, query=query)
+        """GET one method, such as `bots/list`; returns the parsed reply.
+
+        Raises Refused for what the server calls senseless: what a user typed was found good before.
+        """
+        try:
+            return await self._call("GET", method, query=query)
+        except InvalidInput as error:
+            raise Refused(str(error), 400) from error
 
     async def new_task(self, body: Mapping[str, Any]) -> Triggered:
         """Create a task; safe to repeat, because the body carries its `request_uuid`."""
@@ -141,8 +152,13 @@ class SwarmingClient:
         return Cancelled(bool(reply.get("ok")), bool(reply.get("was_running")))
 
     async def result(self, task_id: str, *, performance: bool = False) -> ShardResult:
+        """Return a task's result; raises InternalFailure when the reply is none."""
         query = {"include_performance_stats": "true"} if performance else None
-        return ShardResult(await self.get(f"task/{_quoted(task_id)}/result", query))
+        method = f"task/{_quoted(task_id)}/result"
+        result = ShardResult(await self.get(method, query))
+        with _understood(method):
+            result.check()
+        return result
 
     async def request(self, task_id: str) -> dict[str, Any]:
         """Return what was asked for, as the server sends it."""
@@ -163,10 +179,12 @@ class SwarmingClient:
     async def output(self, task_id: str, offset: int) -> Output:
         """Return what the task has printed from byte `offset` on, as much of it as the server gives at once."""
         query = {"offset": str(offset), "length": str(STDOUT_PAGE_BYTES)}
-        reply = await self.get(f"task/{_quoted(task_id)}/stdout", query)
-        text = reply.get("output", "")
-        after = offset + len(text.encode("utf-8", "surrogatepass"))  # right where nothing had to be replaced
-        return Output(text, int(reply.get("next_offset", after)), str(reply["state"]))
+        method = f"task/{_quoted(task_id)}/stdout"
+        reply = await self.get(method, query)
+        with _understood(method):
+            text = reply.get("output", "")
+            after = offset + len(text.encode("utf-8", "surrogatepass"))  # right where nothing had to be replaced
+            return Output(text, int(reply.get("next_offset", after)), str(reply["state"]))
 
     async def terminate(self, bot_id: str) -> str:
         """Ask a bot to end when it is idle; returns the id of the task that does it."""
@@ -200,7 +218,8 @@ class SwarmingClient:
                 middle = len(batch) // 2
                 batches += [batch[:middle], batch[middle:]] if middle else []
             else:
-                found.update(zip(batch, reply["states"], strict=True))
+                with _understood("tasks/get_states"):
+                    found.update(zip(batch, reply["states"], strict=True))
         return found
 
     async def items(self, method: str, query: Query, limit: int) -> AsyncIterator[dict[str, Any]]:
@@ -226,6 +245,15 @@ class SwarmingClient:
         if not isinstance(reply, dict):
             raise InternalFailure(f"The server's reply to {method} is no JSON object")
         return reply
+
+
+@contextmanager
+def _understood(method: str) -> Iterator[None]:
+    """Turn what comes of a reply without what we need into an error that names the method."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InternalFailure(f"The server's reply to {method} lacks something: {error!r}") from error
 
 
 def _quoted(text: str) -> str:

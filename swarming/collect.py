@@ -3,8 +3,8 @@
 Knows no flags and prints nothing. Waiting asks for the states of all unfinished tasks in one request per hundred, with
 a back-off; a task's result, stdout and outputs are then brought a few tasks at a time, so that a thousand shards take
 few connections. The invariants: each task is shown once, when everything asked for is there; what a task printed is
-held no longer than that; a server that is away for a while delays and changes nothing; a time limit is kept whatever
-the servers do.
+held no longer than that; a server that is away for a while delays and changes nothing; a task that cannot be collected
+keeps back no other; a time limit is kept whatever the servers do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from isolate.clock import Clock
-from isolate.errors import IsolateError, NotFound
+from isolate.errors import IsolateError, NotFound, Unavailable
 from isolate.urls import normalize_url
 from swarming.client import UNFINISHED, OutputsRef, ShardResult, SwarmingClient
 from swarming.patience import Patience
@@ -30,6 +30,7 @@ LONGEST_WAIT_S = 5.0
 AT_ONCE = 8  # shards whose results, stdout and outputs are being brought
 FOREVER_S = 0.0
 NOW_S = -1.0  # "report the current state once"
+ENDED_BY_ITSELF = "COMPLETED"
 
 OutputFetcher = Callable[[int, OutputsRef], Awaitable[None]]
 
@@ -63,11 +64,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Who is told while tasks are awaited: of states by index, of each task that ended, of interruptions."""
+    """Who is told while tasks are awaited: of states by index, tasks that ended, interruptions, tasks that are lost."""
 
     states: Callable[[Mapping[int, str]], None]
     shard: Callable[[Shard], None]
     trouble: Callable[[str], None]
+    lost: Callable[[str], None]
 
 
 async def collect(
@@ -75,8 +77,8 @@ async def collect(
 ) -> list[Shard]:
     """Show each task once, as they end; return those that ended within `timeout_s`, in the order of `task_ids`.
 
-    What is returned has no stdout any more. A task that the server does not know is told as trouble; raises NotFound
-    when it knows none of them.
+    What is returned has no stdout any more. A task whose result the server does not give is told as lost; raises
+    NotFound when the server knows none of them, Unavailable when it is gone for good.
     """
     patience = _PatienceByServer(clock, watch.trouble, wanted.server)
     shards: list[Shard] = []
@@ -88,8 +90,12 @@ async def collect(
             shard = await _bring(client, index, task_ids[index], wanted, patience)
             watch.shard(shard)
             shards.append(replace(shard, stdout=None))
+        except Unavailable:
+            raise
         except NotFound as error:
             unknown.append(error)
+        except IsolateError as error:
+            watch.lost(f"Shard {index} (task {task_ids[index]}) cannot be collected: {error}")
         finally:
             slots.release()
 
@@ -104,7 +110,7 @@ async def collect(
     if unknown and len(unknown) == len(task_ids):
         raise unknown[0]
     for error in unknown:
-        watch.trouble(str(error))
+        watch.lost(str(error))
     return sorted(shards, key=lambda shard: shard.index)
 
 
@@ -183,12 +189,18 @@ async def _bring(
 
 
 def exit_status(shards: Sequence[Shard], expected: int) -> int:
-    """Return the status of the whole: the last non-zero exit code; 1 where no process ran or a shard is missing."""
+    """Return the status of the whole: the last non-zero exit code, which is 1 for a shard without a good end.
+
+    That is one that is missing, or whose task did not end by itself: a command that was told to stop may well exit
+    with 0, having tested half of what it should.
+    """
     status = 0
     for shard in shards:
         code = shard.result.exit_code
-        if code is None or shard.problem:
+        if shard.problem:
             status = 1
         elif code:
             status = code
+        elif code is None or shard.result.state != ENDED_BY_ITSELF:
+            status = 1
     return status if len(shards) == expected else 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isolate.clock import Clock
+from isolate.errors import IsolateError, NotFound, Unavailable
 from swarming import report
 from swarming.actions import Screen
 from swarming.board import Board
@@ -58,7 +59,7 @@ async def collect_and_show(
             if how.live:
                 shards = await display.live(client, wanted, clock)
             else:
-                watch = Watch(board.states, display.ended, display.say)
+                watch = Watch(board.states, display.ended, display.say, display.say)
                 shards = await collect(client, task_ids, wanted, clock, watch)
             if status:
                 status.cancel()
@@ -116,18 +117,26 @@ class _Display:
         held: list[Shard] = []
         started_s = clock.monotonic()
 
-        async def rest() -> None:
-            await following
+        async def printed() -> bool:
+            """Print the output; return whether all of it came."""
+            try:
+                await follow(client, self._task_ids[0], clock, Patience(clock, self.say), self._running)
+            except (NotFound, Unavailable):  # `collect` meets it, too
+                raise
+            except IsolateError as error:
+                self.say(f"The output of task {self._task_ids[0]} is incomplete: {error}")
+                return False
+            return True
 
         async with asyncio.TaskGroup() as group:
-            patience = Patience(clock, self.say)
-            following = group.create_task(follow(client, self._task_ids[0], clock, patience, self._running))
-            watch = Watch(self._board.states, held.append, lambda _text: None)  # `following` meets the same troubles
+            following = group.create_task(printed())
+            # `following` meets the same troubles
+            watch = Watch(self._board.states, held.append, lambda _text: None, self.say)
             shards = await collect(client, self._task_ids, wanted, clock, watch)
             left_s = None if wanted.limit_s is None else started_s + wanted.limit_s - clock.monotonic()
             try:
-                if shards and not following.done():
-                    await in_time(clock, left_s, rest())
+                if shards and not await in_time(clock, left_s, _result_of(following)):
+                    held, shards = [], []
             except TimeoutError:  # what it printed is not all here
                 held, shards = [], []
             if not shards:  # it is still running, and our time is over
@@ -136,6 +145,10 @@ class _Display:
             self.ended(shard)
         self._running.end()
         return shards
+
+
+async def _result_of(task: asyncio.Task[bool]) -> bool:
+    return await task
 
 
 def _listed(indexes: Iterable[int]) -> str:

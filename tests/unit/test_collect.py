@@ -60,7 +60,7 @@ def result(task_id: str, **fields: Any) -> dict[str, Any]:
 async def run(client: SwarmingClient, ids: list[str], wanted: Wanted, clock: ManualClock) -> list[Shard]:
     """Collect, letting time pass whenever nothing else can happen."""
     shown: list[Shard] = []
-    watch = Watch(lambda _states: None, shown.append, lambda _text: None)
+    watch = Watch(lambda _states: None, shown.append, lambda _text: None, lambda _text: None)
     task = asyncio.ensure_future(collect(client, ids, wanted, clock, watch))
     for _ in range(1000):
         if task.done():
@@ -84,6 +84,12 @@ async def test_each_task_is_shown_once_in_the_end_sorted() -> None:
     assert exit_status(shards, 3) == 1  # one is missing
 
 
+@pytest.mark.parametrize("state", ["TIMED_OUT", "KILLED", "CANCELED", "EXPIRED", "BOT_DIED", "NO_RESOURCE", "NEW"])
+def test_only_a_task_that_ended_by_itself_can_be_a_success(state: str) -> None:
+    assert exit_status([shard(state=state), shard()], 2) == 1
+    assert exit_status([shard(state=state, exit_code="-15"), shard()], 2) == -15
+
+
 async def test_waiting_costs_one_request_however_many_tasks() -> None:
     results = {f"{index:x}10": result(f"{index:x}10") for index in range(100)}
     client = ScriptedClient(results)
@@ -105,7 +111,7 @@ async def test_the_time_limit_leaves_out_what_has_not_ended() -> None:
 async def test_tasks_the_server_does_not_know_keep_back_no_others(known: list[str], timeout_s: float) -> None:
     client, told = ScriptedClient({one: result(one) for one in known}, {"b10": 3}), list[str]()
     ids = ["a10", "e10", "b10", "f10", "c10"]
-    watch = Watch(lambda _states: None, lambda _shard: None, told.append)
+    watch = Watch(lambda _states: None, lambda _shard: None, lambda _text: None, told.append)
     clock = ManualClock()
     task = asyncio.ensure_future(collect(client, ids, Wanted(timeout_s=timeout_s, stdout=False), clock, watch))
     while not task.done():
@@ -173,7 +179,7 @@ async def test_a_dead_server_of_outputs_is_given_up_whatever_the_scheduler_answe
     async def dead(_index: int, _outputs: OutputsRef) -> None:
         raise Unavailable(f"Cannot reach {url}")
 
-    watch = Watch(lambda _states: None, shown.append, said.append)
+    watch = Watch(lambda _states: None, shown.append, said.append, said.append)
     wanted = Wanted(timeout_s=2 * LONGEST_S, outputs=dead, server=url if same else "http://localhost:2")
     task = asyncio.ensure_future(collect(client, ["a10", "b10"], wanted, clock, watch))
     while not task.done():

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+from pathlib import Path
 from typing import Any
 
+from aiohttp import web
+
+from isolate.clock import SystemClock
+from isolate.http import HttpClient
 from swarming.actions import Screen
 from swarming.client import Output, SwarmingClient
 from swarming.collect import Wanted
 from swarming.show import STATUS_EVERY_S, Show, collect_and_show
 from tests.clock import ManualClock
+from tests.loopback import serving
 
 AGES_S = 4 * STATUS_EVERY_S
 
@@ -87,3 +94,59 @@ async def test_a_task_whose_output_does_not_come_in_time_is_missing() -> None:
     wanted = Wanted(stdout=False, timeout_s=5.0)
     status, out, err = await shown(["b10"], 0.0, Show(url="u", live=True), wanted, hangs=True)
     assert (status, out, err) == (1, "", ["Results from some shards are missing: 0"])
+
+
+ODD: dict[str, tuple[int, str]] = {
+    "bad": (400, '{"error": {"message": "no such key"}}'),
+    "forbidden": (403, "no"),
+    "html": (200, "<html>"),
+    "null": (200, "null"),
+    "list": (200, "[1]"),
+    "empty": (200, "{}"),
+}
+
+
+async def shown_from_odd_server(ids: list[str], how: Show) -> tuple[int, str, list[str]]:
+    """Collect from a server whose tasks `<what is odd>.<call>` get odd answers to one call; a10 is as it should be."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if "task_id" in request.match_info:
+            task_id, call = request.match_info["task_id"], request.match_info["call"]
+            what, _, odd_call = task_id.partition(".")
+            if call == odd_call:
+                status, text = ODD[what]
+                return web.Response(status=status, text=text)
+            fields = {"state": "COMPLETED", "created_ts": "2020-01-02T03:04:05", "bot_id": "b", "exit_code": "0"}
+            text = "" if int(request.query.get("offset", 0)) else f"of {task_id}"
+            return web.json_response(fields | {"task_id": task_id, "output": text})
+        return web.json_response({"states": ["COMPLETED" for _ in request.query.getall("task_id")]})
+
+    api, out, err = "/_ah/api/swarming/v1", list[str](), list[str]()
+    routes = [web.get(f"{api}/tasks/get_states", answer), web.get(f"{api}/task/{{task_id}}/{{call}}", answer)]
+    async with serving(routes) as url, HttpClient(url, user_agent="test") as http:
+        client, screen = SwarmingClient(http), Screen(out.append, err.append, out.append)
+        status = await collect_and_show(client, ids, Wanted(stdout=not how.live), how, SystemClock(), screen)
+    return status, "".join(out), err
+
+
+async def test_a_shard_with_odd_answers_keeps_back_no_other(tmp_path: Path) -> None:
+    ids = [*(f"{what}.{call}" for what in ODD for call in ("result", "stdout")), "a10"]
+    status, out, err = await shown_from_odd_server(ids, Show(url="u", summary_files=(tmp_path / "s.json",)))
+    assert (status, out) == (1, "b: a10 0\n  of a10\n")
+    *lost, missing = err
+    assert missing == f"Results from some shards are missing: {', '.join(map(str, range(len(ids) - 1)))}"
+    for index, task_id in enumerate(ids[:-1]):
+        (line,) = (line for line in lost if line.startswith(f"Shard {index} (task {task_id}) cannot be collected: "))
+        assert "\n" not in line
+    assert len(lost) == len(ids) - 1
+    shards = json.loads((tmp_path / "s.json").read_text())["shards"]
+    assert [shard and shard["task_id"] for shard in shards] == [*(None for _ in lost), "a10"]
+
+
+async def test_odd_answers_while_one_task_is_printed() -> None:
+    status, _, err = await shown_from_odd_server(["list.result"], Show(url="u", live=True))
+    assert (status, err[1:]) == (1, ["Results from some shards are missing: 0"])
+    assert err[0].startswith("Shard 0 (task list.result) cannot be collected: The server's reply to task/list.result/")
+    status, out, err = await shown_from_odd_server(["forbidden.stdout"], Show(url="u", live=True))
+    assert (status, out, err[1:]) == (1, "", ["Results from some shards are missing: 0"])
+    assert err[0].startswith("The output of task forbidden.stdout is incomplete: http://")
