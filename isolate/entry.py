@@ -33,8 +33,14 @@ def run_isolated() -> int:
 
 
 def swarming() -> int:
-    """Run `swarming`."""
-    return _enter("swarming.cli", "main")
+    """Run `swarming`: what it began goes on elsewhere, so that whoever ends it must be told where."""
+    from isolate import ending
+
+    try:
+        ending.listen()
+        return ending.status(_enter("swarming.cli", "main"))
+    except KeyboardInterrupt:
+        return ending.status(EXIT_INTERRUPTED)
 
 
 def swarming_server() -> int:

@@ -35,6 +35,7 @@ __all__ = [
     "describe",
     "drawing_console",
     "exit_status",
+    "is_terminal",
     "log_options",
     "printable",
     "run_command",
@@ -273,9 +274,14 @@ def _usage_message(error: click.ClickException) -> str:
     return message if context is None else f"{message} (try '{context.command_path} --help')"
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Say whether a stream, which may have been closed before we began, is a terminal."""
+    return stream is not None and stream.isatty()
+
+
 def drawing_console() -> RichConsole | None:
     """Return where to draw what is no result; None where nobody would see it."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         return None
     from rich.console import Console as RichConsole
 

@@ -130,9 +130,18 @@ def tell(tasks: Sequence[TriggeredTask], name: str, url: str, dump_json: Path | 
         if dump_json:
             dump(tasks, name, url, dump_json)
     except BaseException:
-        screen.out(how_to_collect(tasks, name, url, None))
+        _print(how_to_collect(tasks, name, url, None), screen)
         raise
-    screen.out(how_to_collect(tasks, name, url, dump_json))
+    _print(how_to_collect(tasks, name, url, dump_json), screen)
+
+
+def _print(text: str, screen: Screen) -> None:
+    """Print what must not be lost: on stderr when stdout takes it not."""
+    try:
+        screen.out(text)
+    except OSError:
+        screen.err(text)
+        raise
 
 
 def how_to_collect(tasks: Sequence[TriggeredTask], name: str, url: str, dump_json: Path | None) -> str:

@@ -6,6 +6,7 @@ stdout, everything else to stderr, and the exit status is that of `isolate.termi
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from isolate import ending
 from isolate.config import load_settings
 from isolate.terminal import (
+    EXIT_FAILED,
     EXIT_HELP,
     EXIT_INTERRUPTED,
     CommandGroup,
     Console,
     drawing_console,
+    is_terminal,
     run_command,
     verbose_option,
     version_option,
@@ -105,7 +109,8 @@ def run(console: Console, /, swarming: str | None, what: tuple[str, ...], **flag
     """Trigger a task and wait for it: [HASH | FILE.isolated] [-- extra arguments].
 
     Prints what the task prints while it runs, and exits as the task did. With several shards or --decorate the output
-    of each is printed when it has ended. Ctrl-C asks whether to cancel the task or to leave it running.
+    of each is printed when it has ended. Ctrl-C asks whether to cancel the task or to leave it running;
+    SIGTERM and SIGHUP leave it running. Both say how to collect it later.
     """
     _check_filter(flags)
     done: list[TriggeredTask] = []
@@ -187,11 +192,11 @@ def _interrupted(console: Console, server: str | None, done: list[TriggeredTask]
 
     async def cancel(session: Session) -> None:
         task_ids = [task.task_id for task in done]
-        await orders.cancel(session.client, task_ids, session.screen, kill_running=True)
+        await orders.withdraw(session.client, task_ids, session.screen)
 
     what = "the task" if len(done) == 1 else f"the {len(done)} tasks"
     try:
-        asked = sys.stdin.isatty() and sys.stderr.isatty()
+        asked = not ending.came() and is_terminal(sys.stdin) and is_terminal(sys.stderr)
         if asked and click.confirm(f"\nCancel {what}? Otherwise left running", err=True):
             commands.with_session(console, server, cancel, bars=False)
             return
@@ -240,4 +245,9 @@ def _after_delimiter() -> tuple[str, ...]:
 
 def main() -> int:
     """Run the command line; return its exit status."""
+    if sys.stderr is None:  # closed by who started us
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+    if sys.stdout is None:
+        click.echo("swarming: error: Stdout is closed, where results are to go", err=True)
+        return EXIT_FAILED
     return run_command("swarming", swarming, settings=load_settings)

@@ -10,12 +10,12 @@ import shutil
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
 from isolate.commands import CommandGroup
-from isolate.terminal import EXIT_FAILED, Console, TerminalMonitor, verbose_option
+from isolate.terminal import EXIT_FAILED, Console, TerminalMonitor, is_terminal, verbose_option
 from swarming import completing
 from swarming.flags import OUT_FILE, pair_option, server_option
 
@@ -36,7 +36,13 @@ def screen_of_terminal() -> Screen:
 
 def screen_width() -> int | None:
     """Return the columns of the screen that results go to; None when they go to a file or a pipe."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
+
+
+def _stdin(what: str) -> TextIO:
+    if sys.stdin is None:
+        raise click.UsageError(f"Stdin is closed, where {what} is to come from.")
+    return sys.stdin
 
 
 def with_session(
@@ -100,7 +106,7 @@ def bots(console: Console, /, swarming: str | None, **flags: Any) -> None:
     for one, other in (("busy", "idle"), ("dead_only", "keep_dead"), ("mp", "non_mp")):
         if flags[one] and flags[other]:
             raise click.UsageError(f"Use only one of --{one.replace('_', '-')} or --{other.replace('_', '-')}")
-    table = flags["table"] if flags["table"] is not None else sys.stdout.isatty()
+    table = flags["table"] if flags["table"] is not None else is_terminal(sys.stdout)
     wanted = {
         "is_dead": "TRUE" if flags["dead_only"] else "NONE" if flags["keep_dead"] else "FALSE",
         "is_busy": "TRUE" if flags["busy"] else "FALSE" if flags["idle"] else "NONE",
@@ -133,7 +139,7 @@ def bot_delete(console: Console, /, swarming: str | None, bots: tuple[str, ...],
         for bot in bots:
             click.echo(f"  {bot}")
         click.echo("Continue? [y/N] ", nl=False)
-        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        if _stdin("the answer").readline().strip().lower() not in {"y", "yes"}:
             click.echo("Goodbye.")
             return EXIT_FAILED
 
@@ -178,7 +184,7 @@ def terminate(console: Console, /, swarming: str | None, bot: str, *, wait: bool
 @click.pass_obj
 def post(console: Console, /, swarming: str | None, method: str) -> int:
     """POST the JSON on stdin to METHOD of the REST API, such as `tasks/new`, and print the reply as it is."""
-    body = sys.stdin.buffer.read()
+    body = _stdin("the JSON to post").buffer.read()
 
     async def act(session: Session) -> int:
         from swarming import orders

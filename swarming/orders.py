@@ -11,17 +11,26 @@ from contextlib import suppress
 
 from isolate.errors import InvalidInput, IsolateError, NotFound, Unavailable
 from swarming.actions import Screen
-from swarming.client import SwarmingClient
+from swarming.client import Cancelled, SwarmingClient
 
 
-async def cancel(client: SwarmingClient, task_ids: Sequence[str], screen: Screen, *, kill_running: bool) -> int:
-    """Cancel tasks; returns 1 when one of them could not be."""
+async def cancel(
+    client: SwarmingClient,
+    task_ids: Sequence[str],
+    screen: Screen,
+    *,
+    kill_running: bool,
+    done: list[Cancelled] | None = None,
+) -> int:
+    """Cancel tasks, adding to `done` what became of each; returns 1 when one of them could not be."""
     status = 0
     for task_id in task_ids:
         reason = ". Probably already gone"
         try:
             answer = await client.cancel(task_id, kill_running=kill_running)
             if answer.ok:
+                if done is not None:
+                    done.append(answer)
                 continue
             if answer.was_running:
                 reason = ": it is running, and ends only with --kill-running"
@@ -32,6 +41,17 @@ async def cancel(client: SwarmingClient, task_ids: Sequence[str], screen: Screen
         screen.err(f"Deleting {task_id} failed{reason}")
         status = 1
     return status
+
+
+async def withdraw(client: SwarmingClient, task_ids: Sequence[str], screen: Screen) -> None:
+    """Cancel tasks, also those that run, and say what became of them."""
+    done: list[Cancelled] = []
+    await cancel(client, task_ids, screen, kill_running=True, done=done)
+    running = sum(answer.was_running for answer in done)
+    if len(task_ids) == 1 and done:
+        screen.err(f"Cancelled: task {task_ids[0]} {'was running' if running else 'had not begun'}")
+    elif done:
+        screen.err(f"Cancelled: {len(done)} of {len(task_ids)} tasks, of which {running} were running")
 
 
 async def delete_bots(client: SwarmingClient, bot_ids: Sequence[str], screen: Screen) -> int:

@@ -23,7 +23,7 @@ from isolate.cas.digest import Namespace
 from isolate.cas.remote import HttpStore
 from isolate.clock import SystemClock
 from isolate.errors import IsolateError, NoSpace
-from isolate.fetch import fetch
+from isolate.fetch import Fetched, fetch
 from isolate.http import HttpClient
 from isolate.monitor import Monitor
 from isolate.urls import normalize_url
@@ -37,7 +37,10 @@ CONNECTIONS = 4  # to a server that is not the scheduler itself
 
 
 class OutputDownloader:
-    """Brings outputs below one directory; an async context that owns the connections and caches it opened."""
+    """Brings outputs below one directory; an async context that owns the connections and caches it opened.
+
+    Where the cache cannot be used, or its disk has no room, outputs come through one of their own, below the directory.
+    """
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class OutputDownloader:
         self.clients = {known.base_url: known} if known else {}
         self._places: dict[tuple[str, str], tuple[HttpStore, LocalCache]] = {}
         self._opening = asyncio.Lock()
+        self._own_root: Path | None = None  # of a cache that lasts as long as we do
 
     async def __aenter__(self) -> Self:
         return self
@@ -68,7 +72,11 @@ class OutputDownloader:
         """Bring one tree into `<directory>/<index>`; raises what `isolate.fetch` does, NoSpace, IsolateError."""
         store, cache = await self._place(outputs)
         folder = self._directory / str(index)
-        fetched = await fetch(store, cache, outputs.isolated, self._monitor, wanted=self._path_filter.match)
+        try:
+            fetched = await self._fetched(store, cache, outputs)
+        except NoSpace as error:
+            cache = await self._roomier(outputs, cache, error)
+            fetched = await self._fetched(store, cache, outputs)
         try:
             await asyncio.to_thread(self._write, plan(fetched.manifest), cache, folder)
         except NoSpace as error:  # said of a place that is gone
@@ -79,6 +87,9 @@ class OutputDownloader:
         finally:
             await asyncio.to_thread(fetched.pin.release)
 
+    async def _fetched(self, store: HttpStore, cache: LocalCache, outputs: OutputsRef) -> Fetched:
+        return await fetch(store, cache, outputs.isolated, self._monitor, wanted=self._path_filter.match)
+
     async def _place(self, outputs: OutputsRef) -> tuple[HttpStore, LocalCache]:
         """Return the store and the cache for outputs that are on one server, in one namespace."""
         async with self._opening:
@@ -86,13 +97,48 @@ class OutputDownloader:
             if key not in self._places:
                 namespace = Namespace.parse(outputs.namespace)
                 store = HttpStore(await self._client(outputs.server), namespace)
-                cache = await asyncio.to_thread(
-                    LocalCache.open, self._cache_root, namespace, POLICY, SystemClock(), self._monitor
-                )
-                self._stack.enter_context(cache)
-                self._stack.callback(cache.trim)
-                self._places[key] = store, cache
+                self._places[key] = store, await self._open(namespace)
             return self._places[key]
+
+    async def _roomier(self, outputs: OutputsRef, full: LocalCache, error: NoSpace) -> LocalCache:
+        """Return a cache to use instead of one that is full; raises `error` where there is none."""
+        async with self._opening:
+            key = (outputs.server, outputs.namespace)
+            store, cache = self._places[key]
+            if cache is full:
+                if self._own_root:
+                    raise error
+                self._leave_cache(error)
+                cache = await self._open(store.namespace)
+                self._places[key] = store, cache
+            return cache
+
+    async def _open(self, namespace: Namespace) -> LocalCache:
+        if self._own_root is None:
+            try:
+                return self._kept(await asyncio.to_thread(_open_with_room, self._cache_root, namespace, self._monitor))
+            except IsolateError as error:
+                self._leave_cache(error)
+        assert self._own_root is not None, "made by _leave_cache"
+        clock, policy = SystemClock(), CachePolicy()
+        return self._kept(
+            await asyncio.to_thread(LocalCache.open, self._own_root, namespace, policy, clock, self._monitor)
+        )
+
+    def _kept(self, cache: LocalCache) -> LocalCache:
+        self._stack.enter_context(cache)
+        self._stack.callback(cache.trim)
+        return cache
+
+    def _leave_cache(self, error: IsolateError) -> None:
+        """Use a cache of our own from now on."""
+        self._monitor.problem(f"{error}; outputs come through a temporary cache in {self._directory}")
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._own_root = Path(tempfile.mkdtemp(prefix=".cache-", dir=self._directory))
+        except OSError as refusal:
+            raise IsolateError(f"Cannot write outputs to {self._directory}: {refusal.strerror}") from refusal
+        self._stack.callback(shutil.rmtree, self._own_root, ignore_errors=True)
 
     async def _client(self, server: str) -> HttpClient:
         url = normalize_url(server)
@@ -110,6 +156,24 @@ class OutputDownloader:
             _merge(staging / "tree", folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _open_with_room(root: Path, namespace: Namespace, monitor: Monitor) -> LocalCache:
+    """Return the cache at `root`; raises NoSpace when its disk has no room even after what is old was evicted."""
+    cache = LocalCache.open(root, namespace, POLICY, SystemClock(), monitor)
+    try:
+        if _shortage_bytes(root) > 0:
+            cache.trim()
+        if _shortage_bytes(root) > 0:
+            raise NoSpace(f"Less than {POLICY.min_free_bytes >> 30} GiB are free where the cache {root} is")
+    except BaseException:
+        cache.close()
+        raise
+    return cache
+
+
+def _shortage_bytes(root: Path) -> int:
+    return POLICY.shortage_bytes(shutil.disk_usage(root).free)
 
 
 def _merge(source: Path, target: Path) -> None:

@@ -53,6 +53,7 @@ LAYERS = {
 }
 TOOLKIT_FALLBACK = "toolkit"  # every other module of `isolate`
 ROOTS = {
+    "isolate.ending",
     "isolate.entry",
     "isolate.bars",
     "isolate.terminal",

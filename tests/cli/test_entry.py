@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,3 +54,33 @@ def test_a_profile_comes_behind_the_output_when_it_is_asked_for() -> None:
     assert done.returncode == 0
     assert done.stdout.startswith(plain.stdout)
     assert "function calls" in done.stdout.removeprefix(plain.stdout)
+
+
+@pytest.mark.parametrize(("number", "ignored"), [("SIGTERM", False), ("SIGHUP", False), ("SIGTERM", True)])
+def test_a_signal_that_ends_swarming_has_its_status(number: str, ignored: bool, tmp_path: Path) -> None:
+    lines = (
+        "import signal",
+        f"signal.signal(signal.SIGINT, {'signal.SIG_IGN' if ignored else 'signal.default_int_handler'})",
+        f"signal.raise_signal(signal.{number})",
+    )
+    (tmp_path / "click.py").write_text("\n".join(lines))
+    done = start("swarming", "--help", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (128 + getattr(signal, number), "", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ("bots >&-", 1, "swarming: error: Stdout is closed, where results are to go\n"),
+        ("bot-delete b7 <&-", 2, "Stdin is closed, where the answer is to come from"),
+        ("post tasks/new <&-", 2, "Stdin is closed, where the JSON to post is to come from"),
+        ("bots -S http://127.0.0.1:9 2>&-", 1, ""),
+    ],
+)
+def test_streams_that_are_closed(words: str, status: int, said: str) -> None:
+    script = "import sys; from isolate.entry import swarming; sys.exit(swarming())"
+    line = ["sh", "-c", f'"$0" -c "$1" {words}', sys.executable, script]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == status
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == bool(said)

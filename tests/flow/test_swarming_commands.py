@@ -99,7 +99,8 @@ def test_run_does_not_wait_when_told_so(fleet: Fleet, gate: Gate) -> None:
     assert fleet.run(*again.split(), "-t", "-1").returncode == 1
 
 
-def test_an_interrupted_trigger_says_what_it_triggered(fleet: Fleet) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_trigger_says_what_it_triggered(fleet: Fleet, number: signal.Signals, status: int) -> None:
     trigger = subprocess.Popen(
         ["swarming", "trigger", "-v", "--raw-cmd", "-T", "many", "-d", "os", "Amiga", "--shards", "5000",
          "--dump-json", "some tasks.json", "--", "true"],
@@ -108,9 +109,9 @@ def test_an_interrupted_trigger_says_what_it_triggered(fleet: Fleet) -> None:
     assert trigger.stderr is not None
     while ": 200 in " not in trigger.stderr.readline():
         pass
-    trigger.send_signal(signal.SIGINT)
+    trigger.send_signal(number)
     out, err = trigger.communicate(timeout=60)
-    assert trigger.returncode == 130
+    assert trigger.returncode == status
     tasks = json.loads((fleet.home / "some tasks.json").read_text())["tasks"]
     assert 1 <= len(tasks) < 5000
     assert f"Only {len(tasks)} shard(s) out of 5000 were triggered\n" in err
@@ -118,15 +119,18 @@ def test_an_interrupted_trigger_says_what_it_triggered(fleet: Fleet) -> None:
     assert out.count("/user/task/") == len(tasks)
 
 
-def test_without_a_terminal_an_interrupted_run_is_left_running(fleet: Fleet, gate: Gate) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_without_a_terminal_an_interrupted_run_is_left_running(
+    fleet: Fleet, gate: Gate, number: signal.Signals, status: int
+) -> None:
     run = subprocess.Popen(
         ["swarming", "run", "--raw-cmd", "-T", "left", "--", *gate.task(after="print('ended well')")],
         env=fleet.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     gate.wait_for_task()
-    run.send_signal(signal.SIGINT)
+    run.send_signal(number)
     out, err = run.communicate(timeout=60)
-    assert run.returncode == 130
+    assert run.returncode == status
     assert out.startswith("Triggered task: left\n")
     first, second = err.splitlines()
     assert first == "Left running. To collect results, use:"
@@ -135,7 +139,9 @@ def test_without_a_terminal_an_interrupted_run_is_left_running(fleet: Fleet, gat
     assert "  ended well\n" in collected
 
 
-@pytest.mark.parametrize(("answer", "said", "state"), [("y\n", "", "KILLED"), ("n\n", "Left running", "COMPLETED")])
+@pytest.mark.parametrize(
+    ("answer", "said", "state"), [("y\n", "Cancelled: task", "KILLED"), ("n\n", "Left running", "COMPLETED")]
+)
 def test_on_a_terminal_an_interrupted_run_asks_once(
     fleet: Fleet, gate: Gate, answer: str, said: str, state: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -328,6 +329,23 @@ def test_the_task_file_goes_round(tmp_path: Path) -> None:
     actions.dump(tasks, "u", "http://s", tmp_path / "t.json")
     assert actions.load(tmp_path / "t.json") == actions.TaskFile(("0a10", "1a10"), 100 + 50 + 100 + 10.0)
     assert json.loads((tmp_path / "t.json").read_text())["tasks"]["u:1:2"]["view_url"] == "http://s/user/task/1a10"
+
+
+def test_what_was_triggered_is_said_on_stderr_when_stdout_is_full() -> None:
+    err: list[str] = []
+
+    def full(_text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        actions.tell(
+            [actions.TriggeredTask(ShardRequest(0, "u", {}), "0a10")],
+            "u",
+            "u",
+            None,
+            actions.Screen(full, err.append, full),
+        )
+    assert "swarming.py collect -S u 0a10" in err[0]
 
 
 class Accepting(SwarmingClient):

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.digest import Namespace
+from isolate.cas.remote import HttpStore
 from isolate.clock import SystemClock
-from isolate.errors import BlobsMissing, InvalidInput, IsolateError
+from isolate.errors import BlobsMissing, InvalidInput, IsolateError, NoSpace
+from isolate.fetch import Fetched
+from isolate.fetch import fetch as fetch_tree
 from isolate.http import HttpClient
 from isolate.monitor import NullMonitor, TallyMonitor
 from server.stores.blobs import LocalBlobStores
 from server.stores.limits import BlobLimits
+from swarming import outputs as outputs_module
 from swarming.client import OutputsRef
 from swarming.outputs import OutputDownloader
 from tests.cas_server import serving_cas
@@ -104,3 +111,36 @@ async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, outputs: Ou
         await bring(tmp_path, outputs)
     assert not isinstance(failed.value, InvalidInput)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["3"]
+
+
+@pytest.mark.parametrize("kind", ["unusable", "full"])
+async def test_outputs_come_without_a_cache_that_serves(
+    tmp_path: Path, outputs: OutputsRef, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "unusable":
+        (tmp_path / "cache").write_text("in the way")
+    else:
+        monkeypatch.setattr(outputs_module, "POLICY", CachePolicy(min_free_bytes=1 << 60))
+    tally = await bring(tmp_path, outputs)
+    assert [problem for problem in tally.problems if "through a temporary cache in" in problem] == tally.problems != []
+    assert (tmp_path / "out" / "3" / "logs" / "b.txt").read_bytes() == b"bb"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["3"]
+
+
+async def test_a_cache_that_gets_full_is_left(
+    tmp_path: Path, outputs: OutputsRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches = list[LocalCache]()
+
+    async def fetch(store: HttpStore, cache: LocalCache, *rest: Any, **options: Any) -> Fetched:
+        caches.append(cache)
+        if cache is caches[0]:
+            raise NoSpace("Not enough space for the cache")
+        return await fetch_tree(store, cache, *rest, **options)
+
+    monkeypatch.setattr(outputs_module, "fetch", fetch)
+    async with OutputDownloader(tmp_path / "out", tmp_path / "cache", None, NullMonitor()) as downloader:
+        await asyncio.gather(downloader.fetch(0, outputs), downloader.fetch(1, outputs))
+    assert len(set(caches)) == 2
+    assert (tmp_path / "out" / "1" / "a.txt").read_bytes() == b"a"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0", "1"]

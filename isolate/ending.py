@@ -1,0 +1,40 @@
+"""Signals that end a command: of a job that is cancelled, a terminal that closes, a machine that shuts down.
+
+A root. To the command they are Ctrl-C, except that nobody is there to be asked anything. The invariants: a command is
+interrupted once, however many of them come; a signal that was ignored when the command began stays ignored; the exit
+status names the signal.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_came: list[int] = []
+
+
+def listen() -> None:
+    """From now on let these signals interrupt this process as Ctrl-C does."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+
+
+def came() -> bool:
+    """Say whether such a signal came: what there is to be decided, nobody is there to decide."""
+    return bool(_came)
+
+
+def status(of_command: int) -> int:
+    """Return the exit status that a command is to have: its own, unless it failed of a signal."""
+    return 128 + _came[0] if _came and of_command else of_command
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    _came.append(number)
+    if len(_came) > 1:
+        return
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what is to run in the background
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)  # whoever waits for that one knows what to do
