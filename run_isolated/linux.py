@@ -18,8 +18,8 @@ _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
-_FS_IMMUTABLE, _FS_APPEND = 0x10, 0x20
+FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+_FS_IMMUTABLE, _FS_APPEND, FS_TOPDIR = 0x10, 0x20, 0x20000
 _FICLONE = 0x40049409
 _ZOMBIE = b"Z"
 _PROC = "/proc"
@@ -126,15 +126,30 @@ def mount_of(descriptor: int) -> tuple[int, int]:
 
 def make_mutable(descriptor: int) -> None:
     """Take away the flags that forbid changes even to root, if there are any and we may."""
+    _change_flags(descriptor, remove=_FS_IMMUTABLE | _FS_APPEND)
+
+
+def scatter(descriptor: int) -> bool:
+    """Ask that directories made in this one go to a part of the disk that their name decides; returns if that is known.
+
+    Else ext4 puts a tree where the last one has just been deleted, and each mkdir there first looks through all the
+    inodes that were freed in the last minutes: 300 us instead of 25.
+    """
+    return _change_flags(descriptor, add=FS_TOPDIR)
+
+
+def _change_flags(descriptor: int, *, add: int = 0, remove: int = 0) -> bool:
     if not sys.platform.startswith("linux"):
-        return
+        return False
     import fcntl
 
     with suppress(OSError):  # a file system without such flags
-        flags = int.from_bytes(fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, bytes(8))[:4], sys.byteorder)
-        if flags & (_FS_IMMUTABLE | _FS_APPEND):
-            left = flags & ~(_FS_IMMUTABLE | _FS_APPEND)
-            fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, left.to_bytes(8, sys.byteorder))
+        flags = int.from_bytes(fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, bytes(8))[:4], sys.byteorder)
+        changed = (flags | add) & ~remove
+        if changed != flags:
+            fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, changed.to_bytes(8, sys.byteorder))
+        return True
+    return False
 
 
 def processes() -> list[Process]:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from isolate.errors import InternalFailure
 from isolate.monitor import Monitor
+from run_isolated import linux
 from run_isolated.deletion import OWNER, delete_tree
 
 __all__ = ["WorkDir", "abandoned", "delete_tree", "sweep"]
@@ -48,7 +49,8 @@ class WorkDir:
             os.makedirs(root, exist_ok=True)
             os.mkdir(path, _PRIVATE)
             made = cls(path, _lock(path))
-            for inner in (made.run, made.out, made.temp):
+            _make_scattered(made.run)
+            for inner in (made.out, made.temp):
                 os.mkdir(inner, _PRIVATE)
         except OSError as error:
             with suppress(InternalFailure):  # the first reason is the one to tell
@@ -79,6 +81,21 @@ class WorkDir:
                 _delete_in_the_end(self.path)
         finally:
             os.close(self.owner)
+
+
+def _make_scattered(path: Path) -> None:
+    """Make a directory for a large tree away from where the last one was deleted; see `linux.scatter`.
+
+    The name it is made with decides where, so that is never the same.
+    """
+    above = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        linux.scatter(above)
+        name = os.urandom(6).hex()
+        os.mkdir(name, _PRIVATE, dir_fd=above)
+        os.rename(name, path.name, src_dir_fd=above, dst_dir_fd=above)
+    finally:
+        os.close(above)
 
 
 def _delete_in_the_end(path: Path) -> None:

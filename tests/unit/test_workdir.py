@@ -23,6 +23,7 @@ def test_directories_are_fresh_private_and_deleted(tmp_path: Path) -> None:
     assert made.path != other.path
     for path in (made.path, made.run, made.out, made.temp):
         assert path.stat().st_mode & 0o777 == 0o700
+    assert names(made.path) == ["io", "ir", "it", "owner"]
     (made.run / "file").write_text("x")
     made.close()
     assert names(root) == [other.path.name]
