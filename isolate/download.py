@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.files import atomic_file
-from isolate.cas.wire import call_path
-from isolate.errors import BlobsMissing, NotFound, StoredCorrupt
+from isolate.cas.wire import BLOB_TYPE, call_path
+from isolate.errors import BlobsMissing, NotFound, Refused, StoredCorrupt
 from isolate.hands import Remote
 from isolate.http import HttpClient
 from isolate.monitor import Monitor
@@ -52,13 +52,18 @@ async def download_file(client: HttpClient, namespace: Namespace, digest: bytes,
 async def stream_blob(client: HttpClient, namespace: Namespace, digest: bytes, write: Callable[[bytes], object]) -> int:
     """Hand the blob `digest` to `write`, piece by piece; returns its size in bytes.
 
-    Raises BlobsMissing; StoredCorrupt at the end, when all has been written; Unavailable.
+    Raises BlobsMissing; StoredCorrupt at the end, when all has been written; Unavailable; Refused.
     """
     if digest == namespace.empty.digest:
         return 0
     hasher, size = namespace.algorithm.parallel_hasher(), 0
     try:
         async with client.request("GET", call_path(namespace.name, f"blob/{digest.hex()}")) as response:
+            found = response.headers.get("Content-Type", "")
+            if found != BLOB_TYPE:
+                raise Refused(
+                    f"{client.base_url} is not an isolate server: it answered {found[:80]!r} instead of a blob", 0
+                )
             async for piece in response.chunks():
                 hasher.update(piece)
                 size += len(piece)

@@ -71,6 +71,11 @@ class Response:
         except (KeyError, ValueError):
             return None
 
+    @property
+    def is_delimited(self) -> bool:
+        """Whether an end that comes too early would be noticed."""
+        return "Content-Length" in self.headers or "Transfer-Encoding" in self.headers
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes; raises Unavailable when it is cut off."""
         with _translated(self._base_url):

@@ -33,7 +33,7 @@ from isolate.entries import (
     checked_text,
     manifest_mode,
 )
-from isolate.errors import InvalidManifest
+from isolate.errors import InvalidManifest, TooLarge
 
 __all__ = [
     "MAX_MANIFEST_BYTES",
@@ -51,11 +51,12 @@ __all__ = [
     "manifest_mode",
     "merge",
     "resolve",
+    "too_large",
 ]
 
 _path_of = attrgetter("path")
 
-MAX_MANIFEST_BYTES = 64 << 20  # about half a million files in one part; larger trees are split into includes
+MAX_MANIFEST_BYTES = 64 << 20  # about half a million files in one part; ours are split into includes long before
 MAX_NODES = 1 << 20  # objects and lists of one part: what is small as text may be very large as values
 
 
@@ -86,7 +87,7 @@ class Manifest:
 
 
 def dumps(manifest: Manifest) -> bytes:
-    """Return the canonical bytes; raises InvalidManifest for a tree that could not be loaded again."""
+    """Return the canonical bytes; raises InvalidManifest, TooLarge for a tree that could not be loaded again."""
     entries = sorted(manifest.entries, key=_path_of)
     for one, other in pairwise(entries):
         if one.path == other.path:
@@ -106,7 +107,18 @@ def dumps(manifest: Manifest) -> bytes:
     if manifest.relative_cwd is not None:
         parts.append(f',"relative_cwd":{_quoted(manifest.relative_cwd)}')
     parts.append(f',"version":"{manifest.version}"}}')
-    return "".join(parts).encode("ascii")
+    content = "".join(parts).encode("ascii")
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise too_large(len(entries))
+    return content
+
+
+def too_large(entries: int) -> TooLarge:
+    """Return the error of one manifest that nobody could read again; ours are split, so that they never are."""
+    return TooLarge(
+        f"{entries} entries or more are too many for one manifest, which a namespace of 2020 demands "
+        "(hint: use blake3-zstd, or archive the directories one by one)"
+    )
 
 
 def entry_text(entry: Entry, *, ours: bool) -> str:

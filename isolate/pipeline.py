@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import BlobStore
@@ -22,7 +23,7 @@ from isolate.monitor import Monitor
 from isolate.scan import Found
 from isolate.sender import Sender, jobs_of
 from isolate.slab import SLABS_IN_FLIGHT, UNSENT_SLABS, Slab, fast_entry
-from isolate.split import Groups, Splitter
+from isolate.split import Groups, splitter_for
 from isolate.statcache import StatCache, is_settled
 from isolate.upload import Wanted
 
@@ -63,7 +64,7 @@ class Pipeline:
         self._sender = Sender(store, crew, clock, monitor)
         self._skip_broken = skip_broken
         self._namespace: Namespace = store.namespace
-        self._splitter = Splitter()
+        self._splitter = splitter_for(self._namespace)
         self._groups = Groups(groups)
         self._recorded = recorded
         self._seen = {self._namespace.empty.digest}
@@ -107,7 +108,7 @@ class Pipeline:
     async def _close_groups(self) -> None:
         """Give each group its part, or parts if it is large: the first includes, in the order of the groups."""
         others, self._includes = self._includes, []
-        for part in self._groups.parts(Splitter):
+        for part in self._groups.parts(partial(splitter_for, self._namespace)):
             self._group_parts.append(await self._close_part(part))
         self._includes += others
 

@@ -18,7 +18,7 @@ def error_of(status: int, body: bytes, url: str, retry_after_s: float | None = N
     said = message if isinstance(message, str) and message else f"{url} answered {status}{_doubt(status, body)}"
     if status == 409:
         return errors.LeaseLost(said) if code == "lease_lost" else errors.Stale(said)
-    if status in _BY_STATUS:
+    if status in _BY_STATUS and not (status == 400 and not problem):  # what is no error of ours blames no input
         return _BY_STATUS[status](said)
     if status == 429 or status >= 500:
         return errors.Unavailable(f"{url} answered {status}: {said}" if message else said, retry_after_s)
@@ -36,7 +36,7 @@ _BY_STATUS: dict[int, type[errors.IsolateError]] = {
 def _doubt(status: int, body: bytes) -> str:
     """Return what to think of an answer that none of our servers gives: theirs are JSON."""
     is_ours = body.startswith(b"{")
-    return "" if is_ours or status not in {301, 302, 307, 308, 404, 405, 501} else ": is it the right server?"
+    return "" if is_ours or status not in {301, 302, 307, 308, 400, 404, 405, 501} else ": is it the right server?"
 
 
 def problem_of(body: bytes) -> dict[str, Any]:

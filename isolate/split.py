@@ -1,7 +1,9 @@
 """Where a large manifest is cut into parts, so that a small change of the tree changes one of them.
 
+Only manifests of version 2.0 are: 2020 wrote one whatever the size, and its hash is that of those bytes.
+
 Pure. The invariants: parts are consecutive runs of the sorted entries; whether a path begins a part depends on that
-path alone, apart from the limits on a part's size; at most `limit` entries are one part, as 2020 would have it.
+path alone, apart from the limits on a part's size; what is written can be read again.
 """
 
 from __future__ import annotations
@@ -9,11 +11,39 @@ from __future__ import annotations
 from binascii import crc32
 from collections.abc import Callable, Iterator, Sequence
 
-from isolate.isolated import Entry
+from isolate.cas.digest import Namespace
+from isolate.isolated import MAX_MANIFEST_BYTES, MAX_NODES, Entry, too_large
 
 LIMIT = 20_000  # entries of one part: about 3.5 MB of JSON
 MIN_ENTRIES = 4_096
 BOUNDARY_MASK = 0xFFF  # one path in 4096 begins a part: parts of 8,200 entries on average, 2 % reach the limit
+
+
+def splitter_for(namespace: Namespace) -> Splitter | Whole:
+    """Return what cuts the manifests of `namespace`."""
+    return Splitter() if namespace.is_ours else Whole()
+
+
+class Whole:
+    """Keeps the entries of one tree together; raises TooLarge, early, when nobody could read their manifest again."""
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self._least_bytes = 0
+
+    def extend(self, entries: Sequence[Entry]) -> list[list[Entry]]:
+        """Take the next entries; no part is ever complete before the end."""
+        self._entries += entries
+        self._least_bytes += sum(
+            [len(path) + (0 if blob is None else 2 * len(blob[0])) for path, _, blob, *_ in entries]
+        )
+        if self._least_bytes > MAX_MANIFEST_BYTES or len(self._entries) >= MAX_NODES:
+            raise too_large(len(self._entries))
+        return []
+
+    def finish(self) -> tuple[list[Entry], bool]:
+        """Return all of them."""
+        return self._entries, True
 
 
 class Groups:
@@ -32,7 +62,7 @@ class Groups:
             group.append(entry)
         return others
 
-    def parts(self, make_splitter: Callable[[], Splitter]) -> Iterator[list[Entry]]:
+    def parts(self, make_splitter: Callable[[], Splitter | Whole]) -> Iterator[list[Entry]]:
         """Yield the parts of each group, several if it is large, in the order of the groups."""
         for _, entries in self._groups:
             splitter = make_splitter()

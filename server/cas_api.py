@@ -170,5 +170,5 @@ def _namespace(request: web.Request) -> Namespace:
 def _json(body: bytes) -> object:
     try:
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # bad JSON, and bad UTF-8 within it
         raise InvalidInput(f"Body is not JSON: {error}") from error

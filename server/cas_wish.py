@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from isolate.cas.wire import BLOB_TYPE
+
 _RANGE = re.compile(r"bytes=(?:(\d+)-(\d*)|-(\d+))", re.IGNORECASE | re.ASCII)
 
 
@@ -35,7 +37,7 @@ class Wish:
                 (start, stop), status = part, 206
         zstd = status == 200 and size > 0 and _takes_zstd(headers.get("Accept-Encoding", ""))
         reply = {
-            "Content-Type": "application/octet-stream",
+            "Content-Type": BLOB_TYPE,
             "Accept-Ranges": "bytes",
             "ETag": f'"{digest.hex()}-zstd"' if zstd else f'"{digest.hex()}"',
             "Vary": "Accept-Encoding",

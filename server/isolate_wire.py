@@ -50,7 +50,7 @@ def decode(body: bytes) -> dict[str, Any]:
     """Return the object that a body is, an empty one for an empty body; raises InvalidInput."""
     try:
         decoded = msgspec.json.decode(body) if body.strip() else {}
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # bad JSON, and bad UTF-8 within it
         raise InvalidInput(f"Body is not JSON: {error}") from error
     if not isinstance(decoded, dict):
         raise InvalidInput("Body is not a JSON object")

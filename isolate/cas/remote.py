@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from isolate.cas import wire
 from isolate.cas.block import (
@@ -26,8 +28,10 @@ from isolate.cas.stream import RecordReader
 from isolate.errors import (
     ChunksMissing,
     InvalidDigest,
+    InvalidInput,
     InvalidRecord,
     IsolateError,
+    Refused,
     TooLarge,
     Unavailable,
     UploadCorrupt,
@@ -52,7 +56,10 @@ class HttpStore:
 
     async def info(self) -> wire.StoreInfo:
         """Return the server's limits and promises for this namespace."""
-        return wire.StoreInfo.parse(await self._client.json("GET", self._path("info")))
+        async with self._client.request("GET", self._path("info")) as response:
+            body = await self._body(response)
+            with self._believed():
+                return wire.StoreInfo.parse(body)
 
     async def missing(self, blobs: Sequence[Blob]) -> list[Blob]:
         if len(blobs) > MAX_BATCH:
@@ -62,9 +69,15 @@ class HttpStore:
             return []
         sent = {"Content-Type": wire.DIGESTS_TYPE}
         async with self._client.request("POST", self._path("missing"), data=body, headers=sent) as response:
-            reply = await response.read(wire.MAX_DIGESTS_BYTES)
-        absent = set(wire.parse_digests(reply, self._namespace.algorithm))
-        return [blob for blob in blobs if blob.digest in absent]
+            self._check(response, wire.DIGESTS_TYPE)
+            with self._believed():
+                absent = wire.parse_digests(await response.read(wire.MAX_DIGESTS_BYTES), self._namespace.algorithm)
+        lacking = set(absent)
+        missing = [blob for blob in blobs if blob.digest in lacking]
+        # What is not named counts as stored: an answer that is not about this question must not be taken for one.
+        if len(missing) != len(absent) or lacking - {blob.digest for blob in missing}:
+            raise self._stranger("names digests that it was not asked for, or names one twice")
+        return missing
 
     async def write(self, blocks: AsyncIterator[Block]) -> Written:
         """See `BlobStore.write`. One streamed request: blocks leave as they come.
@@ -83,7 +96,14 @@ class HttpStore:
         ) as response:
             if response.status == 400:
                 raise await self._refusal(response)
-            return wire.parse_written(await response.json())
+            body = await self._body(response)
+            with self._believed():
+                written = wire.parse_written(body)
+        if written.stored + written.present != source.entries:
+            raise Unavailable(
+                f"{self._client.base_url} acknowledges {written.stored + written.present} of {source.entries} blobs"
+            )
+        return written
 
     async def compose(self, blob: Blob, chunks: Sequence[Blob]) -> None:
         """See `BlobStore.compose`. While the server verifies a large blob, asks again at its pace."""
@@ -100,6 +120,7 @@ class HttpStore:
             ) as response:
                 if response.status in {400, 409}:
                     raise await self._refusal(response, blob.size)
+                await self._body(response)
                 if response.status != 202:
                     return
                 pause_s = COMPOSE_PAUSE_S if response.retry_after_s is None else response.retry_after_s
@@ -136,6 +157,7 @@ class HttpStore:
             data=wire.pack_digests(digests, self._namespace.algorithm),
             headers={"Content-Type": wire.DIGESTS_TYPE},
         ) as response:
+            self._check(response, wire.RECORDS_TYPE)
             async for piece in response.chunks():
                 for record in self._decoded(reader, piece):
                     if isinstance(record, StreamError):
@@ -150,6 +172,30 @@ class HttpStore:
             yield from reader.feed(piece)
         except InvalidRecord as error:
             raise Unavailable(f"Reply of {self._client.base_url} is damaged: {error}") from error
+
+    async def _body(self, response: Response) -> Any:
+        """Return the JSON of a reply; raises Refused for any other."""
+        self._check(response, wire.JSON_TYPE)
+        return await response.json()
+
+    def _check(self, response: Response, media_type: str) -> None:
+        """Raise Refused unless a reply is of the type and the extent that a store gives it."""
+        found = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if found != media_type:
+            raise self._stranger(f"answered {found[:80] or 'without a type'} instead of {media_type}")
+        if not response.is_delimited:
+            raise self._stranger("does not tell where its answer ends")
+
+    @contextmanager
+    def _believed(self) -> Iterator[None]:
+        """Raise Refused where a reply breaks a rule: the mistake is not that of who asked."""
+        try:
+            yield
+        except InvalidInput as error:
+            raise self._stranger(f"gave a wrong answer: {error}") from error
+
+    def _stranger(self, reason: str) -> Refused:
+        return Refused(f"{self._client.base_url} is not an isolate server: it {reason}", 0)
 
     def _path(self, call: str) -> str:
         return wire.call_path(self._namespace.name, call)
@@ -176,6 +222,7 @@ class _Source:
 
     def __init__(self, blocks: AsyncIterator[Block], namespace: Namespace) -> None:
         self.started = False
+        self.entries = 0  # that were sent so far
         self._blocks = blocks
         self._namespace = namespace
 
@@ -185,6 +232,7 @@ class _Source:
         async for block in self._blocks:
             if block.algorithm is not algorithm:
                 raise InvalidRecord(f"Block of {block.algorithm.name} digests in namespace {self._namespace.name}")
+            self.entries += len(block.entries)
             yield block.encode()
         yield encode_record(End(), algorithm)
 

@@ -21,6 +21,7 @@ FORMAT = 2  # of the calls and the records together; a server that speaks anothe
 RECORDS_TYPE = "application/x-isolate-records"
 DIGESTS_TYPE = "application/x-isolate-digests"
 JSON_TYPE = "application/json"
+BLOB_TYPE = "application/octet-stream"  # of `blob/{hex}`
 
 CHUNKED_ABOVE_BYTES = 4 << 20  # a larger blob travels as chunks and is composed
 MAX_BLOB_BYTES = MAX_ENTRIES * (512 << 10)  # 32 GiB: whatever the content, its chunks fit one recipe

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from isolate import pipeline, sender, slab, split
+from isolate import sender, slab, split
 from isolate.archive import Archived, ArchiveOptions, archive_file, archive_files, archive_tree
 from isolate.cas.block import Block, ChunkList
 from isolate.cas.digest import Blob, Namespace
@@ -19,7 +21,7 @@ from isolate.errors import FileChanged, InvalidInput, Refused, Unavailable
 from isolate.hashing import FileReader
 from isolate.isolated import Entry, Kind, Manifest, loads, resolve
 from isolate.monitor import NullMonitor, TallyMonitor
-from isolate.scan import stamp_of
+from isolate.scan import Found, stamp_of
 from isolate.selection import Variables, select
 from isolate.statcache import StatCache
 from tests.clock import ManualClock
@@ -284,7 +286,7 @@ async def test_a_store_that_cannot_keep_its_promise_gets_no_manifest(tmp_path: P
 
 
 async def test_a_large_tree_is_split_and_is_the_same_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "Splitter", lambda: split.Splitter(limit=50, min_entries=5, mask=0xF))
+    monkeypatch.setattr(split.Splitter.__init__, "__defaults__", (50, 5, 0xF))
     monkeypatch.setattr(slab, "JOB_FILES", 7)
     tree: Tree = {f"d{number % 9}": {} for number in range(9)}
     for number in range(400):
@@ -300,6 +302,20 @@ async def test_a_large_tree_is_split_and_is_the_same_tree(tmp_path: Path, monkey
     (tmp_path / "d4/new").write_bytes(b"7")
     again = await archive(tmp_path, store)
     assert again.uploaded_blobs <= 4  # the root and the parts around the new file
+
+
+@pytest.mark.parametrize(("namespace", "algorithm"), [("default-gzip", "sha1"), ("sha512-flat", "sha512")])
+async def test_a_hash_of_2020_is_that_of_one_canonical_manifest_whatever_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, namespace: str, algorithm: str
+) -> None:
+    paths = [f"d/{number:05}" for number in range(split.LIMIT + 1)]
+    found = [Found(path, Kind.LINK, target="x") for path in paths]
+    monkeypatch.setattr("isolate.archive.scan", lambda *_: iter(found))
+    archived = await archive(tmp_path, MemoryStore(Namespace.parse(namespace)))
+    record = {"algo": algorithm.replace("sha", "sha-"), "files": {path: {"l": "x"} for path in paths}, "version": "1.6"}
+    canonical = json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+    assert archived.hash == hashlib.new(algorithm, canonical).hexdigest()
+    assert archived.uploaded_blobs == 1
 
 
 async def test_a_selection_brings_command_and_directory(tmp_path: Path) -> None:
@@ -325,8 +341,8 @@ async def test_groups_have_parts_of_their_own_in_the_namespaces_of_2020(
     parts = [loads(part, store.namespace) for part in archived.group_parts]
     assert [[entry.path for entry in part.entries] for part in parts] == [["test/data/t"], ["p/x"]]
     assert list(root.includes[:2]) == [store.namespace.blob(part).digest for part in archived.group_parts]
-    assert len(root.includes) > 4
-    assert not root.entries
+    assert len(root.includes) == 2
+    assert len(root.entries) == 50
     whole = await manifest_of(store, archived.root.digest)
     assert [entry.path for entry in whole.entries] == [*(f"m/{n:02}" for n in range(50)), "p/x", "test/data/t"]
     ours = await archive_files(selection, MemoryStore(OURS), options(), monitor)

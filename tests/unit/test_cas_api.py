@@ -274,7 +274,7 @@ async def test_bad_recipes(site: Site, body: object) -> None:
     assert (status, bool(reply["error"]["message"])) == (400, True) or status == 413
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b"\xff"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b"\xff", b'{"a":"\xff"}'])
 async def test_bodies_that_are_not_json(site: Site, body: bytes) -> None:
     status, reply = await site.json("POST", "compose", body)
     assert (status, reply["error"]["code"]) == (400, "invalid")

@@ -173,6 +173,7 @@ HEX = "f" * 40
     ("name", "body", "status", "message"),
     [
         ("preupload", b"{", 400, "Body is not JSON"),
+        ("preupload", b'{"a":"\xff"}', 400, "Body is not JSON"),
         ("preupload", b"[]", 400, "not a JSON object"),
         ("preupload", b"[" * 100_000, 400, "Body is not JSON"),
         ("preupload", {"items": []}, 400, "namespace is required"),

@@ -60,5 +60,9 @@ def test_an_answer_that_is_not_ours_is_doubted(status: int, body: bytes, doubt: 
     assert str(error_of(status, body, URL)).endswith(f" answered {status}: is it the right server?") == doubt
 
 
+def test_what_another_kind_of_server_dislikes_is_not_the_mistake_of_who_asked() -> None:
+    assert type(error_of(400, b"<html>", URL)) is errors.Refused
+
+
 def test_a_message_must_be_text() -> None:
     assert str(error_of(400, b'{"error": {"message": 5}}', URL)) == f"{URL} answered 400"

@@ -84,7 +84,7 @@ class Reader:
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append(wire.parse_digests(await request.read(), ALGORITHM))
-        return web.Response(body=self._bodies.pop(0))
+        return web.Response(body=self._bodies.pop(0), content_type=wire.RECORDS_TYPE)
 
 
 # read
@@ -139,7 +139,7 @@ async def test_large_reads_are_split(monkeypatch: pytest.MonkeyPatch, count: int
 
     async def answer(request: web.Request) -> web.Response:
         digests = wire.parse_digests(await request.read(), ALGORITHM)
-        return web.Response(body=bytes_of(Absent(tuple(digests)), End()))
+        return web.Response(body=bytes_of(Absent(tuple(digests)), End()), content_type=wire.RECORDS_TYPE)
 
     async with answering("read", answer) as connected:
         records = await everything(connected.store, BLOBS[:count])
@@ -288,9 +288,9 @@ async def test_blocks_leave_as_they_come() -> None:
 
 async def test_a_running_verification_is_followed() -> None:
     replies = [
-        web.Response(status=202, headers={"Retry-After": "3"}),
-        web.Response(status=202),
-        web.Response(status=202, headers={"Retry-After": "0"}),
+        web.json_response({}, status=202, headers={"Retry-After": "3"}),
+        web.json_response({}, status=202),
+        web.json_response({}, status=202, headers={"Retry-After": "0"}),
         web.json_response({}),
     ]
     uploads = Uploads(*replies)
@@ -334,7 +334,57 @@ async def test_info() -> None:
         assert await connected.store.info() == info
 
 
-async def test_a_reply_that_is_no_list_of_digests() -> None:
-    async with answering("missing", Reader(b"odd").answer) as connected:
-        with pytest.raises(InvalidDigest):
+@pytest.mark.parametrize(("body", "reason"), [
+    (b"odd", "3 bytes are no whole number"),
+    (BLOBS[0].digest * 2, "names one twice"),
+    (bytes(32), "it was not asked for"),
+    (b"<p>" + bytes(29), "it was not asked for"),
+])  # fmt: skip
+async def test_a_reply_that_does_not_list_what_is_missing(body: bytes, reason: str) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type=wire.DIGESTS_TYPE)
+
+    async with answering("missing", answer) as connected:
+        with pytest.raises(Refused, match=f"is not an isolate server: it .*{reason}"):
             await connected.store.missing(BLOBS)
+
+
+async def test_another_kind_of_server_is_told_by_the_type_of_its_answers() -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text="x" * 32, content_type="text/html")
+
+    async def calls(store: HttpStore) -> AsyncIterator[Awaitable[object]]:
+        yield store.info()
+        yield store.missing(BLOBS)
+        yield store.write(stream(block_of(CONTENTS[0])))
+        yield store.compose(BLOBS[0], [BLOBS[0]])
+        yield everything(store, BLOBS)
+
+    async with serving([web.route("*", "/{path:.*}", answer)]) as url, to(url) as connected:
+        async for call in calls(connected.store):
+            with pytest.raises(Refused, match="is not an isolate server: it answered text/html instead of"):
+                await call
+
+
+async def test_an_answer_whose_end_nobody_could_miss() -> None:
+    """Bytes until the connection ends: a part of them would look like all of them."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        assert request.transport is not None
+        request.transport.write(f"HTTP/1.1 200 OK\r\nContent-Type: {wire.DIGESTS_TYPE}\r\n\r\n".encode())
+        request.transport.close()
+        return web.StreamResponse()
+
+    async with answering("missing", answer) as connected:
+        with pytest.raises(Refused, match="does not tell where its answer ends"):
+            await connected.store.missing(BLOBS)
+
+
+async def test_every_blob_of_an_upload_is_acknowledged() -> None:
+    uploads = Uploads(web.json_response(wire.written_body(Written(1, 0, 900))), web.json_response({"stored": "all"}))
+    async with answering("blocks", uploads.answer) as connected:
+        with pytest.raises(Unavailable, match="acknowledges 1 of 2 blobs"):
+            await connected.store.write(stream(block_of(*CONTENTS[:2])))
+        with pytest.raises(Refused, match="has no counts"):
+            await connected.store.write(stream(block_of(*CONTENTS[:2])))

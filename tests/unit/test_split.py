@@ -6,8 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
+from isolate import split as split_module
+from isolate.cas.digest import Namespace
+from isolate.errors import TooLarge
 from isolate.isolated import Entry, Kind
-from isolate.split import Splitter
+from isolate.split import Splitter, splitter_for
 
 SMALL = {"limit": 200, "min_entries": 20, "mask": 0x1F}
 
@@ -28,6 +31,19 @@ def test_only_a_tree_above_the_limit_is_split(count: int, whole: bool) -> None:
     parts, is_whole = split(entries(f"{number:04}" for number in range(count)))
     assert is_whole is whole
     assert (len(parts) == 1) is whole
+
+
+def test_a_manifest_of_2020_is_one_whatever_its_size_as_long_as_it_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = entries(f"{number:05}" for number in range(split_module.LIMIT + 1))
+    assert isinstance(splitter_for(Namespace.parse("blake3-flat")), Splitter)
+    for namespace in ("default-gzip", "sha256-flat", "sha512-deflate"):
+        splitter = splitter_for(Namespace.parse(namespace))
+        assert (splitter.extend(tree), splitter.finish()) == ([], (tree, True))
+    for limit, most in (("MAX_NODES", 20), ("MAX_MANIFEST_BYTES", 100)):
+        with monkeypatch.context() as patched:
+            patched.setattr(split_module, limit, most)
+            with pytest.raises(TooLarge, match="21 entries or more are too many for one manifest"):
+                splitter_for(Namespace.parse("default")).extend(tree[:21])
 
 
 def test_parts_are_the_tree_in_order_and_within_limits() -> None:
