@@ -10,12 +10,12 @@ bounded by STREAMS x (AHEAD + 2) blocks, whatever the tree; nothing that was not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from isolate.cas.block import Absent, Block, ChunkList
+from isolate.cas.block import Block, ChunkList
 from isolate.cas.cache import BlobWriter, LocalCache, Pin
 from isolate.cas.digest import Blob
 from isolate.cas.store import BlobStore
@@ -30,16 +30,13 @@ from isolate.errors import (
 )
 from isolate.isolated import MAX_MANIFEST_BYTES, MAX_PARTS, Manifest, loads, resolve
 from isolate.monitor import Monitor
+from isolate.receiving import Record, each
 
 STREAMS = 2  # parallel reads: enough to keep a thread busy while another one waits for the network
-AHEAD = 4  # records received before a thread has time for them: 64 MiB at worst, 4 MiB as a rule
-GROUP_BYTES = 4 << 20  # content that is written to the cache in one transaction
 MAX_READ = 10_000  # blobs asked for in one call
 MIN_READ = 512  # a smaller call is not worth its own stream
 CHUNK_READ = 256  # chunks of a large blob asked for in one call: about 256 MiB, in any order
 _UNKNOWN_SIZE = -1  # stores read by digest; a manifest's size is learnt when it comes
-
-Record = Block | ChunkList | Absent
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +172,7 @@ class _Batch:
         self._recipes: list[ChunkList] = []
 
     async def run(self) -> None:
-        await _each(self._store, list(self._left.values()), self._keep)
+        await each(self._store, list(self._left.values()), self._keep)
         for recipe in self._recipes:
             await self._keep_large(recipe)
         if self._left:
@@ -220,7 +217,7 @@ class _Batch:
             chunks = list(offsets)
             for start in range(0, len(chunks), CHUNK_READ):
                 part = {chunk: offsets[chunk] for chunk in chunks[start : start + CHUNK_READ]}
-                await _each(self._store, list(part), partial(self._write, part, writer))
+                await each(self._store, list(part), partial(self._write, part, writer))
                 if part:
                     raise BlobsMissing([recipe.blob.digest], "the store")
             with _store_at_fault():
@@ -241,39 +238,6 @@ class _Batch:
         self._monitor.count("fetched_bytes", sum(blob.size for blob in blobs))
 
 
-async def _each(store: BlobStore, blobs: Sequence[Blob], handle: Callable[[Sequence[Record]], None]) -> None:
-    """Read `blobs` and hand the records to `handle`, in groups and in a thread, while the next ones arrive."""
-    received: asyncio.Queue[Record | None] = asyncio.Queue(AHEAD)
-
-    async def receive() -> None:
-        async with _closing(store.read(blobs)) as records:
-            async for record in records:
-                await received.put(record)
-        await received.put(None)
-
-    async def work() -> None:
-        record = await received.get()
-        while record is not None:
-            group, size_bytes = [record], _plain_bytes(record)
-            while size_bytes < GROUP_BYTES and not received.empty():
-                record = received.get_nowait()
-                if record is None:
-                    break
-                group.append(record)
-                size_bytes += _plain_bytes(record)
-            await asyncio.to_thread(handle, group)
-            if record is not None:
-                record = await received.get()
-
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(receive())
-        tasks.create_task(work())
-
-
-def _plain_bytes(record: Record) -> int:
-    return record.plain_size if isinstance(record, Block) else 0
-
-
 def _verified(block: Block) -> Iterator[tuple[Blob, memoryview]]:
     with _store_at_fault():
         yield from block.contents()
@@ -288,17 +252,6 @@ def _store_at_fault() -> Iterator[None]:
         raise StoredCorrupt(error.blob, error.found, "the store") from error
     except InvalidRecord as error:
         raise IsolateError(f"The store sent a damaged block: {error}") from error
-
-
-@asynccontextmanager
-async def _closing(records: AsyncIterator[Record]) -> AsyncIterator[AsyncIterator[Record]]:
-    """Close a reading that is not read to its end, now rather than when it is collected."""
-    try:
-        yield records
-    finally:
-        close = getattr(records, "aclose", None)
-        if close is not None:
-            await close()
 
 
 @contextmanager

@@ -21,16 +21,15 @@ from pathlib import Path
 from typing import Self
 
 from isolate.cas import cache_session
+from isolate.cas.cache_checks import Checks
 from isolate.cas.cache_files import (
     BlobWriter,
     Content,
-    hash_file,
     key_of,
-    mode_of,
     translated,
 )
 from isolate.cas.cache_filling import Filling
-from isolate.cas.cache_index import Identity, Row
+from isolate.cas.cache_index import Identity
 from isolate.cas.cache_session import Pin, Session, locked
 from isolate.cas.cache_shelf import BATCH, Shelf
 from isolate.cas.digest import Blob, Namespace
@@ -41,7 +40,6 @@ from isolate.monitor import Monitor
 
 __all__ = ["BlobWriter", "CachePolicy", "Identity", "LocalCache", "Pin", "Usage"]
 
-REPLACED_AT_MOST = 3  # times that another process replaces a file while we hash it, before we take it as absent
 TOUCH_S = 60  # a file used again within a minute is not touched again: a warm run writes nothing
 
 
@@ -61,6 +59,7 @@ class LocalCache:
                 self._session = Session.start(root)
         self._shelf = Shelf(root, policy, clock, monitor, boot_id)
         self._index, self._files = self._shelf.index, self._shelf.files
+        self._checks = Checks(self._shelf, namespace.algorithm)
         self._filling = Filling(root, self._shelf, namespace.algorithm, self.temporary)
 
     @classmethod
@@ -128,7 +127,7 @@ class LocalCache:
         with translated(self.root):
             for blob, key in zip(blobs, keys, strict=True):
                 row = rows.get(key)
-                if row is None or row.size != blob.size or not self._is_intact(row):
+                if row is None or row.size != blob.size or not self._checks.is_intact(row):
                     if blob.size:
                         lacking.append(blob)
                 elif row.boot != self._index.boot or row.used_s + TOUCH_S <= now_s:
@@ -239,7 +238,7 @@ class LocalCache:
         with translated(self.root):
             if not self._index.look_up([key]):
                 return False  # dropped by somebody who has told everybody, and perhaps being written anew
-            return self._recheck(key)
+            return self._checks.recheck(key)
 
     def drop(self, digest: bytes) -> None:
         """Forget a blob, pinned or not; trees that were linked from it keep it."""
@@ -288,33 +287,6 @@ class LocalCache:
 
     def _exclude_writers(self, job: Callable[[], None]) -> None:
         self._index.write(lambda _: job())
-
-    def _is_intact(self, row: Row) -> bool:
-        """Whether a listed file is as it was verified; drops it when it is not."""
-        if self._files.status(row.key) == row.identity and (row.boot == self._index.boot or self._hashes_to(row.key)):
-            return True
-        listed = self._index.look_up([row.key]).get(row.key)
-        if listed is None:  # evicted since the row was read: no harm was done
-            return False
-        if listed != row and self._files.status(row.key) == listed.identity:  # replaced by another process
-            return True
-        return self._recheck(row.key)
-
-    def _hashes_to(self, key: bytes) -> bool:
-        found = hash_file(self._files.path(key), self._algorithm)
-        return found is not None and found[0].digest == key[1:-1]
-
-    def _recheck(self, key: bytes) -> bool:
-        digest = key[1:-1]
-        for _ in range(REPLACED_AT_MOST):
-            seen = self._files.status(key)
-            found = hash_file(self._files.path(key), self._algorithm, mode=mode_of(key))
-            if found is not None and found[0].digest == digest:
-                self._shelf.refresh(key, found[1])
-                return True
-            if self._shelf.remove_poisoned(key, seen, self._algorithm, digest):
-                return False
-        return False
 
     def _make_executable(self, blobs: Sequence[Blob]) -> None:
         try:
