@@ -22,6 +22,7 @@ from swarming.bot.verdict import Why
 from swarming.bot.waiting import pause, unless
 
 MISHAP_S = 10.0  # after something that should not happen, so that it does not happen a hundred times a second
+LAPSE_S = 20.0  # without a word of its bot an offer lapses after 15 s, and polling again would get the same one
 LAST_WORD_S = 5.0  # how long a bot that ends tries to say so
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class Description(Protocol):
     async def hello(self, greeting: Greeting | None, sleep_streak: int) -> Hello: ...
 
     async def last(self, greeting: Greeting | None) -> Hello: ...
+
+    async def unfit(self) -> str: ...
 
     def quarantine(self, reason: str) -> None: ...
 
@@ -188,7 +191,7 @@ class Bot:
         for kind, message in wishes.events:
             await self._event(kind, message)
         if wishes.reboot is not None:
-            await self._reboot(wishes.reboot)
+            await self._reboot("A hook", wishes.reboot)
         if wishes.restart is not None:
             log.info("Restarting: %s", wishes.restart)
             return Ending.RESTART
@@ -224,13 +227,18 @@ class Bot:
                 log.info("Restarting: %s", message)
                 return Ending.RESTART
             case protocol.Reboot(message):
-                await self._reboot(message)
+                await self._reboot("The server", message)
             case protocol.Update(version):
                 return await self._update(version)
         return None
 
     async def _run(self, manifest: Manifest) -> None:
         self._sleep_streak = 0
+        if reason := await self._me.unfit():  # since the poll, which may have waited long for this task
+            log.warning("Task %s is left to another bot: %s", manifest.task_id, reason)
+            await self._event("bot_error", f"Task {manifest.task_id} is left to another bot: {reason}")
+            await pause(self._clock, LAPSE_S, self._ending)
+            return
         log.info("Task %s started", manifest.task_id)
         self._work = self._hands.work(manifest)
         try:
@@ -257,8 +265,8 @@ class Bot:
         await self._event("bot_log", f"About to restart: Updating to {version}")
         return Ending.RESTART
 
-    async def _reboot(self, message: str) -> None:
-        log.error("The server asks for a reboot of this machine: %s", message)
+    async def _reboot(self, who: str, message: str) -> None:
+        log.error("%s asks for a reboot of this machine: %s", who, message)
         await self._event("bot_rebooting", message)
         if await self._hands.reboot():
             await pause(self._clock, MISHAP_S, self._ending)  # it is about to end

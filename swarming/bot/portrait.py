@@ -51,6 +51,10 @@ class Portrait:
         """Take no task until this process ends."""
         self._faults[reason] = None
 
+    async def unfit(self) -> str:
+        """Return what keeps this machine from a task now, "" when nothing does."""
+        return "; ".join(await asyncio.to_thread(self._doctor))[:MAX_REASON_CHARS]
+
     async def hello(self, greeting: Greeting | None, sleep_streak: int) -> Hello:
         """Return the description of this moment; what the server imposed wins."""
         version, imposed = ("", {}) if greeting is None else (greeting.server_version, greeting.dimensions)

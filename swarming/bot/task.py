@@ -81,7 +81,7 @@ class TaskRun:
         """Run the task; what goes wrong on our side fails it, so that the server never waits for it."""
         try:
             runner_end = await self._execute()
-            return conclude(self._finished, runner_end, self._why)
+            return conclude(self._finished, runner_end, self._why, self._spool.complaint)
         except Exception as error:
             cause = first_cause(error)
             if isinstance(cause, IsolateError):
@@ -204,6 +204,10 @@ class TaskRun:
         if self._spool.dropped_bytes:
             task_id, spool = self._manifest.task_id, self._spool
             log.warning("The last %d bytes of the output of %s were not kept", spool.dropped_bytes, task_id)
+        if complaint := self._spool.complaint:
+            complaint = f"Output of {self._manifest.task_id}: {complaint}"
+            log.error("%s", complaint)
+            self._place.script.wishes.events.append(("bot_error", complaint))
         cost = {"cost_usd": self._cost_usd}
         match verdict:
             case Dropped():

@@ -96,13 +96,21 @@ class Complete:
     io_timeout: bool
 
 
-def conclude(finished: Finished | None, runner_end: str, why: Why | None) -> Dropped | Failed | Complete:
-    """Return what the end of a task means; `finished` is None when the runner ended without an answer."""
+def conclude(
+    finished: Finished | None, runner_end: str, why: Why | None, lost: str = ""
+) -> Dropped | Failed | Complete:
+    """Return what the end of a task means; `finished` is None when the runner ended without an answer.
+
+    `lost` says what is lacking of its output. A success without all it printed is none: whoever reads what is there
+    would take it for everything. What failed by itself keeps its exit code.
+    """
     if why is Why.LEASE_LOST:
         return Dropped()
     if finished is not None and finished.failure:
         return Failed(finished.failure)
     counts = why in {None, Why.KILLED, Why.IO_TIMEOUT}  # otherwise how it ended says nothing about the task
+    if finished is not None and finished.exit_code == 0 and why is None and lost:
+        return Failed(f"Execution failed: {lost}")
     if finished is not None and finished.exit_code is not None and (counts or not finished.stopped):
         return Complete(finished, io_timeout=why is Why.IO_TIMEOUT and finished.stopped)
     if why is None:

@@ -15,6 +15,7 @@ from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
 from run_isolated.spec import NamedCache, RunSpec
 from swarming.bot import health
 from swarming.bot.confinement import Confinement, strictest
+from swarming.bot.hooks import Wishes
 from swarming.bot.launch import RUNNER_COMMAND, Launch
 from swarming.bot.protocol import Manifest
 from swarming.bot.settings import Settings
@@ -28,6 +29,9 @@ class TaskScript(Protocol):
 
     @property
     def settings(self) -> Settings: ...
+
+    @property
+    def wishes(self) -> Wishes: ...
 
     @property
     def cost_usd_hour(self) -> float | None: ...

@@ -8,7 +8,7 @@ import pytest
 
 from isolate.errors import InternalFailure, LeaseLost, Refused, Unavailable
 from swarming.bot import protocol
-from swarming.bot.main import Bot, Ending
+from swarming.bot.main import LAPSE_S, Bot, Ending
 from swarming.bot.protocol import Greeting, Hello, Manifest
 from swarming.bot.verdict import Why
 from tests.clock import ManualClock
@@ -23,6 +23,10 @@ class Me:
 
     def __init__(self) -> None:
         self.faults: list[str] = []
+        self.illness = ""
+
+    async def unfit(self) -> str:
+        return self.illness
 
     async def hello(self, greeting: Greeting | None, sleep_streak: int) -> Hello:
         known = greeting or Greeting("", {}, None)
@@ -160,6 +164,15 @@ async def test_a_task_is_run_and_ends_the_streak() -> None:
     await scene.live()
     assert scene.hands.works == [RUN.manifest]
     assert [hello.state["sleep_streak"] for hello in scene.api.hellos[1:4]] == [0, 1, 0]
+
+
+async def test_a_machine_that_fell_ill_since_the_poll_leaves_the_offer_to_others() -> None:
+    scene = Scene(RUN)
+    scene.me.illness = "Not enough free disk space"
+    assert await scene.live() is Ending.STOPPED
+    assert (scene.hands.works, scene.api.updates) == ([], [])
+    assert scene.api.events[0] == ("bot_error", "Task 5cee488008811 is left to another bot: Not enough free disk space")
+    assert scene.clock.monotonic() >= LAPSE_S
 
 
 async def test_a_signal_lets_the_task_finish_and_then_ends_the_bot() -> None:

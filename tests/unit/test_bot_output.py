@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 from pathlib import Path
 
@@ -61,6 +62,42 @@ def test_beyond_the_limit_is_counted_not_kept(tmp_path: Path, limit_bytes: int, 
     spool = filled(Spool(tmp_path / "stdout", limit_bytes), b"0123456789")
     assert (tmp_path / "stdout").read_bytes() == b"0123456789"[:limit_bytes]
     assert spool.dropped_bytes == dropped_bytes
+
+
+class FullDisk:
+    """Takes so many bytes, then refuses one write, then has space again."""
+
+    def __init__(self, free_bytes: int) -> None:
+        self.free_bytes, self.refusals = free_bytes, 0
+
+    def write(self, file: int, data: bytes) -> int:
+        if self.free_bytes or self.refusals:
+            data = data if self.refusals else data[: self.free_bytes]
+            written = os.write(file, data)
+            self.free_bytes = max(0, self.free_bytes - written)
+            return written
+        self.refusals += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 4, 10])
+def test_a_full_disk_ends_the_output_with_a_word_and_leaves_no_gap(tmp_path: Path, kept_bytes: int) -> None:
+    data, disk = b"0123456789" + os.urandom(3 * 64 << 10), FullDisk(kept_bytes)
+    spool = filled(Spool(tmp_path / "stdout", write=disk.write), data)
+    assert (disk.refusals, (tmp_path / "stdout").read_bytes()) == (1, data[:kept_bytes])
+    assert spool.lost_bytes == len(data) - kept_bytes
+    assert sent(spool) == data[:kept_bytes] + f"\n[{spool.complaint}]\n".encode()
+    assert spool.complaint == f"the bot's disk was full: {spool.lost_bytes} bytes of output after this were not kept"
+
+
+def sent(spool: Spool) -> bytes:
+    found = b""
+    while chunk := spool.chunk():
+        found += chunk
+        spool.sent(chunk[: len(chunk) // 2] or chunk)  # the rest comes again, as after a lost reply
+        found = found[: spool.sent_bytes]
+    assert spool.pending_bytes == 0
+    return found
 
 
 def test_a_stray_writer_does_not_hold_the_end_up(tmp_path: Path) -> None:

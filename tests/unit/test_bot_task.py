@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -241,6 +242,24 @@ async def test_a_runner_that_crashes_fails_the_task_and_keeps_its_output(scene: 
     await scene.outcome()
     assert scene.api.failures == ["5cee488008811: Execution failed: internal error (the runner ended with signal 9)"]
     assert scene.output == b"last words"
+
+
+async def test_output_that_the_disk_did_not_take_fails_a_success_and_is_said(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene.task._spool, "_write", refused)
+    await scene.begin()
+    scene.runner.prints(b"lost")
+    scene.runner.finish()
+    await scene.outcome()
+    said = "the bot's disk was full: 4 bytes of output after this were not kept"
+    assert scene.output == f"\n[{said}]\n".encode()
+    assert scene.api.failures == [f"5cee488008811: Execution failed: {said}"]
+    assert scene.script.wishes.events == [("bot_error", f"Output of 5cee488008811: {said}")]
+
+
+def refused(file: int, data: bytes) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 async def test_a_task_that_cannot_be_prepared_fails(directory: WorkDirectory) -> None:

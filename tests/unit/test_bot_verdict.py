@@ -101,3 +101,9 @@ def test_overhead_is_all_but_the_command() -> None:
 
 def test_clocks_never_make_an_overhead_negative() -> None:
     assert final_fields(Complete(DONE, io_timeout=False), 1.0, 0.0)["bot_overhead"] == 0
+
+
+def test_a_success_that_lost_output_is_none_and_a_failure_stays_one() -> None:
+    assert conclude(Finished(exit_code=0), "", None, "lost") == Failed("Execution failed: lost")
+    failed = Finished(exit_code=1)
+    assert conclude(failed, "", None, "lost") == Complete(failed, io_timeout=False)
