@@ -8,14 +8,11 @@ from __future__ import annotations
 from aiohttp import web
 
 from isolate.clock import Clock
-from isolate.errors import InvalidInput
 from server.api_routes import Handler
 from server.middleware import reply
-from swarming import wire, wire_in, wire_out, wire_query
+from swarming import wire, wire_out, wire_query
 from swarming.overview import Aggregate
 from swarming.scheduler import Scheduler
-
-CANCELED_AT_ONCE = 100  # tasks of one call; a client follows the cursor
 
 
 class OverviewApi:
@@ -35,16 +32,9 @@ class OverviewApi:
         }
 
     async def cancel(self, request: web.Request) -> web.Response:
-        asked = wire.decode(await request.read(), wire_in.TasksCancelRequest)
-        tags = tuple(asked.tags or ())
-        if not tags:
-            raise InvalidInput("You must specify tags when cancelling multiple tasks.")
-        wire_query.check_tags(tags)
-        limit = CANCELED_AT_ONCE if asked.limit is None else asked.limit
-        if not 1 <= limit <= wire.MAX_LIMIT:
-            raise InvalidInput(f"Invalid value {limit} of limit: expected 1 to {wire.MAX_LIMIT}")
+        asked = wire_query.tasks_cancel_request(await request.read(), list(request.query.items()))
         page = await self._scheduler.cancel_tagged(
-            tags, asked.cursor or None, limit, kill_running=bool(asked.kill_running)
+            tuple(asked.tags or ()), asked.cursor, asked.limit or 1, kill_running=bool(asked.kill_running)
         )
         body = {"cursor": page.cursor, "matched": wire.str64(len(page.items)), "now": wire.ts(self._clock.now())}
         return reply(wire.compact(body))

@@ -20,7 +20,7 @@ from server.middleware import IDENTITY, own_servers, reply, server_url
 from server.overview_v1 import OverviewApi
 from server.performance import performance_stats
 from server.settings import Settings
-from swarming import wire, wire_in, wire_new, wire_out, wire_query
+from swarming import wire, wire_new, wire_out, wire_query
 from swarming.scheduler import Scheduler, TaskView
 from swarming.states import State
 
@@ -93,8 +93,8 @@ class ClientApi:
         return reply(wire.compact({"output": text, "state": state.name, "next_offset": next_offset}))
 
     async def cancel(self, request: web.Request) -> web.Response:
-        asked = wire.decode(await request.read(), wire_in.CancelRequest)
-        done = await self._scheduler.cancel(request.match_info["task_id"], bool(asked.kill_running))
+        kill_running = wire_query.cancel_request(await request.read(), _query(request))
+        done = await self._scheduler.cancel(request.match_info["task_id"], kill_running)
         return reply({"ok": done.ok, "was_running": done.was_running})
 
     async def tasks(self, request: web.Request) -> web.Response:

@@ -122,7 +122,7 @@ class TaskUpdate(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_final(self) -> bool:
         """Whether the task is over."""
-        return self.exit_code is not None or self.canceled
+        return self.exit_code is not None or self.canceled or self.hard_timeout or self.io_timeout
 
 
 @dataclass(frozen=True, slots=True)

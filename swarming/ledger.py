@@ -116,6 +116,22 @@ class Ledger:
                 continue
             return Canceled(ok=True, was_running=running)
 
+    async def kill_run(self, run_id: str, *, kill_running: bool) -> Canceled | None:
+        """Stop a run for all who share it, and not only for whom it was made; None when it does not run."""
+        lease, now = self.leases.of_run(run_id), self.clock.now()
+        if lease is None or lease.attempt.state is not State.RUNNING:
+            return None
+        if not kill_running:
+            return Canceled(ok=False, was_running=True)
+
+        def decide(execution: Execution) -> Execution | None:
+            attempt = execution.attempt
+            runs = attempt is not None and attempt.run_id == run_id and execution.state is State.RUNNING
+            return decisions.killing(execution, now) if runs else None
+
+        stopped = await self.change(lease.execution, decide)
+        return Canceled(ok=True, was_running=True) if stopped.killing else None
+
     async def cancel_children(self, run_ids: Collection[str]) -> None:
         """Cancel and kill the live tasks whose parent run is over."""
         if not run_ids:

@@ -16,7 +16,7 @@ from swarming.memory_bots import MemoryBots, page_of
 from swarming.model import Execution, Task
 from swarming.paging import Page, Sort, TaskQuery
 from swarming.states import LIVE, State
-from swarming.store import Change, How, Offer, Record, RunRecord, Submission, Submitted
+from swarming.store import Change, How, Offer, Record, RunRecord, Submission, Submitted, stored_bytes
 
 SORTED_BY: dict[Sort, Callable[[Task], float | None]] = {
     Sort.CREATED: lambda task: task.created_at,
@@ -162,12 +162,11 @@ class MemoryTaskStore(MemoryBots):
     async def search(self, query: TaskQuery, cursor: str | None, limit: int) -> Page[Record]:
         key = SORTED_BY[query.sort]
         found = [
-            ((time, _age(task)), task)
+            ((time, _age(task)), self._record(task))
             for task in self._tasks.values()
             if (time := key(task)) is not None and _matches(task, query)
         ]
-        page = page_of(found, query.sort.value, cursor, limit)
-        return Page(tuple(self._record(task) for task in page.items), page.cursor)
+        return page_of(found, query.sort.value, cursor, limit, stored_bytes)
 
     async def count(self, query: TaskQuery) -> int:
         key = SORTED_BY[query.sort]
@@ -184,7 +183,7 @@ class MemoryTaskStore(MemoryBots):
                 if attempt.bot_id == bot_id:
                     task = (await self.record_of_run(one.execution_id)).task
                     found.append(((one.created_at, _number(one.execution_id)), RunRecord(task, one, attempt)))
-        return page_of(found, "run", cursor, limit)
+        return page_of(found, "run", cursor, limit, stored_bytes)
 
     async def forget_tasks(self, before: float, limit: int) -> int:
         old = sorted((t for t in self._tasks.values() if t.created_at < before and t.state not in LIVE), key=_age)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from isolate.errors import NotFound
 from swarming.bots import BotEvent, BotInfo
-from swarming.paging import MAX_PAGE, Page, T, decode_cursor, encode_cursor
+from swarming.paging import MAX_PAGE, Page, T, decode_cursor, encode_cursor, fitting
 
 
 class MemoryBots:
@@ -49,10 +49,17 @@ class MemoryBots:
         return page_of(found, "event", cursor, limit)
 
 
-def page_of(found: list[tuple[tuple[float, int], T]], kind: str, cursor: str | None, limit: int) -> Page[T]:
-    """Return the items after `cursor`, highest key first."""
+def page_of(
+    found: list[tuple[tuple[float, int], T]],
+    kind: str,
+    cursor: str | None,
+    limit: int,
+    size_of: Callable[[T], int] = lambda _: 0,
+) -> Page[T]:
+    """Return the items after `cursor`, highest key first, as many as fit."""
     place = decode_cursor(kind, cursor)
     limit = max(1, min(limit, MAX_PAGE))
     items = sorted((one for one in found if one[0] < place), key=lambda one: one[0], reverse=True)
-    more = encode_cursor(kind, *items[limit - 1][0]) if len(items) > limit else None
-    return Page(tuple(item for _, item in items[:limit]), more)
+    page = fitting(items[:limit], lambda one: size_of(one[1]))
+    more = encode_cursor(kind, *page[-1][0]) if len(items) > len(page) else None
+    return Page(tuple(item for _, item in page), more)

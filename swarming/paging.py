@@ -6,6 +6,7 @@ Knows no store. A cursor is opaque to clients and says for which listing it was 
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
@@ -15,7 +16,8 @@ from isolate.errors import InvalidInput
 from swarming.states import State
 
 T = TypeVar("T")
-MAX_PAGE = 1000  # items of one answer: 1 KiB each, so that no reply passes a few MiB
+MAX_PAGE = 1000  # items of one answer
+MAX_PAGE_BYTES = 8 << 20  # of their stored form: 1000 usual ones have 3 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,18 @@ class Page(Generic[T]):
 
     items: tuple[T, ...]
     cursor: str | None
+
+
+def fitting(items: Iterable[T], size_of: Callable[[T], int]) -> list[T]:
+    """Return the first of `items` that fit in one answer together, but at least one; takes no more than those."""
+    found: list[T] = []
+    left = MAX_PAGE_BYTES
+    for item in items:
+        left -= size_of(item)
+        if found and left < 0:
+            break
+        found.append(item)
+    return found
 
 
 class Sort(Enum):

@@ -123,11 +123,16 @@ class Scheduler:
         return await self.submit(terminate_request(bot_id, user, authenticated))
 
     async def cancel(self, task_id: str, kill_running: bool) -> Canceled:
-        """Cancel a task that waits; kill one that runs if `kill_running`. Takes run ids too; may be repeated.
+        """Cancel a task that waits; kill one that runs if `kill_running`; may be repeated.
 
         A killed task stays RUNNING until its bot has stopped it, unless other tasks share the run: then it goes on
-        for them, and this task is KILLED at once.
+        for them, and this task is KILLED at once. The id of a run that is going on stops it for all who share it; any
+        other run id means its task.
         """
+        if ids.unpack(task_id)[1]:
+            stopped = await self._ledger.kill_run(task_id, kill_running=kill_running)
+            if stopped is not None:
+                return stopped
         return await self._ledger.cancel(ids.task_id(task_id), kill_running=kill_running)
 
     async def view(self, task_id: str) -> TaskView:

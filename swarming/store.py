@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 
 from swarming.bots import BotEvent, BotInfo
 from swarming.model import Attempt, Execution, Task
 from swarming.paging import Page, TaskQuery
+
+CHILD_BYTES = 32  # an id of a child with what is around it
 
 
 class How(Enum):
@@ -84,6 +87,13 @@ class RunRecord:
     task: Task
     execution: Execution
     attempt: Attempt
+
+
+def stored_bytes(record: Record | RunRecord) -> int:
+    """Return what a record takes of a page."""
+    execution = b"" if record.execution is None else msgspec.json.encode(record.execution)
+    children = len(record.children) if isinstance(record, Record) else 0
+    return len(msgspec.json.encode(record.task.request)) + len(execution) + CHILD_BYTES * children
 
 
 class TaskStore(Protocol):
@@ -191,7 +201,8 @@ class TaskHistory(Protocol):
 
         Tasks without the time sorted by (never completed, say) are left out. Cursors are opaque and stay valid while
         tasks are added; raises InvalidInput for one that this method did not make for the same sort. A page may have
-        fewer than `limit` items, or none, and a cursor all the same: so much was looked at without finding more.
+        fewer than `limit` items, or none, and a cursor all the same: so much was looked at without finding more, or
+        they would be too large for one answer (`paging.fitting` by `stored_bytes`).
         """
         ...
 

@@ -16,7 +16,7 @@ import msgspec
 
 from isolate.cas.digest import DEFAULT_NAMESPACE
 from isolate.errors import InvalidInput
-from swarming import bots, model, wire, wire_in, wire_rules
+from swarming import bots, model, wire, wire_files, wire_in, wire_rules
 from swarming.wire_new import files_ref
 
 GROUP_VERSION = "default"  # of the configuration of a group for which nobody wrote one
@@ -159,7 +159,7 @@ def update(said: UpdateMessage, own_servers: Collection[str]) -> bots.TaskUpdate
     if said.bot_overhead is not None and said.duration is None:
         raise InvalidInput("bot_overhead is expected with duration only")
     if said.outputs_ref is not None:
-        wire_rules.check_files_ref(said.outputs_ref)
+        wire_files.check_files_ref(said.outputs_ref)
     stats = {"bot_overhead": said.bot_overhead, "isolated_stats": said.isolated_stats, "cipd_stats": said.cipd_stats}
     return bots.TaskUpdate(
         output=_output(said.output),

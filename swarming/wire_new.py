@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from isolate.errors import InvalidInput, InvalidTask
-from swarming import model, wire, wire_in, wire_rules
+from swarming import model, wire, wire_files, wire_in, wire_rules
 
 TEMPLATES = ("AUTO", "CANARY_PREFER", "CANARY_NEVER", "SKIP")
 
@@ -81,7 +81,7 @@ def files_ref(sent: wire_in.FilesRef | None, own_servers: Collection[str]) -> mo
     if sent is None or not (sent.isolated or sent.isolatedserver or sent.namespace):
         return None
     server = (sent.isolatedserver or "").rstrip("/")
-    return model.FilesRef(sent.isolated or None, "" if server in own_servers else server, wire_rules.namespace_of(sent))
+    return model.FilesRef(sent.isolated or None, "" if server in own_servers else server, wire_files.namespace_of(sent))
 
 
 def _dimensions(sent: wire_in.Properties) -> model.Pairs:

@@ -1,4 +1,7 @@
-"""Query strings of the listings: from the parameters of the REST API to the queries of the scheduler."""
+"""Query strings: from the parameters of the REST API to the queries of the scheduler.
+
+Knows no route. A POST endpoint may have its parameters in the body or in the query; the body wins.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from isolate.errors import InvalidInput
-from swarming import wire
+from swarming import wire, wire_in
 from swarming.bots import BotQuery
 from swarming.paging import Sort, TaskQuery
 from swarming.states import State
 
 MAX_STDOUT_BYTES = 16_000 * 1024
 MAX_STATES = 1_000  # ids of one get_states: more do not fit in a request line
+CANCELED_AT_ONCE = 100  # tasks of one call; a client follows the cursor
 _FAR = 2**62
 
 _SORTS = {
@@ -82,6 +86,28 @@ def stdout_range(query: wire.Query) -> tuple[int, int]:
     offset = wire.integer(query, "offset", 0, 0, _FAR)
     length = wire.integer(query, "length", 0, 0, _FAR)
     return offset, min(length or MAX_STDOUT_BYTES, MAX_STDOUT_BYTES)
+
+
+def cancel_request(body: bytes, query: wire.Query) -> bool:
+    """Return whether one that runs is to be killed, which the body or the query says; raises InvalidInput."""
+    asked = wire.decode(body, wire_in.CancelRequest)
+    return wire.boolean(query, "kill_running") if asked.kill_running is None else asked.kill_running
+
+
+def tasks_cancel_request(body: bytes, query: wire.Query) -> wire_in.TasksCancelRequest:
+    """Return which tasks are to be cancelled; what the body does not say, the query may. Raises InvalidInput."""
+    asked = wire.decode(body, wire_in.TasksCancelRequest)
+    tags = asked.tags or wire.every(query, "tags")
+    if not tags:
+        raise InvalidInput("You must specify tags when cancelling multiple tasks.")
+    check_tags(tags)
+    limit = asked.limit
+    if limit is None:
+        limit = wire.integer(query, "limit", CANCELED_AT_ONCE, 1, wire.MAX_LIMIT)
+    if not 1 <= limit <= wire.MAX_LIMIT:
+        raise InvalidInput(f"Invalid value {limit} of limit: expected 1 to {wire.MAX_LIMIT}")
+    kill_running = wire.boolean(query, "kill_running") if asked.kill_running is None else asked.kill_running
+    return wire_in.TasksCancelRequest(asked.cursor or cursor(query), kill_running, limit, tags)
 
 
 def cursor(query: wire.Query) -> str | None:

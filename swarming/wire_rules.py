@@ -11,12 +11,11 @@ import binascii
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from urllib.parse import urlsplit
 
-from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
-from isolate.errors import InvalidDigest, InvalidNamespace, InvalidPath, InvalidTask
+from isolate.errors import InvalidPath, InvalidTask
 from isolate.paths import RelPath
-from swarming.wire_in import FilesRef, NewTaskRequest, Pair, Properties, Slice
+from swarming.wire_files import check_files_ref
+from swarming.wire_in import NewTaskRequest, Pair, Properties, Slice
 
 DEFAULT_POOL = "default"  # of requests and bots that name none
 MIN_TIME_S = 1  # 30 on a production server of 2020; its own smoke tests need 1
@@ -25,16 +24,18 @@ MAX_TIMEOUT_S = 3 * 86_400 + 10
 MAX_GRACE_S = 3_600
 PING_TOLERANCE_S = (30, 1_200)
 MAX_SLICES = 8
+MAX_NAME_CHARS, MAX_USER_CHARS, MAX_REALM_CHARS = 1_024, 256, 512
 MAX_DIMENSION_KEYS, MAX_DIMENSION_VALUES = 32, 16
 MAX_KEY_CHARS, MAX_VALUE_CHARS = 64, 256
 MAX_COMBINATIONS = 8  # an OR dimension is looked up once per alternative
-MAX_ARGUMENTS = 128
+MAX_ARGUMENTS, MAX_ARGUMENTS_CHARS = 128, 1_048_576  # of all together
+MAX_PREFIX_PATHS = 64
 MAX_ENV, MAX_ENV_VALUE_CHARS = 64, 1_024
 MAX_CACHES, MAX_CACHE_NAME_CHARS, MAX_CACHE_PATH_CHARS = 32, 128, 256
 MAX_OUTPUTS, MAX_OUTPUT_CHARS = 4_096, 512
 MAX_SECRET_BYTES = 20 * 1024
 MAX_TAGS, MAX_TAG_CHARS = 256, MAX_KEY_CHARS + 1 + MAX_VALUE_CHARS
-MAX_SERVER_CHARS, MAX_USERDATA_CHARS = 1_024, 1_024
+MAX_USERDATA_CHARS = 1_024
 
 _DIMENSION_KEY = re.compile(r"[a-zA-Z\-_.][0-9a-zA-Z\-_.]*")
 _ENV_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -81,6 +82,9 @@ def _slices(new: NewTaskRequest) -> Sequence[Slice]:
 
 def _check_notes(new: NewTaskRequest) -> None:
     """Judge what travels with a task and does not change what is run."""
+    texts = (("name", new.name, MAX_NAME_CHARS), ("user", new.user, MAX_USER_CHARS))
+    for what, text, most in (*texts, ("realm", new.realm, MAX_REALM_CHARS)):
+        _require(len(text or "") <= most, f"{what} is longer than {most} characters")
     tags = new.tags or []
     _require(len(tags) <= MAX_TAGS, f"Can have up to {MAX_TAGS} tags")
     for tag in tags:
@@ -186,38 +190,6 @@ def secret_bytes(properties: Properties) -> bytes | None:
     return secret
 
 
-def namespace_of(ref: FilesRef) -> str:
-    """Return the namespace of a reference: as given, else by the length of its hash, else the default."""
-    if ref.namespace:
-        return ref.namespace
-    return Namespace.of_hash(ref.isolated).name if ref.isolated else DEFAULT_NAMESPACE
-
-
-def check_files_ref(ref: FilesRef) -> None:
-    """Judge a reference to a tree."""
-    try:
-        namespace = Namespace.parse(namespace_of(ref))
-        if ref.isolated:
-            namespace.algorithm.parse_hex(ref.isolated)
-    except (InvalidDigest, InvalidNamespace) as error:
-        raise InvalidTask(f"Invalid inputs_ref: {error}") from error
-    if ref.isolatedserver:
-        _check_server(ref.isolatedserver)
-
-
-def _check_server(url: str) -> None:
-    _require(len(url) <= MAX_SERVER_CHARS, "isolatedserver is too long")
-    try:
-        parts = urlsplit(url)
-        local = parts.hostname in {"localhost", "127.0.0.1", "::1"} and parts.port != 0
-    except ValueError:
-        raise InvalidTask(f"isolatedserver {url!r} is not a URL") from None
-    secure = parts.scheme == "https" and bool(parts.hostname)
-    _require(
-        secure or (parts.scheme == "http" and local), f"isolatedserver {url!r} must be https, or http on localhost"
-    )
-
-
 def _check_command(properties: Properties) -> None:
     command, extra = properties.command or [], properties.extra_args or []
     has_inputs = properties.inputs_ref is not None and bool(properties.inputs_ref.isolated)
@@ -226,7 +198,10 @@ def _check_command(properties: Properties) -> None:
     _require(not extra or has_inputs, "extra_args require inputs_ref")
     _require(len(command) <= MAX_ARGUMENTS, f"command can have up to {MAX_ARGUMENTS} arguments")
     _require(len(extra) <= MAX_ARGUMENTS, f"extra_args can have up to {MAX_ARGUMENTS} arguments")
-    _require(not any("\0" in argument for argument in [*command, *extra]), "command has a NUL character")
+    what, arguments = ("command", command) if command else ("extra_args", extra)
+    fits = sum(map(len, arguments)) <= MAX_ARGUMENTS_CHARS
+    _require(fits, f"{what} is longer than {MAX_ARGUMENTS_CHARS} characters")
+    _require(not any("\0" in argument for argument in arguments), "command has a NUL character")
     if properties.relative_cwd:
         _relative("relative_cwd", properties.relative_cwd, MAX_OUTPUT_CHARS)
     if properties.inputs_ref is not None:
@@ -247,6 +222,8 @@ def _check_environment(properties: Properties) -> None:
     for prefix in prefixes:
         _env_key("env_prefixes", prefix.key)
         _require(bool(prefix.value), f"env_prefixes of {prefix.key!r} has no path")
+        fits = len(prefix.value or []) <= MAX_PREFIX_PATHS
+        _require(fits, f"env_prefixes of {prefix.key!r} can have up to {MAX_PREFIX_PATHS} paths")
         for path in prefix.value or []:
             _require("\\" not in path, f"env_prefixes path {path!r} must use '/'")
             _relative("env_prefixes", path, MAX_ENV_VALUE_CHARS)

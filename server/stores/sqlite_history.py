@@ -12,8 +12,8 @@ from server.stores.task_rows import SQL, find_repeated, get_execution, get_task,
 from server.stores.writer import Database
 from swarming import ids
 from swarming.model import Execution, Task
-from swarming.paging import MAX_PAGE, Page, Sort, TaskQuery, decode_cursor, encode_cursor
-from swarming.store import Record, RunRecord, Submitted
+from swarming.paging import MAX_PAGE, Page, Sort, TaskQuery, decode_cursor, encode_cursor, fitting
+from swarming.store import Record, RunRecord, Submitted, stored_bytes
 
 _LAST = 2**63 - 1  # no id is higher
 SCANNED = 10_000  # rows one page looks at: ~20 ms, whatever the filters leave of them
@@ -80,9 +80,9 @@ class SqliteHistory:
             else:
                 last = None
             found = db.execute(SQL[name], wish).fetchall()
-            records = [_record(db, get_task(db, key)) for _, key in found[:limit]]
-            if len(found) > limit:
-                last = found[limit - 1]
+            records = fitting((_record(db, get_task(db, key)) for _, key in found[:limit]), stored_bytes)
+            if len(found) > len(records):
+                last = found[len(records) - 1]
             return Page(tuple(records), None if last is None else encode_cursor(kind, *last))
 
         return await self._database.read(read)
@@ -104,12 +104,9 @@ class SqliteHistory:
 
         def read(db: sqlite3.Connection) -> Page[RunRecord]:
             found = db.execute(SQL["runs_of"], (bot_id, *place, limit + 1)).fetchall()
-            records = []
-            for _, key in found[:limit]:
-                execution = get_execution(db, key)
-                attempt = next(one for one in execution.attempts if one.bot_id == bot_id)
-                records.append(RunRecord(_sharer(db, key), execution, attempt))
-            return Page(tuple(records), encode_cursor("run", *found[limit - 1]) if len(found) > limit else None)
+            records = fitting((_run(db, bot_id, key) for _, key in found[:limit]), stored_bytes)
+            more = len(found) > len(records)
+            return Page(tuple(records), encode_cursor("run", *found[len(records) - 1]) if more else None)
 
         return await self._database.read(read)
 
@@ -155,6 +152,12 @@ def _record(db: sqlite3.Connection, task: Task) -> Record:
         return Record(task, None)
     execution = get_execution(db, ids.unpack(task.execution_id)[0])
     return Record(task, execution, _children(db, execution))
+
+
+def _run(db: sqlite3.Connection, bot_id: str, execution_key: int) -> RunRecord:
+    execution = get_execution(db, execution_key)
+    attempt = next(one for one in execution.attempts if one.bot_id == bot_id)
+    return RunRecord(_sharer(db, execution_key), execution, attempt)
 
 
 def _children(db: sqlite3.Connection, execution: Execution) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from isolate.errors import InvalidInput, NotFound, Stale
 from swarming import decisions, ids, matching, sharing
 from swarming.bots import BotEvent, BotInfo, TaskUpdate
 from swarming.model import Execution, FilesRef
-from swarming.paging import Sort, TaskQuery
+from swarming.paging import MAX_PAGE_BYTES, Sort, TaskQuery
 from swarming.states import State
 from swarming.store import Change, How, Store
 from tests.contract.task_backends import BACKENDS, Opened
@@ -504,6 +504,18 @@ async def test_search_goes_on_where_it_stopped(store: Store, limit: int) -> None
     assert await searched(store, limit) == list("9876543210")
     assert await searched(store, limit, tags=("all:1",)) == list("9876543210")
     assert await searched(store, limit, states=frozenset({State.PENDING})) == list("9876543")
+
+
+async def test_a_page_ends_early_where_its_tasks_are_large(store: Store) -> None:
+    for serial in range(5):  # an execution has the name too
+        await store.submit(submission(serial, request("n" * (MAX_PAGE_BYTES // 5)), NOW + serial))
+    sizes, found, cursor = [], [], None
+    while not sizes or cursor is not None:
+        page = await store.search(TaskQuery(), cursor, 1000)
+        sizes.append(len(page.items))
+        found += [record.task.created_at for record in page.items]
+        cursor = page.cursor
+    assert (sizes, found) == ([2, 2, 1], [NOW + serial for serial in (4, 3, 2, 1, 0)])
 
 
 async def test_search_sorts_by_other_times(store: Store) -> None:

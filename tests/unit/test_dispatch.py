@@ -330,6 +330,8 @@ async def test_output_of_a_task_that_did_not_run_is_empty() -> None:
         (TaskUpdate(exit_code=5, duration_s=1.0), State.COMPLETED, 5, True),
         (TaskUpdate(exit_code=-9, duration_s=1.0, hard_timeout=True), State.TIMED_OUT, -9, True),
         (TaskUpdate(exit_code=0, duration_s=1.0, io_timeout=True), State.TIMED_OUT, 0, True),
+        (TaskUpdate(hard_timeout=True), State.TIMED_OUT, -1, True),
+        (TaskUpdate(io_timeout=True), State.TIMED_OUT, -1, True),
         (TaskUpdate(canceled=True, exit_code=-1), State.CANCELED, None, False),
     ],
 )

@@ -46,6 +46,21 @@ async def test_running_tasks_are_cancelled_only_when_asked_for(site: Site) -> No
     assert (await site.get(f"task/{task_id}/result"))["state"] == "RUNNING"
 
 
+async def test_what_is_to_be_cancelled_may_stand_in_the_query(site: Site) -> None:
+    await site.bot("handshake", hello())
+    waits, task_id = await new(site, "build:8", os="any"), await new(site, "build:7")
+    _, command = await site.bot("poll", hello())
+    run_id = command["manifest"]["task_id"]
+    await site.bot("task_update", {"id": "bot1", "task_id": run_id, "cost_usd": 0.0})
+    assert (await site.post("tasks/cancel?tags=build:8&tags=os:any&limit=1"))["matched"] == "1"
+    assert (await site.get(f"tasks/get_states?task_id={waits}&task_id={task_id}"))["states"] == ["CANCELED", "RUNNING"]
+    assert (await site.post("tasks/cancel?tags=build:7"))["matched"] == "0"
+    refused = {"ok": False, "was_running": True}
+    assert await site.post(f"task/{run_id}/cancel?kill_running=true", {"kill_running": False}) == refused
+    assert await site.post(f"task/{run_id}/cancel?kill_running=true") == {"ok": True, "was_running": True}
+    assert (await site.refused("POST", f"task/{task_id}/cancel?kill_running=7", {}))[0] == 400
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [

@@ -451,6 +451,22 @@ async def test_a_running_task_is_killed_in_two_steps() -> None:
     assert not (await home.report(run, KILLED)).must_stop
 
 
+async def test_the_id_of_a_run_stops_it_for_all_who_share_it() -> None:
+    home = await house()
+    first, second = await home.submit("first", ONCE), await home.submit("second", ONCE)
+    run = await home.start()
+    run_id = run.attempt.run_id
+    await home.scheduler.cancel(first.task.task_id, kill_running=True)
+    assert await home.states([first, second]) == [State.KILLED, State.RUNNING]
+    assert await home.scheduler.cancel(run_id, kill_running=False) == Canceled(ok=False, was_running=True)
+    for _ in range(2):  # also when it is repeated
+        assert await home.scheduler.cancel(run_id, kill_running=True) == Canceled(ok=True, was_running=True)
+    assert (await home.report(run)).must_stop
+    await home.report(run, SUCCESS)
+    assert await home.states([first, second]) == [State.KILLED, State.KILLED]
+    assert await home.scheduler.cancel(run_id, kill_running=True) == Canceled(ok=False, was_running=False)
+
+
 async def test_a_task_being_killed_whose_bot_dies_is_killed() -> None:
     home = await house()
     view = await home.submit("n", LONG_ONCE)

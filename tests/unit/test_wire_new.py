@@ -120,6 +120,9 @@ def test_a_termination_needs_no_timeout_and_no_pool() -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
+    (request(name="n" * 1025), "name is longer than 1024 characters"),
+    (request(user="u" * 257), "user is longer than 256 characters"),
+    (request(realm="r" * 513), "realm is longer than 512 characters"),
     (request(name=None), "name is required"),
     (request(name=""), "name is required"),
     (request(priority=None), "priority is required"),
@@ -149,6 +152,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (request(task_slices=[{"properties": properties()}]), "expiration_secs is required"),
 ]
 WRONG_PROPERTIES: list[tuple[dict[str, Any], str]] = [
+    ({"command": ["a" * 8192] * 127 + ["a" * 8193]}, "command is longer than 1048576 characters"),
+    ({"env_prefixes": [{"key": "P", "value": ["a"] * 65}]}, "can have up to 64 paths"),
     ({"execution_timeout_secs": None}, "execution_timeout_secs is required"),
     ({"execution_timeout_secs": 0}, "execution_timeout_secs"),
     ({"execution_timeout_secs": 259_211}, "execution_timeout_secs"),
@@ -231,6 +236,7 @@ def test_slices_share_pool_and_secret() -> None:
         {"grace_period_secs": 0},
         {"grace_period_secs": 3600},
         {"command": ["a"] * 128},
+        {"command": ["a" * 8192] * 128},
         {"outputs": [f"{i:04}" + "x" * 508 for i in range(4096)]},
         {"env": [{"key": f"A{i}", "value": "v" * 1024} for i in range(64)]},
         {"secret_bytes": base64.b64encode(bytes(20 * 1024)).decode()},
