@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -68,15 +68,15 @@ class BotGroups:
         return None
 
 
-def read_groups(file: TomlFile) -> BotGroups:
-    """Return the groups in `bots.toml`; problems are noted in `file`."""
+def read_groups(file: TomlFile, scripts: Collection[str] | None = None) -> BotGroups:
+    """Return the groups in `bots.toml`; problems are noted in `file`. `scripts`: those there are, if known."""
     top = file.top()
     by_id: dict[str, BotGroup] = {}
     prefixes: list[tuple[str, BotGroup]] = []
     patterns: list[tuple[re.Pattern[str], BotGroup]] = []
     default: BotGroup | None = None
     for table in top.tables("group"):
-        group = _group(table)
+        group = _group(table, scripts)
         ids, starts, texts = table.texts("ids"), table.texts("prefixes"), table.texts("patterns")
         for one in ids:
             for bot_id in _expanded(table, one):
@@ -102,7 +102,7 @@ def read_groups(file: TomlFile) -> BotGroups:
     return BotGroups(by_id, tuple(prefixes), tuple(patterns), default)
 
 
-def _group(table: Table) -> BotGroup:
+def _group(table: Table, scripts: Collection[str] | None) -> BotGroup:
     dimensions: dict[str, tuple[str, ...]] = {}
     for text in table.texts("dimensions"):
         key, _, value = text.partition(":")
@@ -117,6 +117,8 @@ def _group(table: Table) -> BotGroup:
     owners, script = table.texts("owners"), table.text("bot_config_script")
     if script and not SCRIPT_NAME.fullmatch(script):
         table.problem("bot_config_script", f"{script!r} is no name of a script: letters, digits, '_' and '-', and .py")
+    elif script and scripts is not None and script not in scripts:
+        table.problem("bot_config_script", f"There is no script {script} in the folder scripts beside this file")
     told = json.dumps([dimensions, owners, script], sort_keys=True).encode()
     return BotGroup(f"hash:{SHA256.digest(told).hex()[:_VERSION_CHARS]}", dimensions, owners, script)
 

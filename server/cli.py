@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from isolate import __version__
-from isolate.terminal import EXIT_HELP, CommandGroup, run_command
+from isolate.terminal import EXIT_HELP, EXIT_USAGE, CommandGroup, run_command
 
 
 @click.group(name="swarming-server", cls=CommandGroup, epilog=EXIT_HELP)
@@ -137,20 +137,31 @@ def config() -> None:
 @config.command(name="check", epilog=EXIT_HELP)
 @data_option
 @click.argument("directory", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-def check_config(data: Path | None, directory: Path | None) -> None:
+def check_config(data: Path | None, directory: Path | None) -> int:
     """Read the settings, in DIRECTORY or those of the server, and print every problem with its line.
 
-    A running server reads them again by itself whenever a file changes, and keeps what it had if they are wrong.
+    Problems are lines "file:line: reason" on stderr. A running server reads its settings again by itself whenever a
+    file changes, and keeps what it had if they are wrong.
     """
+    from isolate.bars import one_line
+    from isolate.errors import InvalidInput
     from server.config import data_dir
-    from server.live_settings import read
-    from server.settings import FILES, SETTINGS_DIR, parse
+    from server.settings import SETTINGS_DIR
+    from server.settings_check import absent, look_at
 
+    if data is not None and not directory and not data.is_dir():
+        raise InvalidInput(f"There is no directory {str(data)!r}")
     place = directory or data_dir(data) / SETTINGS_DIR
-    texts = read(place)
-    parse(texts)
-    absent = [name for name in FILES if name not in texts]
-    click.echo(f"{place}: fine{f'; not there: {chr(44).join(absent)}' if absent else ''}")
+    settings, problems = look_at(place)
+    for problem in problems:
+        click.echo(one_line(problem), err=True)
+    if settings is None:
+        return EXIT_USAGE
+    for warning in settings.warnings:
+        click.echo(f"warning: {one_line(warning)}", err=True)
+    missing = ", ".join(absent(place))
+    click.echo(f"{place}: fine{f'; not there: {missing}' if missing else ''}")
+    return 0
 
 
 @cli.group(name="bot-archive", cls=CommandGroup, epilog=EXIT_HELP)

@@ -83,6 +83,8 @@ def read_pools(file: TomlFile, text: str) -> Pools:
             most_urgent=int(table.number("most_urgent_priority", 0, 0, MAX_PRIORITY)),
             ping_tolerance_s=int(tolerance_s) or None,
         )
+        if not pool.schedulers:
+            table.warn("Nobody may schedule in this pool: it has no schedulers; write schedulers = ['*'] for anybody")
         for one in pool.schedulers:
             if one != ANYBODY and ":" not in one:
                 table.problem("schedulers", f"{one!r} is no identity: expected user:a@b, bot:name or {ANYBODY}")

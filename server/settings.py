@@ -6,7 +6,7 @@ in, values out; whatever is wrong is found at once and named with its line. Noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from isolate.errors import InvalidInput
@@ -41,10 +41,14 @@ class Settings:
     display_server_url_template: str = ""
     groups: BotGroups = field(default_factory=BotGroups)
     pools: Pools = field(default_factory=Pools)
+    warnings: tuple[str, ...] = ()  # what is valid and hardly meant, with its line
 
 
-def parse(texts: Mapping[str, str]) -> Settings:
-    """Return what the files say, by name; raises InvalidSettings with every problem of all of them."""
+def parse(texts: Mapping[str, str], scripts: Collection[str] | None = None) -> Settings:
+    """Return what the files say, by name; raises InvalidSettings with every problem of all of them.
+
+    `scripts` are the names of those there are for bots; None does not ask for them.
+    """
     files = {name: TomlFile(texts[name], name) for name in FILES if name in texts}
     problems: list[str] = []
     policy, retention, pause, template = Policy(), RetentionPolicy(), False, ""
@@ -56,7 +60,7 @@ def parse(texts: Mapping[str, str]) -> Settings:
         template = _template(pages)
         pages.close()
         top.close()
-    groups = read_groups(files[BOTS]) if BOTS in files else BotGroups()
+    groups = read_groups(files[BOTS], scripts) if BOTS in files else BotGroups()
     pools = read_pools(files[POOLS], texts[POOLS]) if POOLS in files else Pools()
     for file in files.values():
         problems += file.problems
@@ -69,6 +73,7 @@ def parse(texts: Mapping[str, str]) -> Settings:
         display_server_url_template=template,
         groups=groups,
         pools=pools,
+        warnings=tuple(one for file in files.values() for one in file.warnings),
     )
 
 

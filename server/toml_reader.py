@@ -24,6 +24,7 @@ class TomlFile:
     def __init__(self, text: str, name: str) -> None:
         self.name = name
         self.problems: list[str] = []
+        self.warnings: list[str] = []  # what is valid and hardly meant
         self._lines = _lines(text)
         self.content: dict[str, Any] = {}
         try:
@@ -35,9 +36,16 @@ class TomlFile:
 
     def problem(self, path: Path, message: str) -> None:
         """Note what is wrong with the value at `path`."""
+        self.problems.append(self._placed(path, message))
+
+    def warn(self, path: Path, message: str) -> None:
+        """Note what is hardly meant at `path`."""
+        self.warnings.append(self._placed(path, message))
+
+    def _placed(self, path: Path, message: str) -> str:
         while path and path not in self._lines:
             path = path[:-1]
-        self.problems.append(f"{self.name}:{self._lines.get(path, 1)}: {message}")
+        return f"{self.name}:{self._lines.get(path, 1)}: {message}"
 
     def top(self) -> Table:
         """Return the whole file as a table."""
@@ -53,6 +61,10 @@ class Table:
     def problem(self, key: str, message: str) -> None:
         """Note what is wrong with the value of `key`, which may have been taken."""
         self._file.problem((*self._path, key) if key else self._path, message)
+
+    def warn(self, message: str) -> None:
+        """Note what is hardly meant about the whole table."""
+        self._file.warn(self._path, message)
 
     def number(self, key: str, default: float, low: float, high: float) -> float:
         """Return a number between `low` and `high`."""

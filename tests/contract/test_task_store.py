@@ -509,7 +509,9 @@ async def test_search_goes_on_where_it_stopped(store: Store, limit: int) -> None
 async def test_a_page_ends_early_where_its_tasks_are_large(store: Store) -> None:
     for serial in range(5):  # an execution has the name too
         await store.submit(submission(serial, request("n" * (MAX_PAGE_BYTES // 5)), NOW + serial))
-    sizes, found, cursor = [], [], None
+    sizes: list[int] = []
+    found: list[float] = []
+    cursor = None
     while not sizes or cursor is not None:
         page = await store.search(TaskQuery(), cursor, 1000)
         sizes.append(len(page.items))

@@ -193,5 +193,27 @@ def test_the_command_checks_settings(tmp_path: Path) -> None:
     assert (fine.exit_code, "fine" in fine.output) == (0, True)
     (tmp_path / POOLS).write_bytes(b"[[pool]]\n\xff")
     bad = CliRunner().invoke(cli, ["config", "check", str(tmp_path)])
-    assert isinstance(bad.exception, InvalidSettings)
-    assert str(bad.exception) == "pools.toml:2: Not UTF-8"
+    assert bad.stderr == "pools.toml:2: Not UTF-8\n"
+
+
+def checked(*arguments: str) -> tuple[object, list[str]]:
+    """Return the status and what a check says on stderr."""
+    done = CliRunner().invoke(cli, ["config", "check", *arguments], standalone_mode=False)
+    return done.return_value, done.stderr.splitlines()
+
+
+def test_a_check_sees_what_a_server_would_not_miss(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "there.py").touch()
+    (tmp_path / BOTS).write_text('[[group]]\nbot_config_script = "there.py"\n')
+    (tmp_path / POOLS).write_text('[[pool]]\nnames = ["a"]\n')
+    closed = (
+        "warning: pools.toml:1: Nobody may schedule in this pool: it has no schedulers; write schedulers = ['*'] for "
+    )
+    assert checked(str(tmp_path)) == (0, [closed + "anybody"])
+    (tmp_path / BOTS).write_text('[[group]]\nids = ["a", "a"]\nbot_config_script = "gone.py"\n')
+    (tmp_path / "pool.toml").touch()
+    status, lines = checked(str(tmp_path))
+    assert (status, [line.partition(": ")[0] for line in lines]) == (2, ["bots.toml:3", "bots.toml:2", "pool.toml:1"])
+    missing = CliRunner().invoke(cli, ["config", "check", "--data", str(tmp_path / "nowhere")])
+    assert "nowhere" in str(missing.exception)
