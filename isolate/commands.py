@@ -13,6 +13,12 @@ import click
 from isolate.settings import Settings
 
 SHELLS = ("bash", "zsh", "fish")
+_ALSO_COMPLETES = {
+    "bash": "complete -o nosort -F {function} {program}",
+    "zsh": "compdef {function} {program}",
+    "fish": 'complete --no-files --command {program} --arguments "({function})"',
+}
+_WITH_OLDER_SPELLING = ("isolate", "isolateserver", "swarming")  # installed as `<name>.py`, too
 CLOSE = 0.75  # how like a command a word must be: one letter wrong or missing in five
 _SHORT = 1  # letters of a short option, which is never an abbreviation
 
@@ -117,4 +123,7 @@ def _completion(ctx: click.Context, shell: str) -> None:
     completion = get_completion_class(shell)
     assert completion is not None, "every shell of SHELLS is known to click"
     variable = f"_{program}_COMPLETE".replace("-", "_").upper()
-    click.echo(completion(root.command, {}, program, variable).source())
+    found = completion(root.command, {}, program, variable)
+    click.echo(found.source())
+    if program in _WITH_OLDER_SPELLING:
+        click.echo(_ALSO_COMPLETES[shell].format(function=found.func_name, program=f"{program}.py"))

@@ -7,6 +7,7 @@ words, numbers and truths, or lists of them; what makes no sense is refused, nev
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,12 @@ from isolate.errors import InvalidInput
 
 COMMON = frozenset({"swarming", "isolate-server", "namespace", "user", "verbose"})
 _SIMPLE = (str, int, float, bool)
+_TEXTS = {
+    "swarming": "the URL of a server",
+    "isolate-server": "the URL of a server",
+    "namespace": "a name such as 'blake3-zstd'",
+    "user": "a name",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +55,11 @@ def parse(text: str, place: str) -> Settings:
     for key, value in content.items():
         name = _spelt(key)
         if isinstance(value, dict):
-            commands[name] = {_spelt(flag): _checked(one, f"{place}: {key}.{flag}") for flag, one in value.items()}
+            commands[name] = {}
+            for flag, one in value.items():
+                commands[name][_spelt(flag)] = _checked(one, f"{place}: {key}.{flag}", _TEXTS.get(_spelt(flag)))
         elif name in COMMON:
-            common[name] = _checked(value, f"{place}: {key}")
+            common[name] = _checked(value, f"{place}: {key}", _TEXTS.get(name))
         else:
             raise InvalidInput(f"{place}: {key!r} is none of {', '.join(sorted(COMMON))}, nor in a [command]")
     return Settings(place, common, commands)
@@ -60,7 +69,10 @@ def _spelt(key: str) -> str:
     return key.replace("_", "-")
 
 
-def _checked(value: object, what: str) -> Any:
+def _checked(value: object, what: str, text: str | None = None) -> Any:
+    """Return a value that makes sense; `text` is what it says if it must be one text."""
+    if text and not isinstance(value, str):
+        raise InvalidInput(f"{what} must be {text}, in quotes, not {json.dumps(value, default=str)}")
     if isinstance(value, _SIMPLE):
         return value
     if isinstance(value, list):

@@ -23,9 +23,10 @@ from typing import Any
 from isolate.cas.block import Block
 from isolate.cas.digest import DEFAULT_NAMESPACE, NAMESPACE_BY_HEX_LENGTH, Namespace
 from isolate.cas.files import atomic_file
-from isolate.cas.store import BlobStore
+from isolate.cas.store import MAX_BATCH, BlobStore
 from isolate.clock import Clock
 from isolate.errors import InvalidInput, IsolateError, NotFound
+from isolate.isolated import loads
 from swarming import ids, naming
 from swarming.client import SwarmingClient
 from swarming.collect import in_time
@@ -70,9 +71,15 @@ class TaskFile:
 
 
 async def upload_manifest(store: BlobStore, path: Path) -> str:
-    """Store a `.isolated` file that was kept on disk; returns its hash."""
+    """Store a `.isolated` file that was kept on disk; returns its hash. Raises IsolateError when its files are gone."""
     content = await asyncio.to_thread(path.read_bytes)
     namespace = store.namespace
+    needed = await asyncio.to_thread(lambda: list(dict.fromkeys(loads(content, namespace).blobs())))
+    batches = [needed[start : start + MAX_BATCH] for start in range(0, len(needed), MAX_BATCH)]
+    if lost := [blob for batch in batches for blob in await store.missing(batch)]:
+        first = lost[0].digest.hex()
+        counted = f"{len(lost):,} of its {len(needed):,} files, such as {first}"
+        raise IsolateError(f"{path} cannot be used, archive again: the server lacks {counted}")
     blob = namespace.blob(content)
 
     async def blocks() -> AsyncIterator[Block]:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from isolate.errors import InvalidInput, IsolateError, NotFound
+from swarming import ids
 from swarming.actions import Screen
 from swarming.client import PAGE_ITEMS, SwarmingClient
 
@@ -89,8 +90,8 @@ def show_bots(found: Sequence[Item], screen: Screen, *, bare: bool) -> None:
         screen.out(bot["bot_id"])
         if not bare:
             screen.out(f"  {json.dumps(dimensions_of(bot), sort_keys=True)}")
-            if bot.get("task_id"):
-                screen.out(f"  task: {bot['task_id']}")
+            if task_id := task_of(bot):
+                screen.out(f"  task: {task_id}")
 
 
 def bots_table(found: Sequence[Item], width: int | None = None) -> list[str]:
@@ -99,7 +100,7 @@ def bots_table(found: Sequence[Item], width: int | None = None) -> list[str]:
     for bot in found:
         listed = dimensions_of(bot).items()
         words = (f"{key}={','.join(values)}" for key, values in sorted(listed) if key not in _ALWAYS_SET)
-        rows.append((bot["bot_id"], status_of(bot), bot.get("task_id") or "", " ".join(words)))
+        rows.append((bot["bot_id"], status_of(bot), task_of(bot), " ".join(words)))
     return _wrapped(rows, width) if width else columns(rows)
 
 
@@ -150,6 +151,15 @@ def status_of(bot: Item) -> str:
     if bot.get("maintenance_msg"):
         return "maintenance"
     return "busy" if bot.get("task_id") else "idle"
+
+
+def task_of(bot: Item) -> str:
+    """Return the id of the task a bot runs, as `trigger` printed it, or nothing; the bot itself has that of the run."""
+    run_id = str(bot.get("task_id") or "")
+    try:
+        return ids.task_id(run_id)
+    except InvalidInput:
+        return run_id
 
 
 def dimensions_of(bot: Item) -> dict[str, list[str]]:

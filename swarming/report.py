@@ -37,7 +37,9 @@ def decorated(shard: Shard, url: str) -> str:
     return "\n".join([border, row(first), border, shard.stdout.rstrip(), border, row(last), row(facts), border])
 
 
-_ENDINGS = {
+_STATES = {
+    "PENDING": "no bot has taken it yet (`tasks why` says why)",
+    "RUNNING": "it has not ended yet",
     "NO_RESOURCE": "no bot has these dimensions (--wait-for-capacity waits for one; `tasks why` says what is lacking)",
     "EXPIRED": "no bot took it in time (`tasks why` says what is lacking)",
     "CANCELED": "it was cancelled before it ran",
@@ -48,8 +50,8 @@ _ENDINGS = {
 
 
 def ending(shard: Shard) -> str | None:
-    """Return in a line why a task did not end by itself; None when it did, or runs."""
-    reason = _ENDINGS.get(shard.result.state)
+    """Return in a line why a task did not end by itself, or that it has not ended; None when it did."""
+    reason = _STATES.get(shard.result.state)
     return f"Shard {shard.index} {shard.result.state}: {reason}" if reason else None
 
 

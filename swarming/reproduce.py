@@ -25,7 +25,16 @@ from isolate.clock import Clock, SystemClock
 from isolate.errors import InvalidInput, IsolateError
 from isolate.http import HttpClient
 from isolate.monitor import Monitor
-from run_isolated.command import CannotRun, Command, cannot_start, environment, inner_path, prepare, substitute
+from run_isolated.command import (
+    CannotRun,
+    Command,
+    cannot_start,
+    environment,
+    inner_path,
+    prepare,
+    substitute,
+    working_directory,
+)
 from run_isolated.inputs import Inputs
 from run_isolated.process import MARK, Launcher
 from swarming.client import SwarmingClient
@@ -57,6 +66,7 @@ class Asked:
     env_prefixes: Mapping[str, Sequence[str]]
     outputs: tuple[str, ...]
     has_secret: bool
+    caches: Mapping[str, str]  # named caches: where each is to be
 
 
 def parse(request: Mapping[str, Any]) -> Asked:
@@ -77,6 +87,7 @@ def parse(request: Mapping[str, Any]) -> Asked:
         env_prefixes={pair["key"]: pair.get("value", ()) for pair in properties.get("env_prefixes") or ()},
         outputs=tuple(properties.get("outputs") or ()),
         has_secret=bool(properties.get("secret_bytes")),
+        caches={entry["name"]: entry["path"] for entry in properties.get("caches") or ()},
     )
 
 
@@ -94,9 +105,12 @@ async def reproduce(
     asked = parse(await client.request(task_id))
     if asked.has_secret:
         monitor.problem("The task has a secret, which no server gives away: it runs without")
+    if asked.caches:
+        monitor.problem(f"Named caches stay with the bots, and are empty here: {', '.join(asked.caches)}")
     clock = SystemClock()
     try:
-        await asyncio.to_thread(_make, places)
+        if await asyncio.to_thread(_make, places):
+            monitor.problem(f"{places.output} holds files already: what the task does not write anew stays")
         async with AsyncExitStack() as stack:
             return await _run(asked, extra, places, base_env, clock, monitor, stack)
     except OSError as error:
@@ -121,6 +135,7 @@ async def _run(
         inputs = await _load(asked.tree, places, clock, monitor, stack)
         if not asked.is_whole_command:
             words, relative_cwd = (*inputs.command, *words), inputs.relative_cwd or ""
+    await asyncio.to_thread(_make_caches, asked.caches, places.work)
     temp = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reproduce-")))
     work, out = places.work.absolute(), places.output.absolute()
     changes = {key: substitute(value, out, None) for key, value in asked.env.items()}
@@ -159,9 +174,17 @@ async def _execute(launcher: Launcher, command: Command, clock: Clock) -> int:
     return ended.exit_code
 
 
-def _make(places: Places) -> None:
+def _make(places: Places) -> bool:
+    """Make all of them; returns whether there are outputs already."""
     for place in (places.work, places.output, places.cache):
         place.mkdir(parents=True, exist_ok=True)
+    return any(places.output.iterdir())
+
+
+def _make_caches(caches: Mapping[str, str], work: Path) -> None:
+    for name, path in caches.items():
+        if working_directory(work, inner_path(path)) is None:
+            raise IsolateError(f"The named cache {name!r} leads out of the directory of the inputs: {path!r}")
 
 
 def _keep_outputs(outputs: Sequence[str], work: Path, out: Path) -> None:

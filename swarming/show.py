@@ -93,7 +93,8 @@ class _Display:
             self._screen.out(report.decorated(shown, self._how.url) if self._how.decorate else report.plain(shown))
             if self._how.decorate and self.waiting:
                 self._screen.out("")
-            ending = None if self._how.decorate else report.ending(shard)  # a box says it
+            boxed = self._how.decorate and shard.result.is_final  # a box says it
+            ending = None if boxed else report.ending(shard)
             if ending:
                 self._screen.err(ending)
             if shard.problem:

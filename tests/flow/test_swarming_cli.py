@@ -61,6 +61,17 @@ def test_the_form_of_the_user_guide(fleet: Fleet, digest: str) -> None:
         assert "shard None" in printed
 
 
+@pytest.mark.parametrize("command", ["trigger", "run"])
+def test_a_tree_whose_files_the_server_lacks(fleet: Fleet, digest: str, command: str) -> None:
+    manifest = json.loads((fleet.home / "t.isolated").read_text())
+    manifest["files"]["script.py"]["h"] = "ab" * 32
+    (fleet.home / "lost.isolated").write_text(json.dumps(manifest))
+    done = fleet.run("swarming", command, "lost.isolated")
+    assert (done.returncode, done.stdout) == (1, "")
+    said = f"lost.isolated cannot be used, archive again: the server lacks 1 of its 1 files, such as {'ab' * 32}"
+    assert done.stderr == f"swarming: error: {said}\n"
+
+
 def test_trigger_by_name_and_collect_by_name(fleet: Fleet, digest: str) -> None:
     printed = fleet.ok("swarming", "trigger", "--task", "named", digest, "--", "extra", "words")
     assert printed.startswith("Triggered task: named\nTo collect results, use:\n")

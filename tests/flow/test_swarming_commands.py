@@ -198,6 +198,21 @@ def test_reproduce_runs_the_same_here(fleet: Fleet, task: str) -> None:
     assert not (fleet.home / "other").exists()
 
 
+def test_reproduce_says_what_is_not_as_on_the_bot(fleet: Fleet) -> None:
+    task = ["-T", "cached", "-d", "os", "Amiga", "--named-cache", "git", "sub/git"]
+    fleet.ok(
+        "swarming", "trigger", "--raw-cmd", *task, "--", "sh", "-c", "ls -a sub/git > $0/list", "${ISOLATED_OUTDIR}"
+    )
+    (fleet.home / "left").mkdir()
+    reproduce = ["swarming", "reproduce", "cached", "--work", "cached", "--output", "left"]
+    first = fleet.run(*reproduce)
+    assert (first.returncode, first.stdout) == (0, ""), first.stderr
+    assert first.stderr.count("\n") == 1
+    assert "Named caches stay with the bots, and are empty here: git" in first.stderr
+    assert (fleet.home / "left" / "list").read_text() == ".\n..\n"
+    assert "left holds files already" in fleet.run(*reproduce).stderr
+
+
 def test_tasks_as_a_table_and_as_json(fleet: Fleet, task: str) -> None:
     lines = fleet.ok("swarming", "tasks", "--state", "completed_failure").splitlines()
     assert lines[0].split()[:4] == ["TASK", "STATE", "NAME", "USER"]

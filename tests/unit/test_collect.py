@@ -280,7 +280,8 @@ def test_the_facts_of_a_shard(fields: dict[str, Any], text: str) -> None:
 
 def test_an_ending_that_was_not_the_tasks_own_is_said() -> None:
     assert report.ending(shard(exit_code="3")) is None
-    assert report.ending(shard(state="RUNNING")) is None
+    assert report.ending(shard(state="RUNNING")) == "Shard 0 RUNNING: it has not ended yet"
+    assert str(report.ending(shard(state="PENDING"))).startswith("Shard 0 PENDING: no bot has taken it yet")
     assert str(report.ending(shard(state="NO_RESOURCE"))).startswith("Shard 0 NO_RESOURCE: no bot has these dimensions")
 
 

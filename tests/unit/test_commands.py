@@ -103,6 +103,8 @@ def test_flags_win_over_the_environment_and_that_over_the_file(
         ("nonsense = 1", "config.toml: 'nonsense' is none of"),
         ("[collect]\npriority = 2020-01-01", "config.toml: collect.priority is no text, number"),
         ("swarming = ", "config.toml: Invalid value"),
+        ("swarming = 5", "config.toml: swarming must be the URL of a server, in quotes, not 5"),
+        ("[collect]\nuser = ['x']", 'config.toml: collect.user must be a name, in quotes, not ["x"]'),
     ],
 )
 def test_a_file_that_makes_no_sense_is_one_line(capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
@@ -116,9 +118,19 @@ def test_a_table_of_another_program_is_left_alone(capsys: pytest.CaptureFixture[
     assert "priority=200" in said(capsys, "collect", settings=parse("[archive]\nx = 1", "config.toml"))
 
 
+ALSO = {
+    "bash": "complete -o nosort -F _swarming_completion swarming.py",
+    "zsh": "compdef _swarming_completion swarming.py",
+    "fish": 'complete --no-files --command swarming.py --arguments "(_swarming_completion)"',
+}
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_a_script_for_the_program(capsys: pytest.CaptureFixture[str], shell: str) -> None:
     assert "_TOOL_COMPLETE" in said(capsys, "completion", shell)
+    assert "tool.py" not in said(capsys, "completion", shell)
+    assert run_command("swarming", tool(), ["completion", shell]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == ALSO[shell]
 
 
 def completions(words: str) -> Mapping[str, str]:

@@ -63,10 +63,10 @@ def test_the_table_of_bots() -> None:
     lines = listing.bots_table(found)
     assert lines[0].split() == ["BOT", "STATUS", "TASK", "DIMENSIONS"]
     assert [line.split()[1] for line in lines[1:]] == ["idle", "busy", "dead", "quarantined"]
-    assert lines[2] == "b22  busy         a11   os=Linux,Debian pool=default"
+    assert lines[2] == "b22  busy         a10   os=Linux,Debian pool=default"
     assert listing.bots_table(found, 200) == lines
     narrow = listing.bots_table(found, 40)
-    assert narrow[3:5] == ["b22  busy         a11   os=Linux,Debian", "                        pool=default"]
+    assert narrow[3:5] == ["b22  busy         a10   os=Linux,Debian", "                        pool=default"]
     assert max(map(len, narrow)) <= 40
 
 

@@ -23,9 +23,11 @@ def test_the_first_slice_counts() -> None:
             outputs=["logs"],
             relative_cwd="src",
             secret_bytes="PFJFREFDVEVEPg==",
+            caches=[{"name": "git", "path": "sub/git"}],
         )
     )
     assert (asked.words, asked.is_whole_command, asked.tree) == (("run", "it"), True, None)
+    assert asked.caches == {"git": "sub/git"}
     assert asked.env == {"A": "1", "EMPTY": ""}
     assert asked.env_prefixes == {"PATH": ["bin", "tools"]}
     assert (asked.outputs, asked.relative_cwd, asked.has_secret) == (("logs",), "src", True)
