@@ -11,7 +11,7 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,6 +48,23 @@ def delete_tree(path: Path) -> None:
     if problems:
         more = f"; {len(problems) - _NAMED_AT_MOST} more" if len(problems) > _NAMED_AT_MOST else ""
         raise InternalFailure(f"Cannot delete {str(path)!r}: {'; '.join(problems[:_NAMED_AT_MOST])}{more}")
+
+
+def delete_all_but(path: Path, spared: Collection[Path]) -> None:
+    """Delete what is at `path` except the directories `spared` and those they are in; raises InternalFailure."""
+    if path in spared:
+        return
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+        elif not any(place.is_relative_to(path) for place in spared):
+            delete_tree(path)
+        else:
+            os.chmod(path, _PRIVATE)
+            for name in os.listdir(path):
+                delete_all_but(path / name, spared)
+    except OSError as error:
+        raise InternalFailure(f"Cannot delete {str(path)!r}: {_reason(error)}") from error
 
 
 class _Deletion:

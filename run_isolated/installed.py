@@ -1,14 +1,15 @@
 """The named caches of one run: room for them, into its directory, and back.
 
 Knows no command. The invariants: what was moved in is moved back or reported as lost, in reverse order, whatever
-happened in between, a SIGKILL of ours included: then the next run does it. A link that a command put in the place of a
-directory, or above it, is not followed.
+happened in between, a SIGKILL of ours included: then the next run does it; a full disk loses none. A link that a
+command put in the place of a directory, or above it, is not followed.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from isolate.clock import Clock
 from isolate.errors import InternalFailure
 from isolate.monitor import Monitor
 from run_isolated.command import inner_path, working_directory
-from run_isolated.named_caches import MAX_BYTES, MAX_CACHES, NamedCaches
+from run_isolated.deletion import OWNER, delete_all_but
+from run_isolated.named_caches import MAX_BYTES, MAX_CACHES, NamedCaches, NoSpace
 from run_isolated.spec import NamedCache
 from run_isolated.trimming import Trimmable, trim_caches
 
@@ -83,12 +85,38 @@ class Installed:
             self._inside.append((name, place / last))
 
     def uninstall(self) -> None:
-        """Move them back; what cannot be is lost, and reported. Does nothing the second time."""
+        """Move them back; what is not there any more is lost, and reported. On a full disk they stay for now."""
+        self._return_all()
+
+    def finish(self, work_dir: Path, *, keep: bool) -> None:
+        """Move back what is still inside, now that the run is over; what cannot be is lost, and reported.
+
+        The list of the caches has to be written for it: on a full disk all else in `work_dir` is deleted first, which
+        nobody needs any more, unless it is to be kept.
+        """
+        full = self._return_all()
+        if full and not keep:
+            spared = {place for _, place in self._inside} | {work_dir / OWNER, work_dir / WHENCE}
+            with suppress(InternalFailure):  # reported when the directory itself is deleted
+                delete_all_but(work_dir, spared)
+            full = self._return_all()
+        for error in full:
+            self._monitor.problem(error)
+
+    def _return_all(self) -> list[NoSpace]:
+        """Move back what can be; returns why the others, which are still inside, cannot."""
+        full: list[NoSpace] = []
+        left: list[tuple[str, Path]] = []
         while self._inside:
             name, place = self._inside.pop()
             try:
                 if os.path.realpath(place.parent) != str(place.parent):
                     raise InternalFailure(f"The named cache {name!r} is lost: the command replaced its directory")
                 self._caches.uninstall(name, place)
+            except NoSpace as error:
+                full.append(error)
+                left.insert(0, (name, place))
             except InternalFailure as error:
                 self._monitor.problem(error)
+        self._inside = left
+        return full

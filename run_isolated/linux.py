@@ -21,7 +21,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 _FS_IMMUTABLE, _FS_APPEND, FS_TOPDIR = 0x10, 0x20, 0x20000
 _FICLONE = 0x40049409
-_ZOMBIE = b"Z"
+_ZOMBIE, _STOPPED = b"Z", {b"T", b"t"}
 _PROC = "/proc"
 O_PATH = getattr(os, "O_PATH", os.O_RDONLY)  # a handle that needs no rights to what it names
 
@@ -155,6 +155,12 @@ def _change_flags(descriptor: int, *, add: int = 0, remove: int = 0) -> bool:
 def processes() -> list[Process]:
     """Return every process we can see."""
     return [found for pid in _pids() if (found := _process(pid)) is not None]
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process does nothing until somebody lets it go on."""
+    found = _process(pid)
+    return found is not None and found.state in _STOPPED
 
 
 def _pids() -> list[int]:

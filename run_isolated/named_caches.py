@@ -14,6 +14,7 @@ what a damaged list does not name any more is deleted.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import random
@@ -37,6 +38,11 @@ _LETTERS = string.ascii_letters + string.digits
 _TRIES = 1000  # at a short name that is free: there are 3844, and at most 50 caches stay
 _STATE, _NAMED, _LENT, _LOCK = "state.json", "named", "lent.json", "lock"
 _PRIVATE = 0o700
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+class NoSpace(InternalFailure):
+    """What was asked for needs room on the disk, and there is none."""
 
 
 class NamedCaches:
@@ -79,16 +85,16 @@ class NamedCaches:
     def uninstall(self, name: str, source: Path) -> None:
         """Keep the directory `source` as the cache `name`, in the place of one that came back earlier.
 
-        Raises InternalFailure when the command has removed or replaced it, or it cannot be moved: then it is lost.
+        Raises InternalFailure when the command has removed or replaced it: then it is lost. Also when it cannot be
+        moved, NoSpace if that is the reason: then it is still at `source`, and lent.
         """
         with self._explained(f"The named cache {name!r} is lost"):
-            size_bytes = tree_size(source) if is_directory(source) else 0
+            if not is_directory(source):
+                raise InternalFailure(f"The named cache {name!r} is lost: the command removed its directory")
+            size_bytes = tree_size(source)
             with self._state() as state:
-                try:
-                    if not is_directory(source):
-                        raise InternalFailure(f"The named cache {name!r} is lost: the command removed its directory")
-                    replaced = self._take_in(state, name, source, size_bytes)
-                finally:
+                replaced = self._take_in(state, name, source, size_bytes)
+                with suppress(OSError):  # it is here; that it is lent no more, the next one notes
                     self._write_loans([loan for loan in self._loans() if loan.place != os.fspath(source)])
         if replaced is not None:
             self._delete(replaced.directory)
@@ -158,11 +164,13 @@ class NamedCaches:
         directory = self._free_name()
         # Listed first: who is killed in between leaves an entry without a directory, and the loan that has it.
         state[name] = Kept(directory, size_bytes, self._clock.now())
-        self._write(state)
         try:
+            self._write(state)
             move(source, self.root / directory)
         except BaseException:
             del state[name]
+            if replaced is not None:
+                state[name] = replaced
             raise
         self._link(name, directory)
         return replaced
@@ -280,4 +288,5 @@ class NamedCaches:
         try:
             yield
         except (OSError, shutil.Error) as error:
-            raise InternalFailure(f"{what}: {getattr(error, 'strerror', None) or error}") from error
+            kind = NoSpace if getattr(error, "errno", None) in _NO_SPACE else InternalFailure
+            raise kind(f"{what}: {getattr(error, 'strerror', None) or error}") from error

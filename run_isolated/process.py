@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, STDOUT, Process
@@ -35,6 +36,8 @@ MARK = "RUN_ISOLATED_WORK_DIR"
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
 _PASSES = 50  # of looking for leftovers by mark; each kills what it saw, so one is the rule
 _GROUP_END_S = 10.0  # for the kernel to end a group of which the launcher is gone
+_LOOK_S = 0.5  # between looks at a launcher that is to end
+_LOOKS = 120  # a healthy one may need 40 s: it waits for processes that do not die of SIGKILL
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Launcher:
     def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._process, self._reader, self._writer = process, reader, writer
         self._reason: Literal["", "timeout", "stop"] = ""
+        self._group: CommandGroup | None = None
 
     @classmethod
     @asynccontextmanager
@@ -78,13 +82,14 @@ class Launcher:
                     start_new_session=True,
                 )
             reader, writer = await asyncio.open_connection(sock=ours)
+            launcher = cls(process, reader, writer)
             try:
-                yield cls(process, reader, writer)
+                yield launcher
             finally:
                 writer.close()  # tells it to end everything
                 with suppress(OSError):
                     await writer.wait_closed()
-                await process.wait()
+                await launcher._see_it_end()
 
     async def run(
         self,
@@ -106,6 +111,7 @@ class Launcher:
         the grace is over. 0 or None for a time means for ever. Raises InternalFailure when the launcher was
         killed, or when this system does not allow what was asked for. Of `group` nothing is left either.
         """
+        self._group = group
         wishes = LOWER_PRIORITY * lower_priority + NO_NETWORK * no_network
         if group is not None:
             wishes += LIMITED * group.is_limited
@@ -165,9 +171,46 @@ class Launcher:
 
     async def _terminate(self, grace_period_s: float | None, clock: Clock) -> None:
         self._writer.write(TERMINATE)
+        self._signal(signal.SIGCONT)  # the command may have stopped it
         if grace_period_s:
             await clock.sleep(grace_period_s)
             self._writer.write(KILL)
+            await self._see_it_end()
+
+    async def _see_it_end(self) -> None:
+        """Wait for the end of a launcher that was told to end everything; one that cannot is helped, then killed.
+
+        A command may stop it, again and again, with SIGSTOP: then we kill its descendants, which it adopts even so,
+        until nobody is left to stop it, and let it go on.
+        """
+        pid = self._process.pid
+        for _ in range(_LOOKS):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self._process.wait()
+                return
+            if linux.is_stopped(pid):
+                await asyncio.to_thread(self._end_descendants)
+                self._signal(signal.SIGCONT)
+        await asyncio.to_thread(self._end_descendants)
+        self._signal(signal.SIGKILL)
+        await self._process.wait()
+
+    def _end_descendants(self) -> None:
+        """Kill what the launcher would."""
+        if self._group is not None:
+            self._group.group.kill()
+        for _ in range(_PASSES):
+            family = linux.descendants(linux.processes(), self._process.pid)
+            if not any(process.alive for process in family):
+                return
+            linux.kill_groups(family, self._process.pid)  # which leads its own
+            linux.kill(family)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)
 
 
 @dataclass(frozen=True, slots=True)

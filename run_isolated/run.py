@@ -103,7 +103,7 @@ class _Attempt:
         await in_thread(partial(sweep, spec.root_dir, settle, self._monitor))
         work = await in_thread(partial(WorkDir.make, spec.root_dir, keep=spec.leak_temp_dir))
         stack.push_async_callback(in_thread, work.close)
-        stack.push_async_callback(in_thread, self._put_back)
+        stack.push_async_callback(in_thread, partial(self._put_back, work))
         await in_thread(partial(self._make_room, spec))
         group = CommandGroup.make(work.path, spec.group_parent, Limits(*spec.limits))
         if group is not None:
@@ -143,11 +143,11 @@ class _Attempt:
         )
         self._installed.make_room(wanted, opener)
 
-    def _put_back(self) -> None:
+    def _put_back(self, work: WorkDir) -> None:
         """Return what the command had, now that no process of it is left."""
         try:
             if self._installed is not None:
-                self._installed.uninstall()
+                self._installed.finish(work.path, keep=work.is_kept)
         finally:
             if self._inputs is not None:
                 self._inputs.close()

@@ -252,6 +252,17 @@ async def test_filling_the_disk_fails_the_command_and_nobody_after_it(place: Pla
     assert (result["exit_code"], result["internal_failure"], printed) == (0, None, "right")
 
 
+async def test_full_disk_loses_no_named_cache(place: Place, disk: Path) -> None:
+    named = ("--named-cache", "n1", "d/n", "0", "--named-cache", "n2", "m", "0")
+    flags = (*NO_SPACE, "--named-cache-root", str(disk / "named"), *named)
+    place.call("sh", "-c", "echo precious > d/n/k; echo too > m/k", flags=flags, disk=disk)
+    fill = "cat d/n/k m/k; cat /dev/zero > d/fill; chmod 0 d; exit 3"
+    for _ in range(2):
+        result, printed = place.call("sh", "-c", fill, flags=flags, disk=disk)
+        assert (result["exit_code"], result["internal_failure"], printed) == (3, None, "precious\ntoo\n")
+    assert os.listdir(disk / "work") == []
+
+
 async def test_tree_larger_than_the_disk_is_one_clear_answer_and_the_cache_goes_on(place: Place, disk: Path) -> None:
     source = random.Random(1)
     large = await place.archive({str(number): source.randbytes(1 << 20) for number in range(16)})

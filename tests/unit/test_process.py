@@ -225,6 +225,25 @@ async def test_timeout_after_stop_changes_nothing(output: Output) -> None:
     assert (run.ended.result().timed_out, run.ended.result().stopped) == (False, True)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="whether a process is stopped is told by /proc")
+@pytest.mark.parametrize(("grace_s", "exit_code"), [(5, -9), (0, -15)])
+async def test_command_that_stops_its_launcher_ends_in_time(output: Output, grace_s: float, exit_code: int) -> None:
+    stops = "os.kill(os.getppid(), signal.SIGSTOP)"
+    code = DAEMON + f"{stops}\nprint('stopped', flush=True)\nwhile True: {stops}"
+    if not grace_s:  # it stops the launcher once, and would end when asked to
+        code = f"import os, signal; {stops}; print('stopped', flush=True); signal.pause()"
+    async with asyncio.timeout(60), running(output, (*PYTHON, code), hard_s=60, grace_s=grace_s) as run:
+        daemon = int(await output.line()) if grace_s else None
+        assert await output.line() == "stopped"
+        run.clock.advance(60)
+        while grace_s and not run.clock._sleepers:
+            await asyncio.sleep(0)
+        run.clock.advance(grace_s)
+    ended = run.ended.result()
+    assert (ended.exit_code, ended.timed_out, ended.survivors) == (exit_code, True, 0)
+    assert daemon is None or not alive(daemon)
+
+
 async def test_cancelling_kills_at_once(output: Output) -> None:
     code = DAEMON + "print(os.getpid(), flush=True); signal.pause()"
     async with running(output, (*PYTHON, code), grace_s=1000) as run:
