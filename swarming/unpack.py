@@ -37,21 +37,31 @@ def unpack(archive: Path, folder: Path, version: str) -> Path:
     if not place.exists():
         fresh = folder / f".{version}.{os.getpid()}"
         shutil.rmtree(fresh, ignore_errors=True)
-        library = fresh / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
-        library.mkdir(parents=True)
-        with zipfile.ZipFile(archive) as packed:
-            packed.extractall(library)
-        base = Path(sys.executable).resolve()
-        (fresh / "bin").mkdir()
-        (fresh / "bin" / "python").symlink_to(base)
-        (fresh / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
         try:
+            _fill(fresh, archive)
             fresh.rename(place)
-        except OSError:
-            shutil.rmtree(fresh, ignore_errors=True)  # another process was faster
-            if not place.exists():
+        except BaseException as error:
+            shutil.rmtree(fresh, ignore_errors=True)  # half of it would keep a full disk full
+            if not isinstance(error, OSError) or not place.exists():  # else another process was faster
                 raise
     return place / "bin" / "python"
+
+
+def _fill(fresh: Path, archive: Path) -> None:
+    library = fresh / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    library.mkdir(parents=True)
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(library)
+    base = Path(sys.executable).resolve()
+    (fresh / "bin").mkdir()
+    (fresh / "bin" / "python").symlink_to(base)
+    (fresh / "pyvenv.cfg").write_text(f"home = {base.parent}\ninclude-system-site-packages = false\n")
+
+
+def discard(folder: Path, version: str) -> None:
+    """Delete a version that does not work here, unless it is what would be started."""
+    if _VERSION.fullmatch(version) and version not in {_target(folder / CURRENT), _target(folder / PREVIOUS)}:
+        shutil.rmtree(folder / version, ignore_errors=True)
 
 
 def choose(folder: Path, version: str) -> None:

@@ -22,7 +22,7 @@ from swarming.bot import slots
 
 SILENT_S = 300.0  # without an answer of a server that does answer us; its calls and their pauses take less than one
 PING_S = 10.0
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Guard:
@@ -39,7 +39,8 @@ class Guard:
     def run(self) -> NoReturn:
         """Watch, and become what comes next; this process ends when the bot does."""
         for number in _SIGNALS:
-            signal.signal(number, self._pass_on)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # else started by `nohup`
+                signal.signal(number, self._pass_on)
         while True:
             status = self._watch()
             word, _, version = self._last.partition(" ")
@@ -125,8 +126,11 @@ class Guard:
 
     def _give_up(self, reason: str) -> NoReturn:
         """Go back to the version before."""
+        from swarming.unpack import discard
+
         text = f"Version {self._version[:10]} does not work here, back to the one before: {reason}"
         _say(text)
+        discard(self._folder, self._version)
         with suppress(OSError):  # a full disk: it will be tried again, and told then
             slots.refuse(self._folder, slots.Refusal(self._version, text))
         _execute(slots.bot_command(sys.executable, self._words))
@@ -147,7 +151,8 @@ class Guard:
 
 def _execute(command: list[str]) -> NoReturn:
     for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN if number == signal.SIGUSR1 else signal.SIG_DFL)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGUSR1 else signal.SIG_DFL)
     os.execv(command[0], command)  # noqa: S606
 
 

@@ -87,8 +87,9 @@ async def serve(
 
 async def _live(bot: Bot, script: Script, directory: WorkDirectory) -> Ending:
     """Let the bot work, and signals end it."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, bot.interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # else started by `nohup`
+            asyncio.get_running_loop().add_signal_handler(number, bot.interrupt)
     await script.start()
     _tell_of_refusal(directory.root / FOLDER, script)
     async with asyncio.TaskGroup() as group:

@@ -184,15 +184,35 @@ def test_a_task_that_takes_too_long_or_is_silent_too_long(
     assert (found["state"], found["exit_code"], found["failure"]) == ("TIMED_OUT", "-15", True)
 
 
-def test_a_signal_lets_the_task_finish(server: ServerProcess, bot: BotProcess, gate: Gate) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_the_task_finish(server: ServerProcess, bot: BotProcess, gate: Gate, number: int) -> None:
     task = submit(server, gate.task(after="print('done')"))
     gate.wait_for_task()
-    bot.signal(signal.SIGTERM)
+    bot.signal(number)
     bot.expect("Ending after the task at hand")
     gate.let_pass()
     assert bot.wait() == 0
     assert result(server, task)["state"] == "COMPLETED"
     assert stdout(server, task) == "done\n"
+
+
+def test_the_end_of_a_terminal_is_nothing_to_a_bot_under_nohup(
+    server: ServerProcess, tmp_path: Path, gate: Gate
+) -> None:
+    command = ["nohup", COMMAND, "--server", server.url, "--dir", str(tmp_path / "bot"), "--id", "b"]
+    bot = BotProcess(server.url, tmp_path / "bot", "b", command=command)
+    try:
+        bot.expect("Connected as")
+        task = submit(server, gate.task())
+        gate.wait_for_task()
+        bot.signal(signal.SIGHUP)
+        bot.signal(signal.SIGTERM)  # after another signal it would end the task
+        bot.expect("Ending after the task at hand")
+        gate.let_pass()
+        assert bot.wait() == 0
+        assert result(server, task)["state"] == "COMPLETED"
+    finally:
+        bot.end()
 
 
 def test_a_second_signal_ends_the_task(server: ServerProcess, bot: BotProcess, gate: Gate) -> None:

@@ -133,6 +133,7 @@ def test_versions_that_work_and_versions_that_do_not(
         found = result(server, waiting)
         assert (found["state"], found["bot_version"]) == ("COMPLETED", first)
         assert in_use(bot) == {"current": first}
+        assert not (bot.directory / FOLDER / broken).exists()
         assert ran(server, bot) == first
         assert broken in server.call("GET", f"{API}/bot/bot-1/get")[1]["state"]
 
