@@ -125,7 +125,7 @@ class Dispatcher:
         """Return how long the bot that runs `execution` may be silent."""
         policy = self._ledger.policy
         if execution.attempts[-1].session:
-            return execution.tolerance_s - policy.telling_s
+            return execution.tolerance_s
         return max(execution.tolerance_s, policy.legacy_ping_tolerance_s)
 
     def offer_s(self, session: str) -> float:

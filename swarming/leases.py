@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from swarming.model import Attempt, Execution
 
 
@@ -75,6 +77,20 @@ class Leases:
     def of_bot(self, bot_id: str) -> Lease | None:
         """Return what a bot works on."""
         return self._by_bot.get(bot_id)
+
+    def attempt_so_far(self, attempt: Attempt) -> Attempt:
+        """Return an attempt with what it has cost until now; that is stored when it ends."""
+        lease = self._by_run.get(attempt.run_id)
+        cost_usd = attempt.cost_usd if lease is None else max(attempt.cost_usd, lease.cost_usd)
+        return attempt if cost_usd == attempt.cost_usd else replace(attempt, cost_usd=cost_usd)
+
+    def so_far(self, execution: Execution | None) -> Execution | None:
+        """Return an execution with what its attempts have cost until now."""
+        if execution is None or not execution.attempts:
+            return execution
+        last = self.attempt_so_far(execution.attempts[-1])
+        same = last is execution.attempts[-1]
+        return execution if same else replace(execution, attempts=(*execution.attempts[:-1], last))
 
     def refresh(self, execution: Execution) -> None:
         """Take note of a newer stored value of an execution that is leased."""

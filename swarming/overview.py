@@ -63,7 +63,7 @@ class Overview:
         return Aggregate(_sorted(listed.items()), self._ledger.clock.now())
 
     def dimensions(self, pool: str | None) -> Aggregate:
-        """Return the dimensions of all bots, or those of one pool; raises NotFound for a pool without bots."""
+        """Return the dimensions of all bots, or those of one pool; raises NotFound where there are no bots."""
         found: dict[str, set[str]] = {}
         members = 0
         for seat in self._ledger.fleet:
@@ -71,8 +71,8 @@ class Overview:
                 members += 1
                 for key, values in seat.info.dimensions:
                     found.setdefault(key, set()).update(values)
-        if pool is not None and not members:
-            raise NotFound(f"No bot is in pool {pool!r}")
+        if not members:
+            raise NotFound("No bot has come yet" if pool is None else f"No bot is in pool {pool!r}")
         found.pop("id", None)
         return Aggregate(_sorted(found.items()), self._ledger.clock.now())
 

@@ -18,7 +18,7 @@ class Policy:
     min_ping_tolerance_s: float = 30.0
     max_ping_tolerance_s: float = 1_200.0
     legacy_ping_tolerance_s: float = 300.0  # at least, for a bot of 2020: its calls retry for 3 minutes
-    telling_s: float = 8.0  # of the tolerance of our bots: until a reaper's tick and a client's poll have told its end
+    telling_s: float = 8.0  # of a tolerance that no task asked for: until a tick and a client's poll have told its end
     bot_death_s: float = 600.0  # an idle bot silent for so long is shown as dead
     retry_dead: bool = True  # one more try after the death of a bot, where a task allows it
     max_sleep_s: float = 60.0

@@ -115,7 +115,7 @@ class Scheduler:
         that are incomplete and for a parent that does not exist. `secret` is what the properties have the digest of.
         """
         submitted = await self._submitter.submit(request, secret)
-        return _view(Record(submitted.task, submitted.execution))
+        return self._view(Record(submitted.task, submitted.execution))
 
     async def terminate(self, bot_id: str, user: str = "", authenticated: str = "anonymous:anonymous") -> TaskView:
         """Make a task that asks a bot to leave once it is idle."""
@@ -139,9 +139,9 @@ class Scheduler:
         """Return a task, or one of its runs for a run id."""
         value, try_number = ids.unpack(task_id)
         if try_number == 0:
-            return _view(await self._store.record(task_id))
+            return self._view(await self._store.record(task_id))
         record = await self._store.record_of_run(ids.pack(value))
-        execution = record.execution
+        execution = self._ledger.leases.so_far(record.execution)
         attempts = () if execution is None else execution.attempts
         attempt = next((one for one in attempts if one.run_id == task_id and not one.is_offer), None)
         if attempt is None:
@@ -161,7 +161,7 @@ class Scheduler:
     async def search(self, query: TaskQuery, cursor: str | None, limit: int) -> Page[TaskView]:
         """Return tasks, newest first."""
         page = await self._store.search(query, cursor, limit)
-        return Page(tuple(_view(record) for record in page.items), page.cursor)
+        return Page(tuple(self._view(record) for record in page.items), page.cursor)
 
     async def count(self, query: TaskQuery) -> int:
         """Return how many tasks match."""
@@ -246,7 +246,7 @@ class Scheduler:
         )
 
     async def dimensions(self, pool: str | None) -> Aggregate:
-        """Return the dimensions of all bots, or those of one pool; raises NotFound for a pool without bots."""
+        """Return the dimensions of all bots, or those of one pool; raises NotFound where there are no bots."""
         return self._overview.dimensions(pool)
 
     async def past_bot(self, bot_id: str) -> BotInfo:
@@ -263,7 +263,8 @@ class Scheduler:
         page = await self._store.runs_of(bot_id, first_run(query, cursor), limit)
         found = [one for one in page.items if is_wanted_run(one, query)]
         is_last = bool(page.items) and is_before(page.items[-1], query)
-        views = (TaskView(task=one.task, execution=one.execution, attempt=one.attempt, is_run=True) for one in found)
+        so_far = self._ledger.leases.attempt_so_far
+        views = (TaskView(task=r.task, execution=r.execution, attempt=so_far(r.attempt), is_run=True) for r in found)
         return Page(tuple(views), None if is_last else page.cursor)
 
     async def bot_events(
@@ -281,16 +282,13 @@ class Scheduler:
     async def forget_bot(self, bot_id: str) -> None:
         """Forget a bot; if it is alive it is back with its next poll."""
         self._ledger.fleet.seat(bot_id)
+        await self._reaper.flush()  # its events are all that is left of it
         await self._store.forget_bot(bot_id)
         self._ledger.fleet.forget(bot_id)
 
-
-def _view(record: Record) -> TaskView:
-    attempts = () if record.execution is None else record.execution.attempts
-    shown = [attempt for attempt in attempts if not attempt.is_offer]
-    return TaskView(
-        task=record.task,
-        execution=record.execution,
-        attempt=shown[-1] if shown else None,
-        children=record.children,
-    )
+    def _view(self, record: Record) -> TaskView:
+        execution = self._ledger.leases.so_far(record.execution)
+        shown = [] if execution is None else [attempt for attempt in execution.attempts if not attempt.is_offer]
+        return TaskView(
+            task=record.task, execution=execution, attempt=shown[-1] if shown else None, children=record.children
+        )

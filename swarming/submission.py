@@ -151,7 +151,7 @@ class Submitter:
     ) -> Execution:
         policy, properties = self._ledger.policy, request.slices[index].properties
         asked_s = request.bot_ping_tolerance_s
-        tolerance_s = policy.ping_tolerance_s if asked_s is None else float(asked_s)
+        tolerance_s = policy.ping_tolerance_s - policy.telling_s if asked_s is None else float(asked_s)
         return Execution(
             execution_id=execution_id,
             task_name=request.name,

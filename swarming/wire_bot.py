@@ -20,6 +20,7 @@ from swarming import bots, model, wire, wire_files, wire_in, wire_rules
 from swarming.wire_new import files_ref
 
 GROUP_VERSION = "default"  # of the configuration of a group for which nobody wrote one
+MAX_FIGURE = 1_000_000_000  # dollars or seconds: more can only be a mistake, and sums of it no numbers
 HELLO_KEYS = {"dimensions", "state", "version"}
 STATE_KEYS = {"running_time", "sleep_streak"}
 _NOT_IN_IDS = frozenset("/\\<>|?#%")
@@ -85,6 +86,7 @@ def hello(
     valid, wrong = _dimensions(described)
     lacking = STATE_KEYS - known_state.keys()
     problem = problem or wrong or (f"state lacks {', '.join(sorted(lacking))}" if lacking else "")
+    problem = problem or _wrong_lease(known_state.get("lease_expiration_ts"))
     if not problem and own_wish:
         problem = own_wish if isinstance(own_wish, str) else "Bot self-quarantined"
     return bots.BotHello(
@@ -97,6 +99,13 @@ def hello(
         authenticated_as=authenticated_as,
         problem=problem,
     )
+
+
+def _wrong_lease(until: object) -> str:
+    """Return what is wrong with when a bot says it vanishes: what cannot be read would cost it its task."""
+    if until is None or (isinstance(until, int | float) and not isinstance(until, bool)):
+        return ""
+    return f"state.lease_expiration_ts must be seconds since the epoch, not {str(until)[:100]!r}"
 
 
 def _bot_id(dimensions: Mapping[str, tuple[str, ...]]) -> str:
@@ -154,6 +163,8 @@ def update(said: UpdateMessage, own_servers: Collection[str]) -> bots.TaskUpdate
         )
     if min(said.duration or 0, said.cost_usd or 0, said.bot_overhead or 0, said.output_chunk_start or 0) < 0:
         raise InvalidInput("duration, cost_usd, bot_overhead and output_chunk_start cannot be negative")
+    if not max(said.duration or 0, said.cost_usd or 0, said.bot_overhead or 0) <= MAX_FIGURE:
+        raise InvalidInput(f"duration, cost_usd and bot_overhead cannot be more than {MAX_FIGURE}")
     if said.isolated_stats is not None and said.bot_overhead is None:
         raise InvalidInput("isolated_stats require bot_overhead")
     if said.bot_overhead is not None and said.duration is None:

@@ -109,7 +109,7 @@ async def test_queues_in_use(site: Site) -> None:
 
 
 async def test_dimensions_of_bots(site: Site) -> None:
-    assert "bots_dimensions" not in await site.get("bots/dimensions")
+    assert await site.refused("GET", "bots/dimensions") == (404, "No bot has come yet")
     await site.bot("handshake", hello("one", os=["Linux", "Debian"]))
     await site.bot("handshake", hello("two", os=["Linux"], pool=["other"]))
     found = (await site.get("bots/dimensions"))["bots_dimensions"]

@@ -54,6 +54,12 @@ async def test_runs_by_state_and_time(site: Site) -> None:
     assert (await site.refused("GET", "bot/bot1/tasks?sort=NONSENSE"))[0] == 400
 
 
+async def test_a_bot_that_is_deleted_at_once_is_known_as_deleted(site: Site) -> None:
+    await site.bot("handshake", hello())
+    await site.post("bot/bot1/delete")
+    assert (await site.get("bot/bot1/get"))["deleted"] is True
+
+
 async def test_a_deleted_bot_is_shown_as_it_was(site: Site) -> None:
     await site.bot("handshake", hello(os=["Linux"]))
     await site.scheduler.close()

@@ -106,10 +106,14 @@ async def test_a_bot_that_dies_later_ends_its_task() -> None:
     assert record.task.abandoned_at == record.task.completed_at == home.clock.now()
 
 
-@pytest.mark.parametrize(("silent_s", "state"), [(52, State.RUNNING), (53, State.BOT_DIED)])
-async def test_a_death_is_noticed_early_enough_to_be_told_within_the_tolerance(silent_s: int, state: State) -> None:
+@pytest.mark.parametrize(("asked_s", "kept_s"), [(None, 52), (30, 30), (60, 60)])
+@pytest.mark.parametrize(("more_s", "state"), [(0, State.RUNNING), (1, State.BOT_DIED)])
+async def test_a_death_can_be_told_within_the_default_and_a_tolerance_that_was_asked_for_is_kept(
+    asked_s: int | None, kept_s: int, more_s: int, state: State
+) -> None:
     home = await house(telling_s=Policy().telling_s)
-    view = await home.submit("n")
+    silent_s = kept_s + more_s
+    view = await home.submit("n", bot_ping_tolerance_s=asked_s)
     first = await home.start()
     await home.report(first)
     await home.pass_time(silent_s)

@@ -138,6 +138,17 @@ async def test_performance_stats_only_when_asked_for(site: Site) -> None:
     assert found["isolated_upload"] == {}
 
 
+async def test_costs_are_shown_while_they_arise(site: Site) -> None:
+    task_id = (await site.post("tasks/new", new_task()))["task_id"]
+    _, command = await site.bot("poll", hello())
+    run_id = command["manifest"]["task_id"]
+    for cost_usd in (0.0, 0.25):
+        await site.bot("task_update", {"id": "bot1", "task_id": run_id, "cost_usd": cost_usd})
+    replies = [await site.get(f"task/{one}/result") for one in (task_id, run_id)]
+    replies += [(await site.get(path))["items"][0] for path in ("tasks/list", "bot/bot1/tasks")]
+    assert [reply["costs_usd"] for reply in replies] == [[0.25]] * 4
+
+
 async def test_cancel(site: Site) -> None:
     task_id = (await site.post("tasks/new", new_task()))["task_id"]
     assert await site.post(f"task/{task_id}/cancel", {"kill_running": True}) == {"ok": True, "was_running": False}

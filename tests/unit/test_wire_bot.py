@@ -81,6 +81,8 @@ def test_a_bot_with_a_pool_stays_in_it() -> None:
         ({"extra": 1}, "superfluous: extra"),
         ({"state": {"running_time": 1, "sleep_streak": 1, "quarantined": "disk full"}}, "disk full"),
         ({"dimensions": {"id": ["b"], "quarantined": True}}, "Bot self-quarantined"),
+        ({"state": {"running_time": 1, "sleep_streak": 1, "lease_expiration_ts": "soon"}}, "not 'soon'"),
+        ({"state": {"running_time": 1, "sleep_streak": 1, "lease_expiration_ts": True}}, "lease_expiration_ts"),
     ],
 )
 def test_a_bad_description_quarantines_instead_of_refusing(changes: dict[str, Any], problem: str) -> None:
@@ -173,6 +175,7 @@ def test_a_canceled_bot_may_leave_out_the_duration() -> None:
         ({"duration": 1.0}, "had unexpected duration"),
         ({"exit_code": 0, "duration": -1.0}, "negative"),
         ({"cost_usd": -1}, "negative"),
+        ({"cost_usd": 1.5e308}, "cannot be more than 1000000000"),
         ({"exit_code": 0, "duration": 1.0, "isolated_stats": {}}, "bot_overhead"),
         ({"bot_overhead": 1.0}, "bot_overhead"),
         ({"typo": 1, "also": 2}, "Unexpected keys superfluous: also, typo; did you make a typo?"),
