@@ -195,7 +195,8 @@ def remap_command(console: Console, /, outdir: str, **given: Any) -> None:
         raise click.UsageError("--outdir is a directory, not a URL")
     wish = wish_of(given)
     with failures():
-        root, entries, cwd, _, link = recreated(console, wish, given)
+        root, found, cwd, _, link = recreated(console, wish, given)
+        entries = list(found)  # what is lost is known before anything is made
         place = empty_directory(Path(outdir))
         click.echo(os.fsencode(f"Remapping into {place}"))
         recreate(entries, root, place, link=link)

@@ -6,10 +6,11 @@ Pure. `expr := expr ('or'|'and') expr | '(' expr ')' | NAME '==' (STRING | NUMBE
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from isolate.errors import InvalidIsolateFile
+from isolate.places import shortened
 
 Value = str | int | float
 
@@ -33,12 +34,15 @@ class Combined:
 Condition = Equals | Combined
 
 
-def parse_condition(text: str) -> Condition:
-    """Return the condition written as `text`; raises InvalidIsolateFile saying what is wrong with it."""
+def parse_condition(text: str, named: Callable[[str], str] = str) -> Condition:
+    """Return the condition written as `text`; raises InvalidIsolateFile saying what is wrong with it.
+
+    `named` makes the names of variables what they shall be.
+    """
     try:
-        return _condition(ast.parse(text.strip(), mode="eval").body, text)
+        return _condition(ast.parse(text.strip(), mode="eval").body, text, named)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise InvalidIsolateFile(f"Condition {text[:100]!r} is not an expression") from error
+        raise InvalidIsolateFile(f"Condition {shortened(text)!r} is not an expression") from error
 
 
 def holds(condition: Condition, values: Mapping[str, Value]) -> bool | None:
@@ -67,13 +71,14 @@ def comparisons(condition: Condition) -> Iterator[Equals]:
             yield from comparisons(part)
 
 
-def _condition(node: ast.expr, text: str) -> Condition:
+def _condition(node: ast.expr, text: str, named: Callable[[str], str]) -> Condition:
     match node:
         case ast.BoolOp(op=op, values=values):
-            return Combined(isinstance(op, ast.And), tuple(_condition(value, text) for value in values))
+            return Combined(isinstance(op, ast.And), tuple(_condition(value, text, named) for value in values))
         case ast.Compare(left=ast.Name(id=name), ops=[ast.Eq()], comparators=[ast.Constant(value=value)]):
             if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-                return Equals(name, value)
+                return Equals(named(name), value)
     raise InvalidIsolateFile(
-        f"Condition {text!r} has {ast.unparse(node)!r} where only NAME == 'text', NAME == number, 'and', 'or' may stand"
+        f"Condition {shortened(text)!r} has {shortened(ast.unparse(node))!r} "
+        "where only NAME == 'text', NAME == number, 'and', 'or' may stand"
     )

@@ -17,7 +17,8 @@ class IsolateError(Exception):
     """Something foreseeable went wrong; the message is fit for a user."""
 
 
-# The caller must ask for something else: exit status 2 on a command line, 400 from a server.
+# The caller must ask for something else: exit status 2 on a command line (1 where a file has to be mended), 400 from a
+# server.
 
 
 class InvalidInput(IsolateError):

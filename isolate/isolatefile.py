@@ -22,6 +22,7 @@ __all__ = ["Chosen", "IsolateFile", "Settings", "load_isolate", "parse_isolate",
 MAX_FILES = 1_000  # of one configuration, a file included twice counts twice: includes of includes grow by powers
 MAX_DEPTH = 100  # includes of includes
 MAX_TOTAL_TEXT = 4 * MAX_TEXT  # characters of one configuration, a file included twice counts twice
+MAX_NAMED = 20  # of the variables that have no value
 
 _VARIABLE = re.compile(r"<\(([A-Za-z_][A-Za-z_0-9]*)\)")
 
@@ -60,8 +61,10 @@ def load_isolate(path: str, config: Mapping[str, Value], read: Callable[[str], s
     )
     missing = [name for name in names if name not in config]
     if missing:
+        more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
         raise InvalidIsolateFile(
-            f"{path}: These configuration variables were missing from the command line: {', '.join(missing)}"
+            f"{place_of(missing[0], path)}: These configuration variables were missing from the command line: "
+            f"{', '.join(missing[:MAX_NAMED])}{more}"
             f" (hint: say --config-variable {missing[0]}=VALUE)"
         )
     bound: list[tuple[list[bool], list[tuple[str, Settings]]]] = []

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from isolate.conditions import Condition, Equals, comparisons, parse_condition
 from isolate.errors import InvalidIsolateFile
-from isolate.places import BLANK, Source, Written, place_in
+from isolate.places import BLANK, Source, Written, place_in, shortened
 
 MAX_TEXT = 1 << 20  # characters of one file; a syntax tree takes 200 times its text
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -68,7 +68,9 @@ def parse_isolate(text: str, name: str) -> IsolateFile:
 def syntax_tree(text: str, name: str) -> ast.expr:
     """Return the syntax tree of `text`, one expression of any kind; raises InvalidIsolateFile."""
     if len(text) > MAX_TEXT:
-        raise InvalidIsolateFile(f"{name}: A .isolate of {len(text)} characters is longer than {MAX_TEXT}")
+        raise InvalidIsolateFile(
+            f"{place_in(text, MAX_TEXT, name)}: A .isolate of {len(text)} characters is longer than {MAX_TEXT}"
+        )
     if wrong := _NO_TEXT.search(text):
         raise InvalidIsolateFile(
             f"{place_in(text, wrong.start(), name)}: {wrong[0]!r} is no part of any text (hint: is this another file?)"
@@ -139,7 +141,7 @@ class _Parser:
         path = self._written(node, "includes")
         if path.startswith("/"):
             raise self._error(
-                node, f"absolute include path {path!r}", "write it relative to the directory of this file"
+                node, f"absolute include path {shortened(path)!r}", "write it relative to the directory of this file"
             )
         return path
 
@@ -159,13 +161,17 @@ class _Parser:
             )
         text = self._string(items[0], "a condition")
         try:
-            condition = parse_condition(text)
+            condition = parse_condition(
+                text, lambda name: Written(name, self._source, items[0].lineno, items[0].col_offset)
+            )
         except InvalidIsolateFile as error:
             raise self._error(items[0], str(error), "compare as in 'OS==\"linux\" and bits==64'") from error
         body = self._dict(items[1], ("variables",), "a condition")
         if "variables" not in body:
             raise self._error(
-                items[1], f"Missing 'variables' in condition {text!r}", "put command and files into {'variables': {…}}"
+                items[1],
+                f"Missing 'variables' in condition {shortened(text)!r}",
+                "put command and files into {'variables': {…}}",
             )
         return condition, self._settings(body["variables"])
 
@@ -226,7 +232,15 @@ class _Parser:
             case ast.BinOp(op=ast.Add(), left=left, right=right):
                 return self._string(left, what) + self._string(right, what)
         shown = _shown(node)
-        hint = f'write "{shown}"' if isinstance(node, (ast.Constant, ast.Name)) else "nothing is evaluated here"
+        match node:
+            case ast.Name() | ast.Constant(value=int() | float()) if shown not in {"True", "False"}:
+                hint = f'write "{shown}"'
+            case ast.Constant(value=bytes()):
+                hint = "leave out the b before the quote"
+            case ast.Constant():
+                hint = "leave it out, or write the text that is meant in quotes"
+            case _:
+                hint = "nothing is evaluated here"
         raise self._error(node, f"{what} may hold only strings, not {shown!r}", hint)
 
     def _written(self, node: ast.expr, what: str) -> Written:

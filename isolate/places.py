@@ -1,6 +1,7 @@
 """Where something stands in a text: `file:line:column`, as editors count.
 
-Pure; knows no grammar. The invariant: a place costs nothing until somebody asks for it.
+Pure; knows no grammar. The invariants: a place costs nothing until somebody asks for it; asking for many, in the order
+they stand or backwards, costs one pass over the text.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Self
 from isolate.errors import InvalidIsolateFile
 
 MAX_BYTES = 4 << 20  # of a file; whether its text is too long is for who reads that
+MAX_SHOWN = 100  # letters of what is quoted from a file
 BLANK = " \t\f\ufeff"  # what may stand before the first expression of a line
 
 
@@ -24,12 +26,17 @@ def decoded(content: bytes, name: str) -> str:
     More than MAX_BYTES are refused: whoever reads a file needs to read no more than one byte beyond.
     """
     if len(content) > MAX_BYTES:
-        raise InvalidIsolateFile(f"{name}: A .isolate of more than {MAX_BYTES} bytes is too long")
+        raise InvalidIsolateFile(f"{name}:1:1: A .isolate of more than {MAX_BYTES} bytes is too long")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         before = content[: error.start].decode("utf-8")
         raise InvalidIsolateFile(f"{place_in(before, len(before), name)}: not UTF-8 text") from error
+
+
+def shortened(text: str) -> str:
+    """Return `text`, or the beginning of one that is too long for a line."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 class Source:
@@ -38,19 +45,30 @@ class Source:
     def __init__(self, text: str, name: str) -> None:
         self._lines = text.removeprefix("\ufeff").split("\n")
         self._name = name
+        self._first = next(
+            (number for number, line in enumerate(self._lines, 1) if _has_code(line)), len(self._lines) + 1
+        )
+        # Where the last place was: number of its line, that in UTF-8, bytes and characters before it.
+        self._last: tuple[int, bytes, int, int] = (0, b"", 0, 0)
 
     def place(self, lineno: int, offset: int) -> str:
         """Return `file:line:column` of what Python has found `offset` bytes behind its margin."""
         line = self._lines[lineno - 1] if lineno <= len(self._lines) else ""
         # Python counts bytes of UTF-8, and from the margin that `_without_margin` removed.
-        margin = len(line) - len(line.lstrip(BLANK)) if self._is_first(lineno) else 0
-        before = line[margin:].encode("utf-8", "surrogatepass")[:offset].decode("utf-8", "replace")
-        return f"{self._name}:{lineno}:{margin + len(before) + 1}"
+        margin = len(line) - len(line.lstrip(BLANK)) if lineno <= self._first else 0
+        number, encoded, at_byte, letters = self._last
+        if number != lineno:
+            encoded, at_byte, letters = line[margin:].encode("utf-8", "surrogatepass"), 0, 0
+        between = encoded[min(offset, at_byte) : max(offset, at_byte)].decode("utf-8", "replace")
+        letters += len(between) if offset >= at_byte else -len(between)
+        self._last = lineno, encoded, offset, letters
+        return f"{self._name}:{lineno}:{margin + letters + 1}"
 
-    def _is_first(self, lineno: int) -> bool:
-        """Say whether nothing but blank lines and comments is above this line."""
-        above = (line.strip(BLANK + "\r") for line in self._lines[: lineno - 1])
-        return all(not line or line.startswith("#") for line in above)
+
+def _has_code(line: str) -> bool:
+    """Say whether a line is neither blank nor a comment."""
+    line = line.strip(BLANK + "\r")
+    return bool(line) and not line.startswith("#")
 
 
 class Written(str):

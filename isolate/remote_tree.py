@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from isolate.cas.digest import Namespace
 from isolate.download import stream_blob
-from isolate.errors import InvalidInput, InvalidManifest, NotFound, TooLarge, first_cause
+from isolate.errors import InvalidInput, InvalidManifest, NotFound, first_cause
 from isolate.hands import Remote
 from isolate.http import HttpClient
 from isolate.isolated import MAX_MANIFEST_BYTES, MAX_PARTS, Entry, Kind, Manifest, loads, resolve
@@ -76,7 +76,7 @@ class RemoteTree:
         def keep(piece: bytes) -> int:
             content.extend(piece)
             if len(content) > MAX_MANIFEST_BYTES:
-                raise TooLarge(f"Blob {digest.hex()} is too large for a manifest")
+                raise InvalidManifest(f"Blob {digest.hex()} is too large for a manifest")
             return len(piece)
 
         await stream_blob(self._client, self._namespace, digest, keep)
@@ -124,7 +124,7 @@ def find(manifest: Manifest, path: str) -> Entry:
             raise InvalidInput(f"{path!r} is a directory")
         else:
             return entry
-    raise InvalidInput(f"{path!r} leads through too many links")
+    raise NotFound(f"The tree has no file {path!r}: it leads through too many links")
 
 
 def _through_link(known: dict[str, Entry], here: str, path: str) -> str:
@@ -137,7 +137,9 @@ def _through_link(known: dict[str, Entry], here: str, path: str) -> str:
             return posixpath.normpath(posixpath.join(above, *parts[end:]))
     if any(name.startswith(f"{here}/") for name in known):
         raise InvalidInput(f"{path!r} is a directory")
-    raise NotFound(f"The tree has no file {path!r}")
+    tar = next((entry.path for entry in known.values() if entry.kind is Kind.TAR), None)
+    hint = "" if tar is None else f" (hint: only `download` opens tars, such as {tar!r})"
+    raise NotFound(f"The tree has no file {path!r}{hint}")
 
 
 def below(manifest: Manifest, paths: Sequence[str]) -> list[Entry]:
@@ -156,6 +158,15 @@ def below(manifest: Manifest, paths: Sequence[str]) -> list[Entry]:
         if path not in met:
             raise NotFound(f"The tree has nothing at {path!r}")
     return chosen
+
+
+def tars_text(entries: Sequence[Entry]) -> str:
+    """Return what to say of tars among what is shown, for there `download` makes other files; nothing without any."""
+    tars = [entry.path for entry in entries if entry.kind is Kind.TAR]
+    if not tars:
+        return ""
+    more = f" and {len(tars) - 1} more" if len(tars) > 1 else ""
+    return f"{tars[0]!r}{more}: in place of a tar `download` puts what is in it, which is not shown here"
 
 
 def differences(before: Manifest, after: Manifest) -> Iterator[Change]:

@@ -17,7 +17,7 @@ import click
 
 from isolate.bars import Bars, TerminalMonitor, one_line, printable
 from isolate.commands import CommandGroup
-from isolate.errors import InvalidInput, IsolateError, UploadFailed, first_cause
+from isolate.errors import InvalidInput, InvalidIsolateFile, InvalidManifest, IsolateError, UploadFailed, first_cause
 from isolate.settings import Settings
 
 if TYPE_CHECKING:
@@ -230,7 +230,9 @@ def exit_status(error: BaseException) -> int:
         return EXIT_INTERRUPTED
     if isinstance(error, UploadFailed):
         return EXIT_UPLOAD_FAILED
-    return EXIT_USAGE if isinstance(error, InvalidInput) else EXIT_FAILED
+    # What is wrong with a file, here or on a server, is no wrong usage: 1, as in 2020.
+    is_content = isinstance(error, (InvalidIsolateFile, InvalidManifest))
+    return EXIT_USAGE if isinstance(error, InvalidInput) and not is_content else EXIT_FAILED
 
 
 def describe(error: BaseException) -> str:

@@ -15,6 +15,7 @@ import click
 
 from isolate import flags
 from isolate.commands import Command
+from isolate.errors import InvalidIsolateFile
 from isolate.sources import fetch, run, source_of
 from isolate.terminal import EXIT_FAILED, EXIT_HELP, Console, log_options, summary_option, version_option
 
@@ -47,10 +48,12 @@ def ls_command(console: Console, /, tree: str, paths: tuple[str, ...], *, long: 
 
     HASH is that of a tree, or a local .isolated.
     """
-    from isolate.remote_tree import below, long_line, shown
+    from isolate.remote_tree import below, long_line, shown, tars_text
 
     entries = below(_manifest(console, tree, **given), paths)
     _print(map(long_line, entries) if long else (shown(entry.path) for entry in entries))
+    if told := tars_text(entries):
+        console.warn(told)
     console.note(f"{len(entries)} entries of {sum(entry.blob.size for entry in entries if entry.blob)} bytes")
 
 
@@ -62,7 +65,7 @@ def ls_command(console: Console, /, tree: str, paths: tuple[str, ...], *, long: 
 @click.pass_obj
 def cat_command(console: Console, /, tree: str, paths: tuple[str, ...], **given: Any) -> None:
     """Print files of a tree, links followed."""
-    from isolate.remote_tree import RemoteTree, client_for
+    from isolate.remote_tree import RemoteTree, client_for, find, tars_text
 
     source, root, content = source_of(tree, **given)
 
@@ -70,9 +73,11 @@ def cat_command(console: Console, /, tree: str, paths: tuple[str, ...], **given:
         with console.watch() as monitor:
             async with client_for(source, monitor) as client:
                 tree = RemoteTree(client, source.namespace)
-                await tree.open(root, content)
+                manifest = await tree.open(root, content)
                 for path in paths:
                     await tree.write_file(path, sys.stdout.buffer.write)
+                if told := tars_text([find(manifest, path) for path in paths]):
+                    console.warn(told)
 
     try:
         run(copy())
@@ -137,6 +142,8 @@ def _read(name: str) -> bytes:
 
     if name == "-":
         return sys.stdin.buffer.read(MAX_BYTES + 1)
+    if os.path.exists(name) and not os.path.isfile(name):  # a pipe would be waited for
+        raise InvalidIsolateFile(f"Cannot read {name!r}: it is not a file (hint: `-` is stdin)")
     with open(name, "rb") as file:
         return file.read(MAX_BYTES + 1)
 

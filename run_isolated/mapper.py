@@ -231,12 +231,14 @@ def _lost(source: str) -> BlobsMissing:
 
 def _explained(error: OSError, destination: Path) -> IsolateError:
     """Return what went wrong in the words of whoever asked for the tree."""
-    path = error.filename2 or error.filename
+    path = os.fsdecode(error.filename2 or error.filename or "")
+    if path.startswith(f"{destination}/"):  # a member of a tar; a destination may be ours, under a name for a moment
+        path = os.path.relpath(path, destination)
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return NoSpace(f"No space left to map the tree into {destination}")
         case errno.EEXIST:
-            return InvalidManifest(f"Cannot make {path}: another entry has this name on this file system")
+            return InvalidManifest(f"Cannot make {path}: another entry of the tree or its tars has this name")
         case errno.ENAMETOOLONG | errno.EILSEQ | errno.EINVAL:
             return InvalidManifest(f"Cannot make {path}: {error.strerror}")
         case errno.ENOENT if error.filename2:  # of a link: all directories of the tree are there

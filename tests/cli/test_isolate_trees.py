@@ -85,6 +85,9 @@ def test_remap_and_run(shell: Shell, split: Path, tmp_path: Path, capfd: pytest.
     (split / "m").unlink()
     ended = shell.isolate("run", "-s", "x.isolated", "--skip-refresh")
     assert (ended.status, ended.err) == (1, f"isolate: error: {split}/m is missing\n")
+    ended = shell.isolate("remap", "-s", "x.isolated", "--skip-refresh", "-o", "fourth")
+    assert ended == (1, "", f"isolate: error: {split}/m is missing\n")
+    assert not Path("fourth").exists()
     assert not list(tmp_path.glob("isolate-*"))
 
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from isolate.conditions import Value
 from isolate.errors import InvalidIsolateFile
 from isolate.isolatefile import Chosen, IsolateFile, load_isolate, parse_isolate, substitute, variables_in
+from isolate.isolatesyntax import MAX_TEXT
+from isolate.places import place_of
 
 
 def chosen(files: dict[str, Any], **config: Value) -> Chosen:
@@ -71,6 +73,14 @@ def test_everything_python_literals_allow() -> None:
         ("{'variable': {}}", "t:1:2: .*did you mean 'variables'"),
         ("{'variables': {'isolate_dependency_tracked': []}}", "t:1:16: .*did you mean 'files'"),
         ("{'variables': {'files': ['a'}}", "t:1:29: closing"),
+        ("{'variables': {'files': [True]}}", "t:1:26: .* not 'True' \\(hint: leave it out, or write the text"),
+        ("{'variables': {'files': [b'a']}}", "t:1:26: .* \\(hint: leave out the b before the quote\\)$"),
+        ("{'variables': {'files': [5]}}", 't:1:26: .* \\(hint: write "5"\\)$'),
+        ("{'conditions': [['a==\\'" + "b" * 9000 + "\\' or c', {}]]}", "t:1:18: .{0,400}$"),
+        ("{'conditions': [['a==1 or " + "b" * 9000 + "', {}]]}", "t:1:18: .{0,400}$"),
+        ("{'conditions': [['a==\\'" + "b" * 9000 + "\\'', {}]]}", "t:1:[0-9]+: Missing .{0,300}$"),
+        ("{'includes': [\n'/" + "b" * 9000 + "']}", "t:2:1: .{0,300}$"),
+        ("{}\n" + " " * MAX_TEXT, f"t:2:{MAX_TEXT - 2}: A .isolate of {MAX_TEXT + 3} characters is longer"),
         ("{'variables': {'files': [" + "9" * 100_000 + "]}}", "t:1:.*"),
     ],
 )
@@ -108,8 +118,23 @@ def test_values_are_typed_and_must_be_given() -> None:
     file = {"/p/main.isolate": {"conditions": [condition("a==1", files=["x"]), condition("b=='y'", files=["z"])]}}
     assert chosen(file, a=1, b="n").files == (("/p", "x"),)
     assert chosen(file, a="1", b="n").files == ()
-    with pytest.raises(InvalidIsolateFile, match=r"missing from the command line: a, b \(hint: say --config-var.*\)$"):
+    with pytest.raises(
+        InvalidIsolateFile,
+        match=r"^/p/main.isolate:1:18: .* missing from the command line: a, b \(hint: say --config-var.*\)$",
+    ):
         chosen(file)
+    many = {"/p/main.isolate": {"conditions": [condition(f"a{number:05}==1", files=["x"]) for number in range(500)]}}
+    with pytest.raises(InvalidIsolateFile, match=r": a00000, .*, a00019 and 480 more \(hint: say --config-v"):
+        chosen(many)
+
+
+def test_places_are_right_in_whatever_order_they_are_asked_for() -> None:
+    words = [f"é{number}" for number in range(3000)]
+    text = "# é\n  {'variables': {'files': [" + ", ".join(f"'{word}'" for word in words) + "]}}"
+    items = parse_isolate(text, "t").variables.files
+    line = text.split("\n")[1]
+    for item in (*items, *reversed(items), items[5], items[900], items[5]):
+        assert place_of(item, "") == f"t:2:{line.index(repr(str(item))) + 1}"
 
 
 def test_an_unlisted_value_ends_the_evaluation_as_in_2020() -> None:

@@ -236,6 +236,6 @@ async def test_links_are_made_last_whatever_the_names(cache: LocalCache, tmp_pat
     outside.mkdir()
     link = Entry("a", Kind.LINK, target=str(outside))
     unchecked = Manifest(algorithm=NS.algorithm, entries=(link, file_entry("a/f", b"")))
-    with pytest.raises(InvalidManifest, match="another entry has this name"):
+    with pytest.raises(InvalidManifest, match="another entry of the tree or its tars has this name"):
         apply(plan(unchecked), cache, tmp_path / "tree")
     assert list(outside.iterdir()) == []

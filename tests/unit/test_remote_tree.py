@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from isolate.cas.digest import Namespace
-from isolate.errors import IsolateError
+from isolate.errors import IsolateError, NotFound
 from isolate.isolated import Entry, Kind, Manifest
-from isolate.remote_tree import below, differences, find, long_line, shown
+from isolate.remote_tree import below, differences, find, long_line, shown, tars_text
 
 SPACE = Namespace.parse("blake3-zstd")
 FILE = Entry("d/f", Kind.FILE, SPACE.blob(b"x"), 0o640)
@@ -34,8 +34,8 @@ def test_a_file_is_found_through_links(path: str) -> None:
     [
         ("d", "'d' is a directory"),
         ("e", "'e' is a directory"),
-        ("a", "'a' leads through too many links"),
-        ("a/x", "'a/x' leads through too many links"),
+        ("a", "no file 'a': it leads through too many links"),
+        ("a/x", "no file 'a/x': it leads through too many links"),
         ("../d/f", "no file '../d/f'"),
         ("/d/f", "no file '/d/f'"),
         ("d/f/g", "no file"),
@@ -45,6 +45,15 @@ def test_a_file_is_found_through_links(path: str) -> None:
 def test_what_is_no_file_is_named(path: str, message: str) -> None:
     with pytest.raises(IsolateError, match=message):
         find(TREE, path)
+
+
+def test_what_only_a_download_shows_is_said() -> None:
+    tar = Entry("d/a.tar", Kind.TAR, SPACE.blob(b"y"))
+    assert tars_text(TREE.entries) == ""
+    assert tars_text([tar, FILE]).startswith("'d/a.tar': in place of a tar `download`")
+    assert tars_text([tar, tar]).startswith("'d/a.tar' and 1 more: ")
+    with pytest.raises(NotFound, match=r"no file 'd/x' \(hint: only `download` opens tars, such as 'd/a.tar'\)"):
+        find(tree(FILE, tar), "d/x")
 
 
 def test_a_part_of_a_tree() -> None:
