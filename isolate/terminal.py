@@ -253,6 +253,11 @@ def _fail(console: Console, error: Exception) -> int:
     if console.verbosity >= _DEBUG:
         traceback.print_exception(error)
     console.error(describe(cause))
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:  # said above: Python would say it again when it ends, and exit as it likes
+        _write_nowhere()
     return exit_status(cause)
 
 
@@ -264,10 +269,14 @@ def _nobody_reads() -> bool:
     poll.register(1, 0)
     gone = any(event & select.POLLERR for _, event in poll.poll(0))
     if gone:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.close(nowhere)
+        _write_nowhere()
     return gone
+
+
+def _write_nowhere() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 def _usage_message(error: click.ClickException) -> str:

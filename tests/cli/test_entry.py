@@ -84,3 +84,10 @@ def test_streams_that_are_closed(words: str, status: int, said: str) -> None:
     assert done.returncode == status
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == bool(said)
+
+
+def test_a_stdout_that_takes_no_more_is_one_line(tmp_path: Path) -> None:
+    script = "import sys; from isolate.entry import swarming; sys.exit(swarming())"
+    line = ["sh", "-c", 'ulimit -f 0; "$0" -c "$1" --version > "$2"', sys.executable, script, str(tmp_path / "out")]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "swarming: error: File too large\n")
