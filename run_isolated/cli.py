@@ -106,7 +106,9 @@ def _run(
     from run_isolated.log import LoggedMonitor, log_to
     from run_isolated.result import NOT_FINISHED, RunResult
 
-    known = config.load()
+    known = config.load(needs_places=_needs_places(**asked))
+    if known.note:
+        console.warn(known.note)
     spec = parse_spec(
         Asked(server=server or known.server, **asked),
         base_env=known.environment,
@@ -131,6 +133,20 @@ def _run(
     return EXIT_INTERRUPTED if interrupted else _exit_status(result, with_json=json_file is not None)
 
 
+def _needs_places(
+    isolated: str | None,
+    cache_dir: Path | None,
+    root_dir: Path | None,
+    named_caches: object,
+    named_cache_root: Path | None,
+    **_: object,
+) -> bool:
+    """Whether a run uses a directory that no flag names."""
+    return (cache_dir is None and (root_dir is None or isolated is not None)) or bool(
+        named_caches and named_cache_root is None
+    )
+
+
 def _clean(console: Console, cache_dir: Path | None, root_dir: Path | None, **asked: Any) -> int:
     """Trim the caches to their limits and delete what dead runs left."""
     from isolate.clock import SystemClock
@@ -139,6 +155,8 @@ def _clean(console: Console, cache_dir: Path | None, root_dir: Path | None, **as
     from run_isolated.spec import RunSpec
 
     known = config.load()
+    if known.note:
+        console.warn(known.note)
     spec = RunSpec(
         root_dir=root_dir or (cache_dir or known.cache_dir).absolute().parent,
         cache_dir=cache_dir or known.cache_dir,

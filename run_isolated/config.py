@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isolate import config
+from run_isolated.places import usable
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +22,14 @@ class Config:
     cache_dir: Path
     named_cache_root: Path
     environment: dict[str, str]
+    note: str = ""  # why the directories are not where they usually are
 
 
-def load(environment: Mapping[str, str] | None = None) -> Config:
-    """Read `environment`, by default that of this process."""
+def load(environment: Mapping[str, str] | None = None, *, needs_places: bool = True) -> Config:
+    """Read `environment`, by default that of this process; with `needs_places` the directories can be written to."""
     known = dict(os.environ if environment is None else environment)
-    shared = config.load(known)
-    return Config(shared.isolate_server, shared.blob_cache, shared.cache_root / "named_caches", known)
+    shared, note = config.load(known), ""
+    if needs_places:
+        root, note = usable(shared.cache_root, known)
+        shared = replace(shared, cache_root=root)
+    return Config(shared.isolate_server, shared.blob_cache, shared.cache_root / "named_caches", known, note)

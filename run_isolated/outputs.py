@@ -32,6 +32,7 @@ Report = Callable[[str], None]
 
 # A command can make links that lead to more names than there are atoms; no real one has as many outputs.
 MAX_COLLECTED = 1_000_000
+_LONGEST_NAMED = 200  # characters of a path in a report
 
 _CANNOT_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP}
 
@@ -107,8 +108,11 @@ def collect(run_dir: Path, out_dir: Path, paths: Sequence[str], report: Report) 
     taken = 0
     while pending:
         source, path, above = pending.pop()
-        real = inside.resolve(source)
         taken += 1
+        if len(os.fsencode(source)) >= MAX_PATH_BYTES:
+            report(f"Output {_named(path)} lies too deep; skipped")
+            continue
+        real = inside.resolve(source)
         if taken > MAX_COLLECTED:
             report(f"More than {MAX_COLLECTED} outputs; {path!r} and the rest are skipped")
             return
@@ -143,7 +147,7 @@ def refused(out_dir: Path, report: Report) -> frozenset[str]:
         for path, status in _children(inside.real, directory):
             problem = _problem(inside, path, status)
             if problem:
-                report(f"Output {path!r} {problem}; skipped")
+                report(f"Output {_named(path)} {problem}; skipped")
                 bad.add(path)
             elif stat.S_ISDIR(status.st_mode):
                 pending.append(path)
@@ -152,7 +156,7 @@ def refused(out_dir: Path, report: Report) -> frozenset[str]:
 
 def _problem(inside: _Root, path: str, status: os.stat_result) -> str:
     """Return what is wrong with an output, "" for nothing."""
-    if len(os.fsencode(path)) > MAX_PATH_BYTES - len(inside.real) - 1 or path.count("/") >= MAX_PATH_PARTS:
+    if len(os.fsencode(path)) >= MAX_PATH_BYTES - len(inside.real) - 1 or path.count("/") >= MAX_PATH_PARTS:
         return "lies too deep"
     absolute = os.path.join(inside.real, path)
     if stat.S_ISLNK(status.st_mode):
@@ -163,6 +167,11 @@ def _problem(inside: _Root, path: str, status: os.stat_result) -> str:
                 os.chmod(absolute, stat.S_IMODE(status.st_mode) | stat.S_IRUSR)
         return "" if os.access(absolute, os.R_OK) else "cannot be read"
     return "" if stat.S_ISDIR(status.st_mode) else "is neither a file, a directory nor a link"
+
+
+def _named(path: str) -> str:
+    """Return `path` as a report names it: its ends are enough of a long one."""
+    return repr(path) if len(path) <= _LONGEST_NAMED else f"{path[:100]!r} ... {path[-50:]!r}"
 
 
 class _Root:
@@ -178,9 +187,13 @@ class _Root:
 
 
 def _children(root: str, directory: str) -> Iterator[tuple[str, os.stat_result]]:
-    with os.scandir(os.path.join(root, directory)) as entries:
-        for entry in entries:
-            yield os.path.join(directory, entry.name), entry.stat(follow_symlinks=False)
+    descriptor = os.open(os.path.join(root, directory), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with os.scandir(descriptor) as entries:  # by paths, an entry may be too deep to be looked at
+            for entry in entries:
+                yield os.path.join(directory, entry.name), entry.stat(follow_symlinks=False)
+    finally:
+        os.close(descriptor)
 
 
 def _make_accessible(directory: str) -> None:

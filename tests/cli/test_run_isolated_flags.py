@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from isolate.errors import InternalFailure
+from run_isolated import places
+
 COMMAND = str(Path(sys.executable).parent / "run_isolated")
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -209,9 +212,23 @@ def test_home_that_is_of_no_use(root: Path, tmp_path: Path, home: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{env.get('HOME', 'unset')}\n", "")
 
 
-def test_home_that_cannot_be_written_is_told_when_it_is_needed() -> None:
-    env = {"PATH": os.environ["PATH"], "HOME": "/proc/self"}
-    done = subprocess.run([COMMAND, "true"], capture_output=True, text=True, env=env, cwd="/proc")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "Cannot make a work directory in '/proc/self/.cache/isolate'" in done.stderr
-    assert done.stderr.count("\n") == 1
+@pytest.mark.parametrize("home", ["/proc/self", None])
+def test_home_that_cannot_be_written_is_replaced_by_a_private_directory(
+    tmp_path: Path, home: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), "HOME": home or ""}
+    if home is None:
+        env["XDG_CACHE_HOME"] = "/proc/self"
+    command = [COMMAND, "--no-log", "--named-cache", "n", "n", "0", "sh", "-c", "pwd; cat n/k; echo kept > n/k"]
+    place = tmp_path / f"isolate-{os.geteuid()}"
+    for kept in ("", "kept\n"):
+        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd="/proc")
+        printed, _, rest = done.stdout.partition("\n")
+        assert (done.returncode, rest) == (0, kept)
+        assert printed.startswith(f"{place}/")
+        assert str(place) in done.stderr.splitlines()[0]
+    assert place.stat().st_mode & 0o777 == 0o700
+    place.chmod(0o777)  # as if somebody else could have been there
+    monkeypatch.setattr(places, "_TEMPORARY", ())
+    with pytest.raises(InternalFailure, match="nor below TMPDIR"):
+        places.usable(Path("/proc/self/isolate"), env)

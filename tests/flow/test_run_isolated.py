@@ -178,15 +178,21 @@ async def test_asked_for_outputs_are_uploaded_beside(place: Place) -> None:
 async def test_hostile_outputs_are_left_out_and_named(place: Place) -> None:
     code = (
         "cd ${ISOLATED_OUTDIR}; ln -s /etc/passwd p; mkfifo pipe; echo x > f; ln -s f l; mkdir .git; touch .git/a.pyc"
+        f"; {sys.executable} -c \"import os\nfor _ in range(30): os.mkdir('d' * 200); os.chdir('d' * 200)\""
     )
     result, printed = await place.run("sh", "-c", code, raw_command=True)
     assert (result.exit_code, result.internal_failure) == (0, None)
-    assert sorted(printed.splitlines()) == [
+    deep, *others = sorted(printed.splitlines())
+    assert deep.startswith("Output 'dddd")
+    assert deep.endswith("dddd' lies too deep; skipped")
+    assert others == [
         "Output 'p' is a link to '/etc/passwd', outside; skipped",
         "Output 'pipe' is neither a file, a directory nor a link; skipped",
     ]
     assert result.outputs is not None
-    assert await place.download(result.outputs.isolated) == {"f": b"x\n", "l": Link("f"), ".git": {"a.pyc": b""}}
+    stored = await place.download(result.outputs.isolated)
+    assert stored.pop("d" * 200)  # as far as it can be named
+    assert stored == {"f": b"x\n", "l": Link("f"), ".git": {"a.pyc": b""}}
 
 
 async def test_only_hostile_outputs_are_no_outputs(place: Place) -> None:

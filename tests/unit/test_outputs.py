@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from run_isolated import outputs
+from run_isolated.deletion import delete_tree
 from run_isolated.outputs import collect, refused
 
 
@@ -166,3 +167,24 @@ def test_depth_is_limited_as_in_manifests(out_dir: Path, parts: int, bad: int) -
     said: list[str] = []
     assert len(refused(out_dir, said.append)) == bad
     assert len(said) == bad
+
+
+def test_depth_that_no_path_can_name_costs_nothing_else(run_dir: Path, out_dir: Path) -> None:
+    (run_dir / "good").write_text("good")
+    for top in (run_dir, out_dir):
+        place = os.open(top, os.O_RDONLY)
+        for _ in range(30):
+            os.mkdir("d" * 200, dir_fd=place)
+            deeper = os.open("d" * 200, os.O_RDONLY, dir_fd=place)
+            os.close(place)
+            place = deeper
+        os.close(place)
+    said: list[str] = []
+    collect(run_dir, out_dir, ["d" * 200, "good"], said.append)
+    assert (out_dir / "good").read_text() == "good"
+    bad = refused(out_dir, said.append)
+    assert [len(path) > 3000 for path in bad] == [True]
+    assert 1 <= len(said) <= 3
+    assert all("too deep; skipped" in line and len(line) < 300 for line in said)
+    for top in (run_dir, out_dir):
+        delete_tree(top)  # which not everybody can
