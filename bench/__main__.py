@@ -82,6 +82,8 @@ def main(
     started_s = time.time()
     for name, version in (host := machine() | {"tools": versions()}).items():
         click.echo(f"{name}: {', '.join(map(' '.join, version.items())) if isinstance(version, dict) else version}")
+    for kept in filter(None, (scratch, data)):
+        kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=scratch, ignore_cleanup_errors=True) as folder:
         found = list(measure_all(Path(folder), trees, size, data, chosen))
         removed(Path(folder))
