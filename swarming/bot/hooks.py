@@ -169,8 +169,13 @@ class Hooks:
             return await self._guarded(name, lambda: self._called(name, facts, arguments))
 
     async def refuse(self, name: str, reason: str) -> None:
-        """Note that what a hook returned cannot be used."""
-        await self._fail(name, f"Hook {name}() returned {reason}")
+        """Note that what a hook returned cannot be used; that it returns, again and again, does not settle it."""
+        await self._fail(_result_of(name), f"Hook {name}() returned {reason}")
+
+    async def accept(self, name: str) -> None:
+        """Note that what a hook returned can be used."""
+        if self._problems.pop(_result_of(name), None):
+            log.info("What hook %s() returns can be used again", name)
 
     async def close(self) -> None:
         """End the process."""
@@ -267,6 +272,10 @@ class Hooks:
     async def _drop(self) -> str:
         peer, self._peer = self._peer, None
         return "" if peer is None else await peer.close()
+
+
+def _result_of(name: str) -> str:
+    return f"result of {name}"
 
 
 async def _coroutine(work: Callable[[], Awaitable[Answer | None]]) -> Answer | None:

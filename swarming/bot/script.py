@@ -120,10 +120,16 @@ class Script:
             return launch
         _, command, env = answer.arguments
         try:
-            return Launch.checked(command, env)
+            wanted = Launch.checked(command, env)
         except InvalidInput as error:
             await self._hooks.refuse("on_before_task", str(error))
             return launch
+        await self._hooks.accept("on_before_task")
+        return wanted
+
+    async def refuse_launch(self, reason: str) -> None:
+        """Take no more tasks: what `before_task` returned starts no runner, and would fail every one of them."""
+        await self._hooks.refuse("on_before_task", reason)
 
     async def after_task(
         self,
@@ -197,14 +203,16 @@ class Script:
 
     async def _checked(self, name: str, parse: Callable[[Any], Any], otherwise: Any) -> Any:
         """Return what a hook returns, or `otherwise` when it returns nothing that can be used."""
-        value = await self._call(name)
-        if value is None:
+        answer = await self._hooks.call(name, self._facts())
+        if answer is None:
             return otherwise
         try:
-            return parse(value)
+            found = otherwise if answer.value is None else parse(answer.value)
         except InvalidInput as error:
             await self._hooks.refuse(name, str(error))
             return otherwise
+        await self._hooks.accept(name)
+        return found
 
     def _facts(self) -> dict[str, object]:
         place = self._place

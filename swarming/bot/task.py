@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -29,6 +30,7 @@ from swarming.bot.workplace import Workplace
 HEARTBEAT_S = 10.0  # six of them fit into the silence a server allows
 NEXT_RUNNER_S = 0.25  # into a task, the next runner is started; it needs as long, and trivial tasks end before
 STRAY_WRITER_S = 2.0  # how long a process that outlived its task may hold the output up
+_SHOT = "signal 9"
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class TaskRun:
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()  # for the one who reports
         self._change = asyncio.Event()  # for the one who watches the time
-        self._over = False
+        self._over = self._is_met = False  # met: the runner has said something
         self._finished: Finished | None = None
         self._every_s = HEARTBEAT_S
 
@@ -100,13 +102,26 @@ class TaskRun:
                     return "no start"
                 if launch != self._place.usual:
                     spec = replace(spec, base_env={**launch.env, **self._place.task_env(self._manifest)})
-                return await self._employ(launch, spec)
+                runner_end = await self._employ(launch, spec)
+                is_shot = runner_end == _SHOT and self._why is None  # by the kernel, perhaps: not its fault
+                if launch != self._place.usual and not self._is_met and self._why in {None, Why.HUNG} and not is_shot:
+                    await self._blame(launch, f"starts no runner, it ended with {runner_end}")
+                return runner_end
             finally:
                 self._end()
 
+    async def _blame(self, launch: Launch, what: str) -> None:
+        """Have no more tasks fail of what the administrator wants to be started."""
+        await self._place.script.refuse_launch(f"a command that {what}: {shlex.join(launch.command)[:500]}")
+
     async def _employ(self, launch: Launch, spec: RunSpec) -> str:
         """Give the task to the runner that stands by, and return how that one ended."""
-        runner = await self._standby.take(launch)
+        try:
+            runner = await self._standby.take(launch)
+        except OSError as error:
+            if launch != self._place.usual:
+                await self._blame(launch, f"cannot be started ({error.strerror})")
+            raise
         try:
             self._spool.fill_from(runner.take_output(), self._printed)
             await _send(runner, job_message(spec))
@@ -127,7 +142,7 @@ class TaskRun:
     async def _listen(self, runner: Runner) -> None:
         """Take in what the runner says until it ends."""
         while (message := await runner.receive()) is not None:
-            self._sign_s = self._clock.monotonic()
+            self._sign_s, self._is_met = self._clock.monotonic(), True
             if "finished" in message:
                 self._finished = Finished.from_message(message["finished"])
                 break

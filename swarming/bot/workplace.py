@@ -38,6 +38,8 @@ class TaskScript(Protocol):
 
     async def before_task(self, bot_file: Path, launch: Launch) -> Launch: ...
 
+    async def refuse_launch(self, reason: str) -> None: ...
+
     async def after_task(
         self,
         *,

@@ -149,6 +149,16 @@ def test_a_hook_may_change_how_the_runner_is_started(server: ServerProcess, tmp_
         assert stdout(server, task) == f"{min(19, os.nice(0) + 7 + NICE)}\n"
 
 
+def test_a_hook_that_breaks_the_runner_fails_one_task_and_not_all(server: ServerProcess, tmp_path: Path) -> None:
+    give(server, "def on_before_task(bot, bot_file, cmd, env): cmd[:] = ['/nonexistent']")
+    with running_bot(server, tmp_path / "bot", "bot-1") as bot:
+        task = submit(server, ["true"])
+        bot.expect("The server keeps this bot in quarantine")
+        assert result(server, task)["state"] == "BOT_DIED"
+        reason = "a command that cannot be started (No such file or directory): /nonexistent"
+        assert state_of(server)["quarantined"] == f"Hook on_before_task() returned {reason}"
+
+
 def test_other_hooks_start_bots_again(server: ServerProcess, tmp_path: Path, knocks: Knocks) -> None:
     """The version of the group's configuration in the state, and the command that comes of a stale one."""
     with running_bot(server, tmp_path / "bot", "bot-1") as bot:

@@ -130,6 +130,9 @@ class ScriptedScript:
             await self.holding.wait()
         return self.launch or launch
 
+    async def refuse_launch(self, reason: str) -> None:
+        self._note("refuse_launch", reason)
+
     async def after_task(self, **told: Any) -> None:
         self._note("after_task", told)
 
@@ -139,7 +142,7 @@ class ScriptedRunner:
 
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []
-        self.killed = False
+        self.killed = self.ended = False
         self.closed = False
         self._words: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._output, self._printed = os.pipe()
@@ -160,7 +163,7 @@ class ScriptedRunner:
 
     @property
     def is_alive(self) -> bool:
-        return not self.killed
+        return not (self.killed or self.ended)
 
     async def send(self, message: Mapping[str, object]) -> None:
         if self.killed:
@@ -170,9 +173,15 @@ class ScriptedRunner:
     async def receive(self) -> dict[str, Any] | None:
         return await self._words.get()
 
-    def kill(self) -> None:
-        self.killed = True
+    def end(self) -> None:
+        """Let it end by itself, with status 0."""
+        self.ended = True
         self.say(None)
+
+    def kill(self) -> None:
+        if not self.ended:
+            self.killed = True
+            self.say(None)
 
     def take_output(self) -> int:
         self._taken = True

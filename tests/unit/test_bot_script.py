@@ -153,6 +153,28 @@ async def test_dimensions_that_are_none_leave_the_found_ones(tmp_path: Path, val
     assert scene.script.problem.startswith("Hook get_dimensions() returned no dimensions")
 
 
+async def test_a_wrong_shape_is_told_once_until_it_changes(tmp_path: Path) -> None:
+    shapes: list[Any] = [{"a": 1}, {"a": 1}, {"a": 2}, {"a": ["1"]}, {"a": 2}]
+    scene = Scene(tmp_path, get_dimensions=lambda bot: shapes.pop(0))
+    await scene.greeted()
+    told = []
+    for _ in range(5):
+        await scene.script.describe({}, {})
+        told.append((len(scene.script.wishes.take().events), bool(scene.script.problem)))
+    assert told == [(1, True), (0, True), (1, True), (0, False), (1, True)]
+
+
+async def test_what_starts_no_runner_is_a_problem_until_the_hook_changes(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, on_before_task=lambda bot, file, command, env: command.insert(0, "/nonexistent"))
+    await scene.greeted()
+    await scene.script.before_task(Path("f"), LAUNCH)
+    await scene.script.refuse_launch("a command that cannot be started")
+    await scene.script.describe({}, {})
+    assert scene.script.problem == "Hook on_before_task() returned a command that cannot be started"
+    await scene.greeted("other code")
+    assert scene.script.problem == ""
+
+
 async def test_text_that_no_server_could_read_is_not_sent(tmp_path: Path) -> None:
     scene = Scene(tmp_path, get_state=lambda bot: {"name": "a\udc80"})
     await scene.greeted()

@@ -34,6 +34,7 @@ class Scene:
         self.api, self.clock, self.runner = ScriptedApi(), ManualClock(), ScriptedRunner()
         self.directory, self.started = directory, 0
         self.launches: list[Launch] = []
+        self.start_error: OSError | None = None
         self.script = ScriptedScript()
         place = Workplace(directory, "http://localhost", "bot-1", {"PATH": "/bin"}, 3.6, self.script)
         standby = Standby(self._start, place.usual)
@@ -43,6 +44,8 @@ class Scene:
     async def _start(self, launch: Launch) -> ScriptedRunner:
         self.started += 1
         self.launches.append(launch)
+        if self.start_error is not None:
+            raise self.start_error
         return self.runner if self.started == 1 else ScriptedRunner()
 
     async def begin(self) -> None:
@@ -309,6 +312,33 @@ async def test_another_environment_takes_another_runner(scene: Scene) -> None:
     assert scene.spec["base_env"]["SWARMING_TASK_ID"]
     scene.runner.finish()
     await scene.outcome()
+
+
+async def test_a_command_of_a_hook_that_cannot_be_started_is_held_against_it(scene: Scene) -> None:
+    scene.script.launch = Launch(("/nonexistent",), {})
+    scene.start_error = FileNotFoundError(errno.ENOENT, "No such file or directory")
+    await scene.begin()
+    await scene.outcome()
+    assert len(scene.api.failures) == 1
+    reason = "a command that cannot be started (No such file or directory): /nonexistent"
+    assert ("refuse_launch", reason) in scene.script.calls
+
+
+@pytest.mark.parametrize(
+    ("is_runner", "is_shot", "is_blamed"), [(False, False, True), (True, False, False), (False, True, False)]
+)
+async def test_a_command_of_a_hook_that_starts_no_runner_is_held_against_it(
+    scene: Scene, *, is_runner: bool, is_shot: bool, is_blamed: bool
+) -> None:
+    scene.script.launch = Launch(("true",), {})
+    await scene.begin()
+    if is_runner:
+        scene.runner.say({"ready": True})
+    (scene.runner.kill if is_shot else scene.runner.end)()
+    await scene.outcome()
+    assert len(scene.api.failures) == 1
+    reason = "a command that starts no runner, it ended with status 0: true"
+    assert (("refuse_launch", reason) in scene.script.calls) is is_blamed
 
 
 async def test_heartbeats_go_on_while_a_hook_takes_its_time(scene: Scene) -> None:
