@@ -20,10 +20,11 @@ from isolate.cas.wire import StoreInfo
 from isolate.clock import Clock, SystemClock
 from isolate.crew import GrowingCrew
 from isolate.denylist import DEFAULT, Denylist
+from isolate.entries import Entry
 from isolate.errors import FileChanged, IsolateError, Unavailable
 from isolate.expansion import EVERYTHING, beginning, expand
 from isolate.hands import Remote, Target, open_target
-from isolate.isolated import Entry, Manifest, dumps
+from isolate.isolated import Manifest, dumps
 from isolate.monitor import Monitor
 from isolate.pipeline import Built, Pipeline
 from isolate.scan import Found, ScanRules, scan

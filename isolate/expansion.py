@@ -13,8 +13,8 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from isolate.entries import Kind
 from isolate.errors import InvalidInput
-from isolate.isolated import Kind
 from isolate.paths import RelPath
 from isolate.places import named_by
 from isolate.scan import Found, Scanner, ScanRules, stamp_of, what_is

@@ -19,6 +19,7 @@ from isolate.cas.block import Block, ChunkList
 from isolate.cas.cache import BlobWriter, LocalCache, Pin
 from isolate.cas.digest import Blob
 from isolate.cas.store import BlobStore
+from isolate.entries import MAX_PARTS
 from isolate.errors import (
     BlobCorrupt,
     BlobsMissing,
@@ -28,7 +29,7 @@ from isolate.errors import (
     StoredCorrupt,
     first_cause,
 )
-from isolate.isolated import MAX_MANIFEST_BYTES, MAX_PARTS, Manifest, loads, resolve
+from isolate.isolated import MAX_MANIFEST_BYTES, Manifest, loads, resolve
 from isolate.monitor import Monitor
 from isolate.receiving import Record, each
 

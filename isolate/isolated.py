@@ -22,37 +22,13 @@ from typing import Any
 from isolate import canonical
 from isolate.cas.digest import BLAKE3, Algorithm, Blob, Namespace
 from isolate.entries import (
-    MAX_PARTS,
-    MAX_PATH_BYTES,
-    MAX_PATH_PARTS,
-    MAX_SIZE,
     Entry,
     EntryReader,
     Kind,
     check_tree,
     checked_text,
-    manifest_mode,
 )
 from isolate.errors import InvalidManifest, TooLarge
-
-__all__ = [
-    "MAX_MANIFEST_BYTES",
-    "MAX_PARTS",
-    "MAX_PATH_BYTES",
-    "MAX_PATH_PARTS",
-    "MAX_SIZE",
-    "Entry",
-    "Kind",
-    "Manifest",
-    "check_tree",
-    "dumps",
-    "entry_text",
-    "loads",
-    "manifest_mode",
-    "merge",
-    "resolve",
-    "too_large",
-]
 
 _path_of = attrgetter("path")
 

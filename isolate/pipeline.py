@@ -17,8 +17,9 @@ from isolate.cas.store import BlobStore
 from isolate.cas.wire import CHUNKED_ABOVE_BYTES
 from isolate.clock import Clock
 from isolate.crew import GrowingCrew
+from isolate.entries import Entry, Kind, manifest_mode
 from isolate.errors import InvalidInput, IsolateError, first_cause
-from isolate.isolated import Entry, Kind, Manifest, dumps, manifest_mode
+from isolate.isolated import Manifest, dumps
 from isolate.monitor import Monitor
 from isolate.scan import Found
 from isolate.sender import Sender, jobs_of

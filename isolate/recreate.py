@@ -13,8 +13,8 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from isolate.entries import Kind
 from isolate.errors import InvalidInput, IsolateError, Unreadable
-from isolate.isolated import Kind
 from isolate.paths import RelPath
 from isolate.scan import Found
 

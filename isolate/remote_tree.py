@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from isolate.cas.digest import Namespace
 from isolate.download import stream_blob
+from isolate.entries import MAX_PARTS, Entry, Kind
 from isolate.errors import InvalidInput, InvalidManifest, NotFound, first_cause
 from isolate.hands import Remote
 from isolate.http import HttpClient
-from isolate.isolated import MAX_MANIFEST_BYTES, MAX_PARTS, Entry, Kind, Manifest, loads, resolve
+from isolate.isolated import MAX_MANIFEST_BYTES, Manifest, loads, resolve
 from isolate.monitor import Monitor
 
 READS = 8  # manifests asked for at a time

@@ -20,8 +20,9 @@ from typing import IO, Any
 
 from isolate.cas.digest import Namespace
 from isolate.cas.files import atomic_file, write_atomic
+from isolate.entries import Entry, Kind
 from isolate.errors import InvalidInput
-from isolate.isolated import Entry, Kind, entry_text
+from isolate.isolated import entry_text
 from isolate.selection import Selection, Variables, config_values
 
 SUFFIX = ".isolated"

@@ -18,8 +18,8 @@ from operator import itemgetter
 from typing import NamedTuple, cast
 
 from isolate.denylist import DEFAULT, Denylist
+from isolate.entries import Kind
 from isolate.errors import FileChanged, InvalidInput, IsolateError, Unreadable
-from isolate.isolated import Kind
 
 # What tells two states of a file apart without reading it: size, mtime_ns, ctime_ns, inode, device.
 Stamp = tuple[int, int, int, int, int]

@@ -12,8 +12,8 @@ from functools import partial
 from typing import cast
 
 from isolate.cas.digest import Blob
+from isolate.entries import Entry
 from isolate.hands import Batch
-from isolate.isolated import Entry
 from isolate.scan import Found, Stamp
 from isolate.sender import JOB_BYTES, JOB_FILES
 

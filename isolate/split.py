@@ -12,7 +12,8 @@ from binascii import crc32
 from collections.abc import Callable, Iterator, Sequence
 
 from isolate.cas.digest import Namespace
-from isolate.isolated import MAX_MANIFEST_BYTES, MAX_NODES, Entry, too_large
+from isolate.entries import Entry
+from isolate.isolated import MAX_MANIFEST_BYTES, MAX_NODES, too_large
 
 LIMIT = 20_000  # entries of one part: about 3.5 MB of JSON
 MIN_ENTRIES = 4_096

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from isolate.cas.cache import LocalCache
 from isolate.cas.digest import Blob
+from isolate.entries import Entry, Kind
 from isolate.errors import BlobsMissing, InvalidInput, InvalidManifest, IsolateError, NoSpace
-from isolate.isolated import Entry, Kind, Manifest
+from isolate.isolated import Manifest
 from isolate.paths import RelPath
 from run_isolated import linux
 

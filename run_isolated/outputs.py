@@ -23,7 +23,7 @@ from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import BlobStore, Written
 from isolate.cas.wire import StoreInfo
 from isolate.clock import Clock
-from isolate.isolated import MAX_PATH_BYTES, MAX_PATH_PARTS
+from isolate.entries import MAX_PATH_BYTES, MAX_PATH_PARTS
 from isolate.monitor import Monitor
 from run_isolated.result import Transfer
 from run_isolated.waiting import in_thread

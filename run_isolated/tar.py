@@ -10,8 +10,8 @@ import os
 import tarfile
 from pathlib import Path
 
+from isolate.entries import MAX_PATH_BYTES, MAX_PATH_PARTS
 from isolate.errors import InvalidManifest, InvalidPath
-from isolate.isolated import MAX_PATH_BYTES, MAX_PATH_PARTS
 from isolate.paths import RelPath
 
 _COPY_BYTES = 1 << 20

@@ -15,6 +15,7 @@ from isolate.cas.block import Absent, Block, ChunkList
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import MAX_BATCH, BlobStore
 from isolate.clock import Clock
+from isolate.entries import MAX_PARTS
 from isolate.errors import InvalidManifest
 from swarming.model import FilesRef
 
@@ -63,8 +64,8 @@ class TreeChecker:
             if digest in seen:
                 continue
             seen.add(digest)
-            if len(seen) > isolated.MAX_PARTS:
-                raise InvalidManifest(f"Tree {root} has more than {isolated.MAX_PARTS} parts")
+            if len(seen) > MAX_PARTS:
+                raise InvalidManifest(f"Tree {root} has more than {MAX_PARTS} parts")
             content = await read_whole(store, digest, isolated.MAX_MANIFEST_BYTES)
             if content is None:
                 return f"{digest.hex()} (the .isolated itself)" if len(seen) == 1 else f"{digest.hex()} (an include)"

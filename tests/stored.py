@@ -8,7 +8,8 @@ from isolate.cas.block import Block
 from isolate.cas.digest import Blob
 from isolate.cas.packing import BlockBuilder
 from isolate.cas.store import BlobStore
-from isolate.isolated import Entry, Kind, Manifest, dumps
+from isolate.entries import Entry, Kind
+from isolate.isolated import Manifest, dumps
 from tests.trees import Executable, Link, Tree
 
 

@@ -81,6 +81,7 @@ MAY_IMPORT = {
 }
 ALSO = {
     ("scheduling", "isolate.cas.digest"),
+    ("server", "isolate.entries"),
     ("server", "isolate.isolated"),
     ("isolate.errors", "isolate.cas.digest"),  # for type checking only: errors carry the blob they are about
 }

@@ -19,7 +19,8 @@ import pytest
 
 from isolate.archive import ArchiveOptions, Remote, archive_file, archive_tree
 from isolate.cas.digest import Namespace
-from isolate.isolated import Entry, Kind, Manifest, dumps, loads
+from isolate.entries import Entry, Kind
+from isolate.isolated import Manifest, dumps, loads
 from isolate.monitor import NullMonitor
 from tests.flow.servers import ServerProcess
 from tests.small_disk import disk as disk  # noqa: PLC0414 - the alias says that this is a fixture

@@ -18,9 +18,10 @@ from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.digest import Namespace
 from isolate.cas.remote import HttpStore
 from isolate.clock import SystemClock
+from isolate.entries import Entry, Kind
 from isolate.fetch import fetch
 from isolate.http import HttpClient
-from isolate.isolated import Entry, Kind, Manifest, dumps, loads
+from isolate.isolated import Manifest, dumps, loads
 from isolate.monitor import NullMonitor, TallyMonitor
 from run_isolated.mapper import How, apply, plan
 from run_isolated.result import RunResult

@@ -14,6 +14,7 @@ from isolate import isolated
 from isolate.cas.block import Block
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.remote import HttpStore
+from isolate.entries import Entry, Kind
 from isolate.http import HttpClient
 from tests.flow.servers import ServerProcess
 from tests.flow.test_server import API, BOT, hello, new_task, state, trigger
@@ -119,9 +120,7 @@ def test_a_new_session_takes_the_run_from_the_old_one(server: ServerProcess) -> 
 async def test_inputs_are_looked_up_before_a_task_is_accepted(server: ServerProcess, whole: bool) -> None:
     contents = [b"print('hi')\n", b"data"]
     blobs = [NAMESPACE.blob(content) for content in contents]
-    entries = [
-        isolated.Entry(path, isolated.Kind.FILE, blob, 0o500) for path, blob in zip(("a.py", "b/c"), blobs, strict=True)
-    ]
+    entries = [Entry(path, Kind.FILE, blob, 0o500) for path, blob in zip(("a.py", "b/c"), blobs, strict=True)]
     manifest = isolated.dumps(isolated.Manifest(algorithm=NAMESPACE.algorithm, entries=tuple(entries)))
     root = NAMESPACE.blob(manifest)
     stored: list[tuple[Blob, bytes]] = [(blobs[0], contents[0]), (root, manifest)]

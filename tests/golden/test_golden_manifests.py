@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from isolate.cas.digest import Namespace
-from isolate.isolated import Entry, Kind, Manifest, dumps, loads, manifest_mode
+from isolate.entries import Entry, Kind, manifest_mode
+from isolate.isolated import Manifest, dumps, loads
 
 GOLDEN = Path(__file__).parent
 # The tree all of them describe: mode on disk and content, or where a link points.

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from isolate.cas.digest import Namespace
 from isolate.conditions import holds, parse_condition
+from isolate.entries import Entry, Kind
 from isolate.errors import InvalidIsolateFile, InvalidManifest
-from isolate.isolated import Entry, Kind, Manifest, dumps, loads
+from isolate.isolated import Manifest, dumps, loads
 from isolate.isolateformat import format_isolate
 from isolate.isolatesyntax import parse_isolate
 from isolate.saved import Saved, load_saved

@@ -22,9 +22,10 @@ from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.clock import SystemClock
 from isolate.denylist import nothing
+from isolate.entries import Entry
 from isolate.errors import InvalidManifest
 from isolate.fetch import fetch
-from isolate.isolated import Entry, Manifest, dumps, loads
+from isolate.isolated import Manifest, dumps, loads
 from isolate.monitor import NullMonitor
 from run_isolated.mapper import How, apply, plan
 from tests.trees import Executable, Link, Tree, read_tree, write_tree

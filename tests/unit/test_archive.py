@@ -17,9 +17,10 @@ from isolate.cas.digest import Blob, Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.cas.store import BlobStore, Written
 from isolate.cas.wire import CHUNKED_ABOVE_BYTES, StoreInfo
+from isolate.entries import Entry, Kind
 from isolate.errors import FileChanged, InvalidInput, Refused, Unavailable
 from isolate.hashing import FileReader
-from isolate.isolated import Entry, Kind, Manifest, loads, resolve
+from isolate.isolated import Manifest, loads, resolve
 from isolate.monitor import NullMonitor, TallyMonitor
 from isolate.scan import Found, stamp_of
 from isolate.selection import Variables, select

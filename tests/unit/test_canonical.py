@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from isolate import canonical
 from isolate.cas.digest import Blob, Namespace
+from isolate.entries import MAX_PATH_PARTS, MAX_SIZE, Entry, Kind
 from isolate.errors import InvalidManifest
-from isolate.isolated import MAX_PATH_PARTS, MAX_SIZE, Entry, Kind, Manifest, dumps, loads
+from isolate.isolated import Manifest, dumps, loads
 
 OURS = Namespace.parse("blake3-zstd")
 OLD = Namespace.parse("default-gzip")

@@ -13,9 +13,10 @@ from isolate.cas.block import Absent, Block, ChunkList
 from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.digest import Blob, Codec, Namespace
 from isolate.cas.memory import MemoryStore
+from isolate.entries import Entry, Kind
 from isolate.errors import BlobsMissing, InvalidDigest, InvalidManifest, IsolateError, StoredCorrupt, Unavailable
 from isolate.fetch import Fetched, fetch
-from isolate.isolated import Entry, Kind, Manifest
+from isolate.isolated import Manifest
 from isolate.monitor import TallyMonitor
 from tests.clock import ManualClock
 from tests.stored import put, put_large, put_manifest, put_tree

@@ -12,6 +12,7 @@ from isolate.cas.block import Block
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.cas.store import BlobStore
+from isolate.entries import Entry, Kind
 from isolate.errors import InvalidManifest
 from server.inputs import TreeChecker
 from swarming.model import FilesRef
@@ -42,10 +43,7 @@ async def put(store: BlobStore, *contents: bytes) -> list[Blob]:
 
 
 def manifest(files: dict[str, bytes], includes: Sequence[bytes] = ()) -> bytes:
-    entries = tuple(
-        isolated.Entry(path, isolated.Kind.FILE, NAMESPACE.blob(content), 0o500)
-        for path, content in sorted(files.items())
-    )
+    entries = tuple(Entry(path, Kind.FILE, NAMESPACE.blob(content), 0o500) for path, content in sorted(files.items()))
     return isolated.dumps(isolated.Manifest(algorithm=NAMESPACE.algorithm, entries=entries, includes=tuple(includes)))
 
 

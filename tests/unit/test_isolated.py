@@ -9,21 +9,9 @@ from typing import Any
 import pytest
 
 from isolate.cas.digest import Blob, Namespace
+from isolate.entries import MAX_PATH_BYTES, MAX_PATH_PARTS, MAX_SIZE, Entry, Kind, manifest_mode
 from isolate.errors import InvalidManifest
-from isolate.isolated import (
-    MAX_MANIFEST_BYTES,
-    MAX_PATH_BYTES,
-    MAX_PATH_PARTS,
-    MAX_SIZE,
-    Entry,
-    Kind,
-    Manifest,
-    dumps,
-    loads,
-    manifest_mode,
-    merge,
-    resolve,
-)
+from isolate.isolated import MAX_MANIFEST_BYTES, Manifest, dumps, loads, merge, resolve
 
 OURS = Namespace.parse("blake3-zstd")
 OLD = Namespace.parse("default-gzip")

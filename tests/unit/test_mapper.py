@@ -14,9 +14,10 @@ import pytest
 from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
+from isolate.entries import Entry, Kind
 from isolate.errors import BlobsMissing, InvalidInput, InvalidManifest, NoSpace
 from isolate.fetch import fetch
-from isolate.isolated import Entry, Kind, Manifest
+from isolate.isolated import Manifest
 from isolate.monitor import NullMonitor
 from run_isolated import linux
 from run_isolated.mapper import How, Mapped, Plan, apply, plan

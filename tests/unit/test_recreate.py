@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from isolate.entries import Kind
 from isolate.errors import InvalidInput, IsolateError
-from isolate.isolated import Kind
 from isolate.recreate import empty_directory, recreate, saved_entries
 from isolate.scan import Found
 from tests.trees import Link, read_tree, write_tree

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from isolate.cas.digest import Namespace
+from isolate.entries import Entry, Kind
 from isolate.errors import IsolateError, NotFound
-from isolate.isolated import Entry, Kind, Manifest
+from isolate.isolated import Manifest
 from isolate.remote_tree import below, differences, find, long_line, shown, tars_text
 
 SPACE = Namespace.parse("blake3-zstd")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from isolate.cas.digest import Namespace
+from isolate.entries import Entry, Kind
 from isolate.errors import InvalidInput
-from isolate.isolated import Entry, Kind
 from isolate.saved import Saved, checked_isolated, load_saved, state_writer
 from isolate.selection import Selection, Variables
 

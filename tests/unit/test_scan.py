@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from isolate.denylist import nothing
+from isolate.entries import Kind
 from isolate.errors import FileChanged, InvalidInput, IsolateError, Unreadable
-from isolate.isolated import Kind
 from isolate.scan import Found, ScanRules, scan
 from tests.trees import Executable, Link, Tree, write_tree
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from isolate.denylist import denylist
+from isolate.entries import Kind
 from isolate.errors import InvalidInput, InvalidIsolateFile, IsolateError
-from isolate.isolated import Kind
 from isolate.scan import Found, ScanRules
 from isolate.selection import Selection, Variables, host_defaults, select
 from tests.trees import Link, Tree, write_tree

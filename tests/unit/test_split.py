@@ -8,8 +8,8 @@ import pytest
 
 from isolate import split as split_module
 from isolate.cas.digest import Namespace
+from isolate.entries import Entry, Kind
 from isolate.errors import TooLarge
-from isolate.isolated import Entry, Kind
 from isolate.split import Splitter, splitter_for
 
 SMALL = {"limit": 200, "min_entries": 20, "mask": 0x1F}

@@ -12,9 +12,10 @@ import pytest
 from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
+from isolate.entries import Entry, Kind
 from isolate.errors import InvalidManifest
 from isolate.fetch import fetch
-from isolate.isolated import Entry, Kind, Manifest
+from isolate.isolated import Manifest
 from isolate.monitor import NullMonitor
 from run_isolated.mapper import apply, plan
 from tests.clock import ManualClock
