@@ -171,6 +171,8 @@ def install(unit: Path | None, **flags: Any) -> None:
 
     Prints the file, and on stderr the command that starts the bot now and with the machine.
     """
+    import shlex
+
     from isolate.cas.files import write_atomic
     from isolate.errors import InvalidInput
     from swarming.bot.config import load
@@ -179,6 +181,8 @@ def install(unit: Path | None, **flags: Any) -> None:
     found = load(**flags)
     name = f"swarming-bot-{found.identity.bot_id}.service"
     file = unit or Path.home() / ".config" / "systemd" / "user" / name
+    if file.suffix != ".service":
+        raise InvalidInput(f"--unit {str(file)!r}: systemd wants a name that ends in .service")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(
@@ -187,7 +191,8 @@ def install(unit: Path | None, **flags: Any) -> None:
     except OSError as error:
         raise InvalidInput(f"Cannot write {file}: {error.strerror}") from error
     click.echo(file)
-    click.echo(f"Start it with: systemctl --user daemon-reload && systemctl --user enable --now {file.name}", err=True)
+    named = shlex.quote(file.name if unit is None else str(file.absolute()))  # a path works wherever it is
+    click.echo(f"Start it with: systemctl --user daemon-reload && systemctl --user enable --now {named}", err=True)
 
 
 def _introduce(config: BotConfig, session: str) -> int:

@@ -53,12 +53,16 @@ def test_installing_writes_a_unit_and_says_how_to_start_it(tmp_path: Path) -> No
     done = run("install", *flags, "--unit", str(unit))
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{unit}\n"
-    assert "systemctl --user" in done.stderr
+    assert done.stderr.endswith(f" && systemctl --user enable --now {unit}\n")  # by its name it would not be found
     line = next(line for line in unit.read_text().splitlines() if line.startswith("ExecStart="))
     assert f'--server http://localhost:1 --dir "{tmp_path}/my bot" --id b --dimension os X' in line
 
 
 def test_a_unit_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    done = run("install", "-S", "localhost:1", "--id", "b", "--unit", str(tmp_path / "file" / "x"))
+    done = run("install", "-S", "localhost:1", "--id", "b", "--unit", str(tmp_path / "file" / "x.service"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "Cannot write" in done.stderr
+    done = run("install", "-S", "localhost:1", "--id", "b", "--unit", str(tmp_path / "unit"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "ends in .service" in done.stderr

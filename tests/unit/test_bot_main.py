@@ -279,7 +279,7 @@ async def test_hooks_are_called_around_polls_and_at_both_ends() -> None:
     assert ("after_poll", "sleep") in scene.script.calls
 
 
-async def test_what_hooks_ask_for_is_done_once_they_have_returned() -> None:
+async def test_what_hooks_ask_for_is_done_once_they_have_returned(caplog: pytest.LogCaptureFixture) -> None:
     scene = Scene(protocol.Sleep(0.0, quarantined=False))
 
     def wish(name: str) -> None:
@@ -291,6 +291,7 @@ async def test_what_hooks_ask_for_is_done_once_they_have_returned() -> None:
     assert await scene.live() is Ending.RESTART
     assert scene.hands.reboots == 1
     assert scene.api.events[:2] == [("bot_log", "hello"), ("bot_rebooting", "deeply")]
+    assert "A hook asks for a reboot of this machine: deeply" in caplog.text
 
 
 async def test_an_update_is_a_restart() -> None:
