@@ -151,7 +151,13 @@ def input_namespace(isolated: str | None, name: str | None) -> Namespace:
 
 
 def check_combination(asked: Asked) -> None:
-    """Raise InvalidInput for flags that make no sense together."""
+    """Raise InvalidInput for flags that make no sense, alone or together."""
+    about = {"--isolate-server": asked.server, "--bot-file": asked.bot_file}
+    empty = [flag for flag, value in about.items() if value == ""] + ["--output"] * ("" in asked.outputs)
+    if empty:
+        raise InvalidInput(f"{empty[0]} is empty")
+    if asked.words and not asked.words[0] and (asked.raw_command or asked.isolated is None):
+        raise InvalidInput("The command is empty")
     if asked.isolated is None and not asked.words:
         raise InvalidInput("--isolated or command to run is required.")
     if asked.isolated is not None and asked.server is None:

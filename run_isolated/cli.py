@@ -110,7 +110,7 @@ def _run(
     if known.note:
         console.warn(known.note)
     spec = parse_spec(
-        Asked(server=server or known.server, **asked),
+        Asked(server=known.server if server is None else server, **asked),
         base_env=known.environment,
         cache_dir=known.cache_dir,
         named_root=known.named_cache_root,

@@ -6,6 +6,7 @@ the invariant is that a working directory it returns is inside the run directory
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ _CANNOT_START = (
     "<Check for missing .so/.dll in the .isolate or GN file or length of command line args>\n"
     "<Command: {argv}, Exception: {reason}>"
 )
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.ELOOP}
 _HINT = "\n<See the task's page for commands to help diagnose this issue by reproducing the task locally>"
 
 
@@ -120,12 +122,19 @@ def inner_path(text: str) -> str:
 
 
 def working_directory(run_dir: Path, relative: str) -> Path | None:
-    """Return where `relative` really is, made if it was not there; None when it leads out of `run_dir`."""
+    """Return where `relative` really is, made if it was not there; None when it leads out of `run_dir`.
+
+    Raises InternalFailure when something else is in the way.
+    """
     root = os.path.realpath(run_dir)
     place = os.path.realpath(os.path.join(root, relative))
     if not f"{place}/".startswith(f"{root}/"):
         return None
-    os.makedirs(place, exist_ok=True)
+    try:
+        os.makedirs(place, exist_ok=True)
+    except OSError as error:
+        in_the_way = "it is, or is below, something else" if error.errno in _IN_THE_WAY else error.strerror
+        raise InternalFailure(f"Cannot use {relative!r} as a directory of the run directory: {in_the_way}") from error
     return Path(place)
 
 

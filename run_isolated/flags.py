@@ -35,6 +35,12 @@ class _Place(click.Path):
         return super().convert(value, param, ctx)
 
 
+class _Number(click.IntRange):
+    """A range that is called what people call it."""
+
+    name = "number"
+
+
 def _say_without_effect(ctx: click.Context, option: click.Parameter, value: int | None) -> None:
     if value and ctx.obj is not None:
         ctx.obj.warn(f"{option.opts[0]} has no effect: it limits job objects, which only Windows has")
@@ -47,9 +53,9 @@ _WAYS = ["auto", "hardlink", "reflink", "copy"]  # values of `mapper.How`
 
 caching = all_of(
     click.option("--cache", "cache_dir", type=DIRECTORY, help="Where files are kept."),
-    click.option("--max-cache-size", type=click.IntRange(0), default=50 << 30, metavar="BYTES", show_default=True),
-    click.option("--min-free-space", type=click.IntRange(0), default=2 << 30, metavar="BYTES", show_default=True),
-    click.option("--max-items", type=click.IntRange(0), default=100_000, metavar="N", show_default=True),
+    click.option("--max-cache-size", type=_Number(0), default=50 << 30, metavar="BYTES", show_default=True),
+    click.option("--min-free-space", type=_Number(0), default=2 << 30, metavar="BYTES", show_default=True),
+    click.option("--max-items", type=_Number(0), default=100_000, metavar="N", show_default=True),
     click.option("--named-cache", "named_caches", nargs=3, multiple=True, metavar="NAME PATH HINT",
                  help="Directory that outlives the run, and its size if it is new. Repeatable."),
     click.option("--named-cache-root", type=DIRECTORY, help="Where those are kept."),
@@ -66,7 +72,7 @@ isolation = all_of(
     click.option("--switch-to-account", metavar="ID", help="Default account in the LUCI_CONTEXT of the command."),
     click.option("--containment-type", "containment", type=click.Choice(["NONE", "AUTO", "JOB_OBJECT"]), default="NONE",
                  help="Windows only: AUTO has no effect elsewhere, JOB_OBJECT fails."),
-    *(click.option(name, type=click.IntRange(0), callback=_say_without_effect, hidden=True, expose_value=False)
+    *(click.option(name, type=_Number(0), callback=_say_without_effect, hidden=True, expose_value=False)
       for name in ("--limit-processes", "--limit-total-committed-memory")),
 )  # fmt: skip
 logs = all_of(

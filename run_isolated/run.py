@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isolate.clock import Clock
@@ -214,7 +215,9 @@ class _Attempt:
 
     async def _upload(self, server: str, paths: Sequence[str], store: DistantStore, work: WorkDir) -> None:
         """Store what the command left as outputs."""
-        with suppress(OSError):  # whatever it did to the directory is looked into below
+        if not _is_real(work.out) or (paths and not _is_real(work.run)):
+            raise InternalFailure("The command removed or replaced its own directories: its outputs cannot be taken")
+        with suppress(OSError):  # whatever else it did to the directory is looked into below
             if not paths and not os.listdir(work.out):
                 return
         from run_isolated import outputs
@@ -237,6 +240,11 @@ class _Attempt:
     def _tell(self, text: str, descriptor: int) -> None:
         with suppress(OSError):  # nobody reads it
             os.write(descriptor, f"{text}\n".encode(errors="backslashreplace"))
+
+
+def _is_real(place: Path) -> bool:
+    """Whether one of our directories is still one, and no link stands in its place or above it."""
+    return os.path.realpath(place) == str(place) and place.is_dir()
 
 
 def _command(spec: RunSpec, inputs: Inputs | None, work: WorkDir) -> Command:

@@ -196,6 +196,21 @@ async def test_hostile_outputs_are_left_out_and_named(place: Place) -> None:
     assert stored == {"f": b"x\n", "l": Link("f"), ".git": {"a.pyc": b""}}
 
 
+@pytest.mark.parametrize("directory", ["${ISOLATED_OUTDIR}", "${ISOLATED_OUTDIR}/../ir"])
+async def test_link_in_the_place_of_our_directories_is_not_followed(
+    place: Place, tmp_path: Path, directory: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for name in ("", "io", "ir"):
+        (elsewhere / name).mkdir()
+        (elsewhere / name / "secret").write_text("secret")
+    code = f'cd /; d=$(realpath {directory}); mv "$d" "$d.away"; ln -s {elsewhere} "$d"'
+    result, _ = await place.run("sh", "-c", code, raw_command=True, outputs=["secret"])
+    assert (result.exit_code, result.outputs) == (0, None)
+    assert "removed or replaced its own directories" in (result.internal_failure or "")
+    assert sorted(os.listdir(elsewhere / "io")) == ["secret"]
+
+
 async def test_only_hostile_outputs_are_no_outputs(place: Place) -> None:
     result, _ = await place.run("sh", "-c", "ln -s / ${ISOLATED_OUTDIR}/root", raw_command=True)
     assert (result.exit_code, result.outputs, result.internal_failure) == (0, None, None)

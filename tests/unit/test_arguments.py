@@ -97,3 +97,11 @@ def test_no_limit_is_none(given: float | None, kept: float | None) -> None:
 def test_limit_is_a_duration(value: float) -> None:
     with pytest.raises(InvalidInput, match="--x must be a number of seconds"):
         limit_s("--x", value)
+
+
+@pytest.mark.parametrize(
+    "given", [{"server": ""}, {"bot_file": ""}, {"outputs": ("a", "")}, {"words": ("",)}, {"words": ("", "a")}]
+)
+def test_what_is_empty_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match="is empty"):
+        parse(**given)

@@ -111,3 +111,11 @@ def test_absolute_name_is_left_alone(tmp_path: Path) -> None:
 def test_script_is_run_by_python_of_either_name(tmp_path: Path, name: str) -> None:
     python = program(tmp_path / "bin" / name)
     assert resolve(["a.py", "x"], tmp_path, str(tmp_path / "bin")) == [str(python), "a.py", "x"]
+
+
+@pytest.mark.parametrize("relative", ["file", "file/x", "loop/x"])
+def test_file_in_the_place_of_a_working_directory_is_one_clear_sentence(tmp_path: Path, relative: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InternalFailure, match=f"Cannot use '{relative}' as a directory of the run directory"):
+        working_directory(tmp_path, relative)
