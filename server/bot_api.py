@@ -27,6 +27,8 @@ BASE = "/swarming/api/v1/bot"
 SESSION_HEADER = "X-Isolate-Session"
 WAIT_HEADER = "X-Isolate-Wait"
 MAX_SESSION_CHARS = 64
+MAX_DESCRIPTION_BYTES = 1 << 20
+MAX_ERROR_CHARS = 64 << 10  # of what a bot says of its failure: a traceback
 MAX_WAIT_S = 30.0  # below the idle time-outs of proxies
 PAUSE_S = 60.0  # between polls while no bot gets work
 RELEASED = Sleep(1.0)  # what a poll gets that was ended early
@@ -158,7 +160,7 @@ class BotApi:
         return reply(wire_bot.command(command, server_url=server_url(request), authenticated_as=identity))
 
     async def event(self, request: web.Request) -> web.Response:
-        said = wire_bot.json_object(await _json_body(request))
+        said = wire_bot.json_object(await _description(request))
         kind, message = wire_bot.event(said)
         await self._scheduler.event(self._hello_of(request, said, also=("event", "message")), kind, message)
         return reply({})
@@ -174,11 +176,11 @@ class BotApi:
     async def task_error(self, request: web.Request) -> web.Response:
         said = wire.decode(await _json_body(request), wire_bot.ErrorMessage)
         bot_id, run_id = _who(request, said.id, said.task_id)
-        await self._scheduler.fail(bot_id, _session(request), run_id, said.message or "")
+        await self._scheduler.fail(bot_id, _session(request), run_id, (said.message or "")[:MAX_ERROR_CHARS])
         return reply({})  # a bot of 2020 breaks on anything else
 
     async def _hello(self, request: web.Request) -> BotHello:
-        return self._hello_of(request, wire_bot.json_object(await _json_body(request)))
+        return self._hello_of(request, wire_bot.json_object(await _description(request)))
 
     def _hello_of(self, request: web.Request, said: dict[str, Any], also: tuple[str, ...] = ()) -> BotHello:
         hello = wire_bot.hello(
@@ -217,6 +219,14 @@ async def _json_body(request: web.Request) -> bytes:
     if request.content_type != "application/json":
         raise InvalidInput(f"Expecting JSON body, not {request.content_type}")
     return await request.read()
+
+
+async def _description(request: web.Request) -> bytes:
+    """Return what a bot says of itself, which is kept in memory as long as the bot is known."""
+    body = await _json_body(request)
+    if len(body) > MAX_DESCRIPTION_BYTES:
+        raise InvalidInput(f"dimensions, state and message have more than {MAX_DESCRIPTION_BYTES} bytes")
+    return body
 
 
 def _session(request: web.Request) -> str:

@@ -166,7 +166,7 @@ class MemoryTaskStore(MemoryBots):
             for task in self._tasks.values()
             if (time := key(task)) is not None and _matches(task, query)
         ]
-        return page_of(found, query.sort.value, cursor, limit, stored_bytes)
+        return page_of(found, query.listing, cursor, limit, stored_bytes)
 
     async def count(self, query: TaskQuery) -> int:
         key = SORTED_BY[query.sort]

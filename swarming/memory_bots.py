@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
 from msgspec.structs import replace
 
 from isolate.errors import NotFound
@@ -46,7 +47,7 @@ class MemoryBots:
             for number, event in enumerate(self._events, start=1)
             if event.bot_id == bot_id and (start is None or event.at >= start) and (end is None or event.at < end)
         ]
-        return page_of(found, "event", cursor, limit)
+        return page_of(found, "event", cursor, limit, lambda event: len(msgspec.json.encode(event)))
 
 
 def page_of(

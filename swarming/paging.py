@@ -12,6 +12,7 @@ from enum import Enum
 from math import inf
 from typing import Generic, TypeVar
 
+from isolate.cas.digest import SHA256
 from isolate.errors import InvalidInput
 from swarming.states import State
 
@@ -62,6 +63,17 @@ class TaskQuery:
     created_from: float | None = None  # inclusive
     created_to: float | None = None  # inclusive
     sort: Sort = Sort.CREATED
+
+    @property
+    def listing(self) -> str:
+        """The name of the listing of these tasks, for its cursors."""
+        filters = (sorted(self.states), self.failure, self.deduped, sorted(self.tags), self.name)
+        return listing_of(self.sort.value, (*filters, self.created_from, self.created_to))
+
+
+def listing_of(kind: str, wish: object) -> str:
+    """Return the name of a listing of what `wish` asks for: cursors of one wish are none of another."""
+    return f"{kind}-{SHA256.digest(repr(wish).encode('utf-8', 'backslashreplace'))[:6].hex()}"
 
 
 def encode_cursor(kind: str, time: float, number: int) -> str:

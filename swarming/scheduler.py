@@ -11,6 +11,8 @@ import random
 from bisect import bisect_right
 from dataclasses import dataclass
 
+import msgspec
+
 from isolate.clock import Clock
 from isolate.errors import NotFound
 from swarming import ids
@@ -20,7 +22,7 @@ from swarming.doorbell import Doorbell
 from swarming.ledger import Canceled, Ledger
 from swarming.model import Attempt, Execution, Pairs, Task, TaskRequest
 from swarming.overview import Aggregate, Overview
-from swarming.paging import MAX_PAGE, Page, TaskQuery, decode_text_cursor, encode_text_cursor
+from swarming.paging import MAX_PAGE, Page, TaskQuery, decode_text_cursor, encode_text_cursor, fitting, listing_of
 from swarming.pending import Pending
 from swarming.policy import Policy
 from swarming.reaping import Reaper
@@ -225,14 +227,13 @@ class Scheduler:
     async def bots(self, query: BotQuery, cursor: str | None, limit: int) -> Page[BotInfo]:
         """Return the bots that match, by id; raises InvalidInput for a cursor of something else."""
         found = [info for info in (seat.info for seat in self._ledger.fleet) if query.finds(info)]
-        start = (
-            0
-            if cursor is None
-            else bisect_right(found, decode_text_cursor("bot", cursor), key=lambda info: info.bot_id)
-        )
-        page = found[start : start + max(1, min(limit, MAX_PAGE))]
+        listing = listing_of("bot", query)
+        after = None if cursor is None else decode_text_cursor(listing, cursor)
+        start = 0 if after is None else bisect_right(found, after, key=lambda info: info.bot_id)
+        wanted = found[start : start + max(1, min(limit, MAX_PAGE))]
+        page = fitting(wanted, lambda info: len(msgspec.json.encode(info)))
         more = start + len(page) < len(found)
-        return Page(tuple(page), encode_text_cursor("bot", page[-1].bot_id) if more else None)
+        return Page(tuple(page), encode_text_cursor(listing, page[-1].bot_id) if more else None)
 
     async def count_bots(self, query: BotQuery) -> BotCount:
         """Return how many bots match, and what they are."""

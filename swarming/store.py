@@ -200,7 +200,7 @@ class TaskHistory(Protocol):
         """Return up to `limit` (at most MAX_PAGE) tasks, newest first by `query.sort`, then by id.
 
         Tasks without the time sorted by (never completed, say) are left out. Cursors are opaque and stay valid while
-        tasks are added; raises InvalidInput for one that this method did not make for the same sort. A page may have
+        tasks are added; raises InvalidInput for one that this method did not make for the same query. A page may have
         fewer than `limit` items, or none, and a cursor all the same: so much was looked at without finding more, or
         they would be too large for one answer (`paging.fitting` by `stored_bytes`).
         """

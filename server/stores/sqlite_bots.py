@@ -13,7 +13,7 @@ from isolate.errors import NotFound
 from server.stores.task_rows import SQL
 from server.stores.writer import Database
 from swarming.bots import BotEvent, BotInfo
-from swarming.paging import MAX_PAGE, Page, decode_cursor, encode_cursor
+from swarming.paging import MAX_PAGE, Page, decode_cursor, encode_cursor, fitting
 
 _encode = msgspec.json.Encoder().encode
 _bot = msgspec.json.Decoder(BotInfo)
@@ -61,5 +61,6 @@ class SqliteBots:
             "limit": limit + 1,
         }
         rows = await self._database.read(lambda db: db.execute(SQL["events"], wish).fetchall())
-        more = encode_cursor("event", rows[limit - 1][1], rows[limit - 1][0]) if len(rows) > limit else None
-        return Page(tuple(_event.decode(body) for _, _, body in rows[:limit]), more)
+        page = fitting(rows[:limit], lambda row: len(row[2]))
+        more = encode_cursor("event", page[-1][1], page[-1][0]) if len(rows) > len(page) else None
+        return Page(tuple(_event.decode(body) for _, _, body in page), more)

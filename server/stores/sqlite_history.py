@@ -66,7 +66,7 @@ class SqliteHistory:
         return await self._tasks("children", (json.dumps(list(run_ids)),))
 
     async def search(self, query: TaskQuery, cursor: str | None, limit: int) -> Page[Record]:
-        kind, limit = query.sort.value, max(1, min(limit, MAX_PAGE))
+        kind, limit = query.listing, max(1, min(limit, MAX_PAGE))
         name, wish = _search(query)
         place = decode_cursor(kind, cursor)
         if query.sort is Sort.CREATED:

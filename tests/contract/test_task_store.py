@@ -506,6 +506,16 @@ async def test_search_goes_on_where_it_stopped(store: Store, limit: int) -> None
     assert await searched(store, limit, states=frozenset({State.PENDING})) == list("9876543")
 
 
+async def test_a_cursor_of_another_filter_is_refused(store: Store) -> None:
+    for serial in range(3):
+        await store.submit(submission(serial, request("n", tags=("a:b", "c:d"))))
+    page = await store.search(TaskQuery(tags=("a:b", "c:d")), None, 1)
+    assert len((await store.search(TaskQuery(tags=("c:d", "a:b")), page.cursor, 9)).items) == 2
+    for query in (TaskQuery(), TaskQuery(tags=("a:b", "c:d"), states=frozenset({State.PENDING}))):
+        with pytest.raises(InvalidInput, match="cursor"):
+            await store.search(query, page.cursor, 9)
+
+
 async def test_a_page_ends_early_where_its_tasks_are_large(store: Store) -> None:
     for serial in range(5):  # an execution has the name too
         await store.submit(submission(serial, request("n" * (MAX_PAGE_BYTES // 5)), NOW + serial))
@@ -589,6 +599,11 @@ async def test_events_newest_first(store: Store) -> None:
     assert (await store.events("a", None, None, page.cursor, 4)).items == (events[1], events[0])
     assert (await store.events("a", NOW + 1, NOW + 2, None, 9)).items == (events[3], events[2])
     assert (await store.events("nobody", None, None, None, 9)).items == ()
+    large = [replace(events[0], bot_id="c", at=NOW + n, message="m" * (MAX_PAGE_BYTES // 2)) for n in range(2)]
+    await store.save_bots([], large)
+    first = await store.events("c", None, None, None, 9)
+    assert [*first.items, *(await store.events("c", None, None, first.cursor, 9)).items] == large[::-1]
+    assert first.cursor is not None
 
 
 # two writers

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from server import bot_api
 from server.settings import Settings
 from tests.unit.server_site import BOT, Site, hello, new_task, running_site
 
@@ -234,3 +236,22 @@ async def test_a_wait_that_is_no_time_is_refused(site: Site, wait: str) -> None:
 
 async def test_an_endless_session_is_refused(site: Site) -> None:
     assert (await site.bot("poll", hello(), "s" * 65))[0] == 400
+
+
+async def test_an_endless_description_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = hello()
+    monkeypatch.setattr(bot_api, "MAX_DESCRIPTION_BYTES", len(json.dumps(body)))
+    assert (await site.bot("handshake", body))[0] == 200
+    body["state"]["log"] = "x"
+    for call, said in (("handshake", body), ("poll", body), ("event", body | {"event": "bot_log", "message": "m"})):
+        status, reply = await site.bot(call, said)
+        assert (status, "state and message have more than" in reply["error"]) == (400, True)
+
+
+async def test_of_an_endless_error_the_beginning_is_kept(site: Site) -> None:
+    run_id = (await offered(site))["task_id"]
+    error = {"id": "bot1", "task_id": run_id, "message": "m" * (bot_api.MAX_ERROR_CHARS + 1)}
+    assert await site.bot("task_error", error) == (200, {})
+    view = await site.scheduler.view(run_id)
+    assert view.attempt is not None
+    assert len(view.attempt.reason) == bot_api.MAX_ERROR_CHARS
