@@ -1,7 +1,7 @@
-"""What every test may count on, wherever the run was started: an interruption reaches the processes it starts.
+"""What every test may count on, wherever the run was started: signals reach the processes it starts.
 
-A shell starts a job in the background with SIGINT ignored, and children inherit that; commands would then outlive the
-interruptions the tests send them.
+A shell starts a job in the background with SIGINT ignored, `nohup` with SIGHUP, and children inherit that; commands
+would then outlive what the tests send them.
 """
 
 from __future__ import annotations
@@ -10,3 +10,5 @@ import signal
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
