@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +55,7 @@ def serve(
     max_size: str | None,
     min_free: str | None,
     keep: str | None,
-) -> None:
+) -> int:
     """Serve until SIGTERM or Ctrl-C, which let work in progress finish first.
 
     What nobody asked for within --keep is deleted, and the oldest earlier where --max-size or --min-free need it; but
@@ -68,9 +68,14 @@ def serve(
     """
     from server.app import run
     from server.config import ServerConfig, blob_limits
+    from server.settings import SETTINGS_DIR, InvalidSettings
 
-    limits = blob_limits(max_size, min_free, keep)
-    run(ServerConfig.from_flags(data, host, port, limits=limits), announce=click.echo, verbose=verbose)
+    config = ServerConfig.from_flags(data, host, port, limits=blob_limits(max_size, min_free, keep))
+    try:
+        return run(config, announce=click.echo, verbose=verbose)
+    except InvalidSettings as error:
+        _say_problems([str(config.data_dir / SETTINGS_DIR / one) for one in error.problems])
+        return EXIT_USAGE
 
 
 def _read_share(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> float:
@@ -153,8 +158,7 @@ def check_config(data: Path | None, directory: Path | None) -> int:
         raise InvalidInput(f"There is no directory {str(data)!r}")
     place = directory or data_dir(data) / SETTINGS_DIR
     settings, problems = look_at(place)
-    for problem in problems:
-        click.echo(one_line(problem), err=True)
+    _say_problems(problems)
     if settings is None:
         return EXIT_USAGE
     for warning in settings.warnings:
@@ -162,6 +166,14 @@ def check_config(data: Path | None, directory: Path | None) -> int:
     missing = ", ".join(absent(place))
     click.echo(f"{place}: fine{f'; not there: {missing}' if missing else ''}")
     return 0
+
+
+def _say_problems(problems: Sequence[str]) -> None:
+    """Print each problem of the settings, `file:line: reason`, on a line of its own."""
+    from isolate.bars import one_line
+
+    for problem in problems:
+        click.echo(one_line(problem), err=True)
 
 
 @cli.group(name="bot-archive", cls=CommandGroup, epilog=EXIT_HELP)

@@ -50,8 +50,9 @@ class LiveSettings:
         try:
             found = await asyncio.to_thread(lambda: parse(read(self._directory)))
         except InvalidInput as error:
-            problems = "; ".join(str(error).splitlines())  # a traceback would tell nobody more
-            log.warning("Settings in %s are not applied, the ones before stay: %s", self._directory, problems)
+            log.warning("Settings in %s are not applied, the ones before stay:", self._directory)
+            for problem in str(error).splitlines():  # a traceback would tell nobody more
+                log.warning("%s", self._directory / problem)
             return False
         self.current = found
         for listener in self._listeners:

@@ -12,8 +12,10 @@ from msgspec.structs import replace
 
 from isolate.cas.digest import SHA256
 from isolate.errors import Refused
-from server.toml_reader import TomlFile
+from server.templates import Deployment, Draw, read_choice, read_deployments, read_templates
+from server.toml_reader import Table, TomlFile
 from swarming.model import TaskRequest
+from swarming.submission import TEMPLATE_TAG
 from swarming.wire_rules import DEFAULT_POOL, PING_TOLERANCE_S, is_dimension_value
 
 NO_REVISION = "pools_cfg_rev"  # 2020's word for "there is no file"
@@ -30,6 +32,7 @@ class Pool:
     owners: tuple[str, ...] = ()
     most_urgent: int = 0  # a more urgent priority is lowered to this
     ping_tolerance_s: int | None = None  # of tasks that name none
+    deployment: Deployment | None = None  # of what is added to tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,14 @@ class Pools:
     by_name: Mapping[str, Pool] | None = None
     revision: str = NO_REVISION
 
-    def admit(self, request: TaskRequest, template: str = "AUTO") -> TaskRequest:
-        """Return the request with what its pool adds; raises Refused when it must not be scheduled there."""
+    def admit(self, request: TaskRequest, wish: str, draw: Draw) -> TaskRequest:
+        """Return the request with what its pool adds; `wish` says which version of that, where there are two.
+
+        Raises Refused when it must not be scheduled there, InvalidTask when it contradicts what is added.
+        """
         found = dict(request.slices[0].properties.dimensions)
         if "pool" not in found and request.slices[0].properties.is_terminate:
-            return request
+            return replace(request, server_tags=(*request.server_tags, f"{TEMPLATE_TAG}no_pool"))
         name, pool = found.get("pool", DEFAULT_POOL), Pool()
         if self.by_name is not None:
             known = self.by_name.get(name)
@@ -55,6 +61,7 @@ class Pools:
                     "pools.toml"
                 )
             pool = known
+        request, version = _templated(request, pool.deployment, wish, draw)
         tolerance_s = request.bot_ping_tolerance_s
         return replace(
             request,
@@ -62,32 +69,30 @@ class Pools:
             bot_ping_tolerance_s=pool.ping_tolerance_s if tolerance_s is None else tolerance_s,
             server_tags=(
                 *request.server_tags,
-                f"swarming.pool.template:{'skip' if template == 'SKIP' else 'none'}",  # pools have no templates
+                f"{TEMPLATE_TAG}{version}",
                 f"swarming.pool.version:{self.revision}",
             ),
         )
 
 
+def _templated(request: TaskRequest, deployment: Deployment | None, wish: str, draw: Draw) -> tuple[TaskRequest, str]:
+    """Return the request with its template in every slice, and the name of the version that was."""
+    if wish == "SKIP" or deployment is None:
+        return request, "skip" if wish == "SKIP" else "none"
+    version, template = deployment.choose(wish, draw)
+    slices = tuple(replace(part, properties=template.applied(part.properties)) for part in request.slices)
+    return replace(request, slices=slices), version
+
+
 def read_pools(file: TomlFile, text: str) -> Pools:
     """Return the pools in `pools.toml`; problems are noted in `file`."""
     top = file.top()
+    templates = read_templates(top)
+    deployments = read_deployments(top, templates)
     pools: dict[str, Pool] = {}
     for table in top.tables("pool"):
         names = table.texts("names")
-        tolerance_s = table.number("bot_ping_tolerance_secs", 0, 0, PING_TOLERANCE_S[1])
-        if 0 < tolerance_s < PING_TOLERANCE_S[0]:
-            table.problem("bot_ping_tolerance_secs", f"bot_ping_tolerance_secs is at least {PING_TOLERANCE_S[0]}")
-        pool = Pool(
-            schedulers=frozenset(table.texts("schedulers")),
-            owners=table.texts("owners"),
-            most_urgent=int(table.number("most_urgent_priority", 0, 0, MAX_PRIORITY)),
-            ping_tolerance_s=int(tolerance_s) or None,
-        )
-        if not pool.schedulers:
-            table.warn("Nobody may schedule in this pool: it has no schedulers; write schedulers = ['*'] for anybody")
-        for one in pool.schedulers:
-            if one != ANYBODY and ":" not in one:
-                table.problem("schedulers", f"{one!r} is no identity: expected user:a@b, bot:name or {ANYBODY}")
+        pool = _pool(table, read_choice(table, templates, deployments))
         if not names:
             table.problem("", "A pool needs names")
         for name in names:
@@ -99,3 +104,22 @@ def read_pools(file: TomlFile, text: str) -> Pools:
         table.close()
     top.close()
     return Pools(pools, SHA256.digest(text.encode()).hex()[:_REVISION_CHARS])
+
+
+def _pool(table: Table, deployment: Deployment | None) -> Pool:
+    tolerance_s = table.number("bot_ping_tolerance_secs", 0, 0, PING_TOLERANCE_S[1])
+    if 0 < tolerance_s < PING_TOLERANCE_S[0]:
+        table.problem("bot_ping_tolerance_secs", f"bot_ping_tolerance_secs is at least {PING_TOLERANCE_S[0]}")
+    pool = Pool(
+        schedulers=frozenset(table.texts("schedulers")),
+        owners=table.texts("owners"),
+        most_urgent=int(table.number("most_urgent_priority", 0, 0, MAX_PRIORITY)),
+        ping_tolerance_s=int(tolerance_s) or None,
+        deployment=deployment,
+    )
+    if not pool.schedulers:
+        table.warn("Nobody may schedule in this pool: it has no schedulers; write schedulers = ['*'] for anybody")
+    for one in pool.schedulers:
+        if one != ANYBODY and ":" not in one:
+            table.problem("schedulers", f"{one!r} is no identity: expected user:a@b, bot:name or {ANYBODY}")
+    return pool

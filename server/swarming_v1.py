@@ -6,6 +6,7 @@ question and spells the answer.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -33,9 +34,15 @@ class ClientApi:
     """Handlers over one scheduler."""
 
     def __init__(
-        self, scheduler: Scheduler, clock: Clock, version: str, settings: Callable[[], Settings] = Settings
+        self,
+        scheduler: Scheduler,
+        clock: Clock,
+        version: str,
+        settings: Callable[[], Settings] = Settings,
+        rng: random.Random | None = None,
     ) -> None:
         self._scheduler, self._clock, self._version, self._settings = scheduler, clock, version, settings
+        self._rng = rng or random.Random()  # for who gets a canary; nothing here is a secret
 
     def routes(self) -> list[web.RouteDef]:
         """Return every route of this API."""
@@ -65,7 +72,8 @@ class ClientApi:
 
     async def new(self, request: web.Request) -> web.Response:
         asked = wire_new.new_task(await request.read(), request[IDENTITY].name, own_servers(request))
-        out, admitted = self._outbox(request), self._settings().pools.admit(asked.request, asked.template)
+        pools, out = self._settings().pools, self._outbox(request)
+        admitted = pools.admit(asked.request, asked.template, self._rng.randrange)
         if asked.evaluate_only:
             return reply({"request": out.request(await self._scheduler.evaluate(admitted))})
         view = await self._scheduler.submit(admitted, asked.secret)

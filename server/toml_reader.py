@@ -66,6 +66,10 @@ class Table:
         """Note what is hardly meant about the whole table."""
         self._file.warn(self._path, message)
 
+    def has(self, key: str) -> bool:
+        """Say whether `key` is there and was not taken."""
+        return key in self._left
+
     def number(self, key: str, default: float, low: float, high: float) -> float:
         """Return a number between `low` and `high`."""
         value = self._left.pop(key, default)
@@ -131,6 +135,8 @@ def _lines(text: str) -> dict[Path, int]:
             names = tuple(part.strip().strip("\"'") for part in header[2].split("."))
             if header[1] == "[[":
                 counts[names] = counts.get(names, -1) + 1
+                for inner in [one for one in counts if one != names and one[: len(names)] == names]:
+                    del counts[inner]  # lists within this one begin anew
             table = _indexed(names, counts)
             found.setdefault(table, number)
         elif key is not None:

@@ -20,6 +20,7 @@ from swarming.states import LIVE, Event, State, after
 from swarming.store import How, Submission, Submitted
 
 TERMINATE_EXPIRATION_S = 86_400
+TEMPLATE_TAG = "swarming.pool.template:"  # and which version of the template of its pool a task got
 
 
 class Inputs(Protocol):
@@ -65,6 +66,7 @@ def terminate_request(bot_id: str, user: str, authenticated: str) -> TaskRequest
         priority=0,
         slices=(part,),
         tags=("terminate:1",),
+        server_tags=(f"{TEMPLATE_TAG}no_pool",),
         user=user,
         authenticated=authenticated,
     )

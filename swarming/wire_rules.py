@@ -132,8 +132,8 @@ def check_properties(properties: Properties, *, terminate: bool) -> None:
     if properties.grace_period_secs is not None:
         _between("grace_period_secs", properties.grace_period_secs, 0, MAX_GRACE_S)
     _check_command(properties)
-    _check_environment(properties)
-    _check_caches(properties)
+    check_environment(properties)
+    check_caches(properties)
     _require(len(properties.outputs or []) <= MAX_OUTPUTS, f"Too many outputs: up to {MAX_OUTPUTS}")
     for path in properties.outputs or []:
         _relative("outputs", path, MAX_OUTPUT_CHARS)
@@ -208,7 +208,8 @@ def _check_command(properties: Properties) -> None:
         check_files_ref(properties.inputs_ref)
 
 
-def _check_environment(properties: Properties) -> None:
+def check_environment(properties: Properties) -> None:
+    """Judge variables of the environment, and what goes before the values of others."""
     env = properties.env or []
     _unique("env", [pair.key for pair in env], MAX_ENV)
     for pair in env:
@@ -229,7 +230,8 @@ def _check_environment(properties: Properties) -> None:
             _relative("env_prefixes", path, MAX_ENV_VALUE_CHARS)
 
 
-def _check_caches(properties: Properties) -> None:
+def check_caches(properties: Properties) -> None:
+    """Judge the named caches."""
     caches = properties.caches or []
     _unique("caches", [cache.name for cache in caches], MAX_CACHES)
     _unique("caches", [cache.path for cache in caches], MAX_CACHES)

@@ -39,6 +39,10 @@ def problems(**files: str) -> list[str]:
     return caught.value.problems
 
 
+def no_draw(_: int) -> int:
+    raise AssertionError("Nothing here is left to luck")
+
+
 def test_without_files_everything_is_as_before() -> None:
     found = parse({})
     assert found == Settings()
@@ -46,8 +50,8 @@ def test_without_files_everything_is_as_before() -> None:
     assert group is not None
     assert (group.version, group.told(hello())) == ("default", hello())
     tags = ("swarming.pool.template:none", "swarming.pool.version:pools_cfg_rev")
-    assert found.pools.admit(request()).server_tags == tags
-    assert "swarming.pool.template:skip" in found.pools.admit(request(), "SKIP").server_tags
+    assert found.pools.admit(request(), "AUTO", no_draw).server_tags == tags
+    assert "swarming.pool.template:skip" in found.pools.admit(request(), "SKIP", no_draw).server_tags
 
 
 def test_figures() -> None:
@@ -162,14 +166,14 @@ def test_pools_say_who_may_schedule() -> None:
     schedulers = ["*"]
     """
     pools = parse({POOLS: textwrap.dedent(text)}).pools
-    admitted = pools.admit(request(priority=5, authenticated="user:a@b"))
+    admitted = pools.admit(request(priority=5, authenticated="user:a@b"), "AUTO", no_draw)
     assert (admitted.priority, admitted.bot_ping_tolerance_s) == (20, 120)
     with pytest.raises(Refused, match="is not allowed to schedule tasks in the pool"):
-        pools.admit(request(authenticated="user:c@d"))
+        pools.admit(request(authenticated="user:c@d"), "AUTO", no_draw)
     elsewhere = one_slice(properties(dimensions=(("pool", "open"),)))
-    assert pools.admit(request("n", elsewhere)).bot_ping_tolerance_s is None
+    assert pools.admit(request("n", elsewhere), "AUTO", no_draw).bot_ping_tolerance_s is None
     with pytest.raises(Refused, match='Can\'t submit tasks to pool "nowhere"'):
-        pools.admit(request("n", one_slice(properties(dimensions=(("pool", "nowhere"),)))))
+        pools.admit(request("n", one_slice(properties(dimensions=(("pool", "nowhere"),)))), "AUTO", no_draw)
 
 
 async def test_files_are_read_again_when_they_change_and_mistakes_are_not_applied(tmp_path: Path) -> None:
