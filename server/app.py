@@ -29,6 +29,7 @@ from server.api_routes import SWARMING, documentation_routes
 from server.auth import LoopbackGuard, url_host
 from server.auth_v1 import auth_routes
 from server.bootstrap_v1 import BootstrapApi
+from server.bot_api import BASE as BOT_API
 from server.bot_api import BotApi, WaitingPolls
 from server.bot_code import BotArchives, BotCodeApi, bootstrap_script
 from server.bot_config import SCRIPTS, BotScripts
@@ -121,7 +122,7 @@ async def serve(config: ServerConfig, announce: Callable[[str], object], clock: 
         data = DataDirectory.open(config.data_dir)
         stack.callback(data.close)
         services = await open_services(data, config.limits, clock, stack)
-        gate = Gate(LoopbackGuard(config.address, {port}), clock, secrets.token_hex(4))
+        gate = Gate(LoopbackGuard(config.address, {port}), clock, secrets.token_hex(4), f"{BOT_API}/")
         polls = WaitingPolls()
         runner = JsonRunner(
             application(services, gate, polls),
@@ -229,7 +230,7 @@ def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Appl
     app.add_routes(cas_routes(services.blobs))
     app.add_routes(IsolateApi(services.blobs, services.tickets, __version__).routes())
     app.add_routes(auth_routes())
-    app.add_routes(ClientApi(scheduler, clock, __version__, settings).routes())
+    app.add_routes(ClientApi(scheduler, clock, __version__, settings, services.archives.expected).routes())
     app.add_routes(documentation_routes(__version__))
     app.add_routes(discovery_routes([SWARMING, ISOLATE]))
     hooks, archives = services.bot_config, services.archives

@@ -14,14 +14,15 @@ from typing import Any
 from aiohttp import web
 
 from isolate.clock import Clock
-from isolate.errors import InvalidInput, Refused
+from isolate.errors import InvalidInput, LeaseLost, NotFound, Refused
 from server.bot_config import FILE, BotCode
 from server.bot_groups import BotGroup
-from server.middleware import IDENTITY, PLAIN_ERRORS, own_servers, reply, server_url
+from server.middleware import IDENTITY, own_servers, reply, server_url
 from server.settings import Settings
 from swarming import wire, wire_bot
 from swarming.bots import BotHello, Command, Sleep
 from swarming.scheduler import Scheduler
+from swarming.states import State
 
 BASE = "/swarming/api/v1/bot"
 SESSION_HEADER = "X-Isolate-Session"
@@ -32,6 +33,7 @@ MAX_ERROR_CHARS = 64 << 10  # of what a bot says of its failure: a traceback
 MAX_WAIT_S = 30.0  # below the idle time-outs of proxies
 PAUSE_S = 60.0  # between polls while no bot gets work
 RELEASED = Sleep(1.0)  # what a poll gets that was ended early
+STALE = "Restarting to pick up new bots.cfg config"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -112,8 +114,9 @@ class BotApi:
             "task_update/{task_id}": self.task_update,
             "task_error": self.task_error,
             "task_error/{task_id}": self.task_error,
+            "oauth_token": self.oauth_token,
         }
-        posts = [web.post(f"{BASE}/{path}", _plain_errors(handler)) for path, handler in calls.items()]
+        posts = [web.post(f"{BASE}/{path}", handler) for path, handler in calls.items()]
         return [web.get(f"{BASE}/server_ping", self.ping), *posts]
 
     async def ping(self, _: web.Request) -> web.Response:
@@ -141,15 +144,17 @@ class BotApi:
         return reply(body)
 
     async def poll(self, request: web.Request) -> web.Response:
-        hello = await self._hello(request)
-        if self._settings().pause_bots:
+        if self._settings().pause_bots:  # before anything is looked at, as in 2020
             return reply({"cmd": "sleep", "duration": PAUSE_S, "quarantined": True})
+        hello = await self._hello(request)
         newer = await asyncio.to_thread(self._update, hello) if "bot_archive" in hello.state else None
         if newer is not None:
+            await self._scheduler.event(hello, "request_update", newer)
             return reply({"cmd": "update", "version": newer})
         group = self._group(hello.bot_id)
         if wire_bot.is_restart_due(hello, _version(group, self._code(group))):
-            return reply({"cmd": "bot_restart", "message": "Restarting to pick up new bots.cfg config"})
+            await self._scheduler.event(hello, "request_restart", STALE)
+            return reply({"cmd": "bot_restart", "message": STALE})
         wait_s = _wait_s(request)
         if wait_s:
             until = self._clock.monotonic() + wait_s
@@ -176,8 +181,27 @@ class BotApi:
     async def task_error(self, request: web.Request) -> web.Response:
         said = wire.decode(await _json_body(request), wire_bot.ErrorMessage)
         bot_id, run_id = _who(request, said.id, said.task_id)
-        await self._scheduler.fail(bot_id, _session(request), run_id, (said.message or "")[:MAX_ERROR_CHARS])
+        session = _session(request)
+        try:
+            await self._scheduler.fail(bot_id, session, run_id, (said.message or "")[:MAX_ERROR_CHARS])
+        except LeaseLost as error:
+            if session:
+                raise
+            raise InvalidInput(str(error)) from error  # a bot of 2020 knows nothing of leases
         return reply({})  # a bot of 2020 breaks on anything else
+
+    async def oauth_token(self, request: web.Request) -> web.Response:
+        """Say that there is no token: without authentication no bot and no task has an account."""
+        bot_id, run_id = wire_bot.token_request(await _json_body(request))
+        if run_id is not None:
+            try:
+                view = await self._scheduler.view(run_id)
+            except NotFound:
+                view = None
+            attempt = view.attempt if view is not None and view.is_run else None
+            if attempt is None or (attempt.bot_id, attempt.state) != (bot_id, State.RUNNING):
+                raise InvalidInput(f"Bot {bot_id} is not running task {run_id}")
+        return reply({"service_account": "none"})
 
     async def _hello(self, request: web.Request) -> BotHello:
         return self._hello_of(request, wire_bot.json_object(await _description(request)))
@@ -203,16 +227,6 @@ def _version(group: BotGroup, code: BotCode) -> str:
     """Return the version of all that a bot is told at its start; another one lets it start again."""
     parts = [one for one in (group.version, code.version) if one != wire_bot.GROUP_VERSION]
     return "+".join(parts) or wire_bot.GROUP_VERSION
-
-
-def _plain_errors(handler: Handler) -> Handler:
-    """Have errors spelt as this API does: the message as a plain string, and beside it a code for our own bots."""
-
-    async def spelt(request: web.Request) -> web.StreamResponse:
-        request[PLAIN_ERRORS] = True
-        return await handler(request)
-
-    return spelt
 
 
 async def _json_body(request: web.Request) -> bytes:

@@ -16,12 +16,11 @@ from pathlib import Path
 
 from isolate.cas.files import sync_directory
 from isolate.errors import InvalidInput
-from swarming.bot_archive import PLATFORM, write_archive
+from swarming.bot_archive import PACKAGES, PLATFORM, write_archive
 from swarming.unpack import platform_key
 
 FOLDER = "bot_archives"
 DISTRIBUTION = "isolate-toolkit"
-PACKAGES = ("isolate", "run_isolated", "swarming")  # of ours; a bot has no use for the server
 NOT_NEEDED = {"rich"}  # the progress bars of other commands
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 

@@ -19,11 +19,17 @@ from isolate.errors import NotFound
 from server.bot_archive import FOLDER
 from server.middleware import server_url
 from swarming import unpack
-from swarming.bot_archive import PLATFORM, archive_version
+from swarming.bot_archive import PLATFORM, archive_version, code_version
 from swarming.bots import BotHello
 
 VERSIONED = "/swarming/api/v1/bot/bot_code"
 MAX_AGE_S = 3600
+# Any Python there ever was says in one line that it will not do.
+_LOOK_AT_PYTHON = """import sys
+if sys.version_info < (3, 11):
+    found = (sys.executable,) + sys.version_info[:2]
+    sys.exit("swarming-bot: error: %s is Python %d.%d: a bot needs 3.11 or newer" % found)
+"""
 
 
 class BotArchives:
@@ -33,6 +39,7 @@ class BotArchives:
         self._folder = data_dir / FOLDER
         self._known: dict[str, tuple[tuple[int, int, int], str]] = {}  # platform -> stamp, version
         self._last = self._stamps()
+        self._installed = ""  # version of what is installed beside this server, once somebody asked
 
     def path(self, platform: str) -> Path:
         """Return where the archive of a platform is, or would be."""
@@ -51,6 +58,13 @@ class BotArchives:
         if known is None or known[0] != stamp:
             known = self._known[platform] = (stamp, archive_version(path))
         return known[1]
+
+    def expected(self) -> str:
+        """Return the version of the bots of this machine: of the archive for it, else of what is installed here."""
+        found = self.version(unpack.platform_key())
+        if found is None and not self._installed:
+            self._installed = code_version()
+        return found or self._installed
 
     def due(self, hello: BotHello) -> str | None:
         """Return the version that a bot is to become, None when it may stay what it is.
@@ -89,10 +103,10 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 def bootstrap_script(host_url: str) -> str:
     """Return the program that fetches a bot from the server at `host_url` and starts it."""
-    # In 2020 the script began with these two lines, and tools look for them; a future import would have to be first.
-    head = f"host_url = {host_url!r}\nbootstrap_token = ''\n"
-    source = inspect.getsource(unpack).replace("from __future__ import annotations\n", "", 1)
-    return f"{head}{source}\n\nbootstrap(host_url, sys.argv[1:])\n"
+    # In 2020 the script began with these two lines, and tools look for them. What follows is a text until the version
+    # is known, because a Python that is too old could not even read it.
+    head = f"host_url = {host_url!r}\nbootstrap_token = ''\n{_LOOK_AT_PYTHON}"
+    return f"{head}exec(r'''{inspect.getsource(unpack)}''')\nbootstrap(host_url, sys.argv[1:])\n"
 
 
 class BotCodeApi:

@@ -25,7 +25,6 @@ JSON = "application/json"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = web.RequestKey("request_id", str)
 IDENTITY = web.RequestKey("identity", Identity)
-PLAIN_ERRORS = web.RequestKey("plain_errors", bool)  # set where errors are plain strings, as bots of 2020 expect them
 OWN_SERVERS: web.AppKey[Collection[str]] = web.AppKey(
     "own_servers", Collection
 )  # every URL of this server, without a slash at the end
@@ -53,10 +52,13 @@ def own_servers(request: web.Request) -> Collection[str]:
 
 
 class Gate:
-    """The one way into the server: every request passes `handle`, and `close` shuts it."""
+    """The one way into the server: every request passes `handle`, and `close` shuts it.
 
-    def __init__(self, guard: LoopbackGuard, clock: Clock, id_prefix: str) -> None:
-        self._guard, self._clock, self._prefix = guard, clock, id_prefix
+    Below the path `plain_below` errors are plain strings, as bots of 2020 expect them.
+    """
+
+    def __init__(self, guard: LoopbackGuard, clock: Clock, id_prefix: str, plain_below: str = "") -> None:
+        self._guard, self._clock, self._prefix, self._plain_below = guard, clock, id_prefix, plain_below
         self._numbers = itertools.count(1)
         self._inside = 0
         self._closed = False
@@ -104,7 +106,7 @@ class Gate:
         except web.HTTPException as error:
             if error.status < 400:
                 raise  # a redirect
-            response = http_problem(error)
+            response = self._http_problem(request, error)
         except IsolateError as error:
             response = self._problem(request, error)
         except ConnectionError:
@@ -116,33 +118,36 @@ class Gate:
             log.debug("%s %s %s %d %.1f ms", request_id, request.method, request.path_qs, response.status, spent_ms)
         return response
 
-    @staticmethod
-    def _problem(request: web.Request, error: Exception) -> web.Response:
+    def _problem(self, request: web.Request, error: Exception) -> web.Response:
         if status_of(error) == 500:
             log.error("%s %s %s failed", request[REQUEST_ID], request.method, request.path, exc_info=error)
         if has_begun(request):
             raise ConnectionResetError from error  # too late for a status: cutting the stream is the only honest answer
-        body = error_body(error)
-        if request.get(PLAIN_ERRORS):
-            body = {"error": body["error"]["message"], "code": body["error"]["code"]}
-        return reply(body, status_of(error), error_headers(error))
+        return self._spelt(request, error_body(error), status_of(error), error_headers(error))
+
+    def _http_problem(self, request: web.Request, error: web.HTTPException) -> web.Response:
+        """Return what the framework itself refused (404, 405, 413) in the shape of all other errors.
+
+        JSON also for 404: the client of 2020 retries any other kind for minutes.
+        """
+        code = (error.reason or "error").lower().replace(" ", "_")
+        message = {
+            404: "No such page or call",
+            405: f"This call wants another method: {error.headers.get('Allow', 'see the documentation')}",
+            413: "The body of the request is too large",
+        }.get(error.status, error.reason)
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        return self._spelt(request, {"error": {"code": code, "message": message}}, error.status, headers)
+
+    def _spelt(self, request: web.Request, body: dict[str, Any], status: int, headers: dict[str, str]) -> web.Response:
+        if self._plain_below and request.path.startswith(self._plain_below):
+            message, code = body["error"]["message"], body["error"]["code"]
+            body = {"error": message, "code": code}  # the code is for our own bots
+            if status in {401, 403}:
+                body["text"] = message  # where the library that looked at credentials in 2020 had it
+        return reply(body, status, headers)
 
 
 def has_begun(request: web.Request) -> bool:
     """Whether the head of the reply is sent already."""
     return request.writer is not None and request.writer.output_size > 0
-
-
-def http_problem(error: web.HTTPException) -> web.Response:
-    """Return what the framework itself refused (404, 405, 413) in the shape of all other errors.
-
-    JSON also for 404: the client of 2020 retries any other kind for minutes.
-    """
-    code = (error.reason or "error").lower().replace(" ", "_")
-    message = {
-        404: "No such page or call",
-        405: f"This call wants another method: {error.headers.get('Allow', 'see the documentation')}",
-        413: "The body of the request is too large",
-    }.get(error.status, error.reason)
-    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-    return reply({"error": {"code": code, "message": message}}, error.status, headers)

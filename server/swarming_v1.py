@@ -6,6 +6,7 @@ question and spells the answer.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from typing import Any
@@ -39,9 +40,11 @@ class ClientApi:
         clock: Clock,
         version: str,
         settings: Callable[[], Settings] = Settings,
+        bot_version: Callable[[], str] = str,
         rng: random.Random | None = None,
     ) -> None:
         self._scheduler, self._clock, self._version, self._settings = scheduler, clock, version, settings
+        self._bot_version = bot_version  # of bots that are as this server would have them
         self._rng = rng or random.Random()  # for who gets a canary; nothing here is a secret
 
     def routes(self) -> list[web.RouteDef]:
@@ -178,7 +181,7 @@ class ClientApi:
             wire.compact(
                 {
                     "server_version": self._version,
-                    "bot_version": self._version,
+                    "bot_version": await asyncio.to_thread(self._bot_version),
                     "default_isolate_server": server_url(request),
                     "default_isolate_namespace": DEFAULT_NAMESPACE,
                     "display_server_url_template": self._settings().display_server_url_template or None,

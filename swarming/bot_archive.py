@@ -1,11 +1,12 @@
-"""What a bot archive is called: a hash of its content, the same on the server and on the bot that unpacks it.
+"""What a version of a bot is called: a hash of its content, the same on the server and on the bot.
 
-Pure, but for reading the archive. The rule is that of 2020: over the files in the order of their names, the length of
-each name, the name, the length of the content, the content.
+Pure, but for reading what is hashed. The rule for archives is that of 2020: over the files in the order of their names,
+the length of each name, the name, the length of the content, the content.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from isolate.errors import InvalidInput
 VERSION = re.compile(r"[0-9a-f]{64}")
 PLATFORM = re.compile(r"[a-z0-9_]{1,30}-[a-z0-9_]{1,30}-cp[0-9]{2,4}")
 MAX_ARCHIVE_BYTES = 256 << 20
+PACKAGES = ("isolate", "run_isolated", "swarming")  # of ours; a bot has no use for the server
 
 
 def content_version(files: Iterable[tuple[str, bytes]]) -> str:
@@ -36,6 +38,23 @@ def archive_version(archive: Path) -> str:
             return content_version((name, packed.read(name)) for name in sorted(packed.namelist()))
     except (OSError, zipfile.BadZipFile, EOFError, RuntimeError) as error:
         raise InvalidInput(f"{archive} is no bot archive: {error}") from error
+
+
+def code_version() -> str:
+    """Return a hash of the code that is installed here: the version of a bot that came in no archive.
+
+    Equal on two machines exactly when their bots are the same program.
+    """
+    parts: list[bytes] = []
+    for package in PACKAGES:
+        found = importlib.util.find_spec(package)
+        assert found is not None
+        assert found.submodule_search_locations is not None
+        root = Path(found.submodule_search_locations[0])
+        for path in sorted(root.rglob("*.py")):
+            name = f"{package}/{path.relative_to(root).as_posix()}".encode()
+            parts += [name, b"\0", path.read_bytes(), b"\0"]
+    return SHA256.digest(b"".join(parts)).hex()
 
 
 def write_archive(path: Path, files: Mapping[str, bytes]) -> str:

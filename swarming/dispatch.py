@@ -28,7 +28,6 @@ from swarming.store import Offer, OutputStore
 
 T = TypeVar("T")
 _RESTARTED = "Bot was started again"
-BOT_EVENTS = frozenset({"bot_error", "bot_log", "bot_rebooting", "bot_shutdown"})
 
 
 class Dispatcher:
@@ -96,21 +95,21 @@ class Dispatcher:
         return Updated(lease.execution.killing and not update.is_final, self._update_every_s(lease))
 
     async def fail(self, bot_id: str, session: str, run_id: str, message: str) -> None:
-        """End a run that its bot could not bring to an end: final, whatever the reason. Raises LeaseLost."""
+        """End a run that its bot could not bring to an end: final. Raises LeaseLost, InvalidInput."""
         lease = self._lease(bot_id, session, run_id)
         if lease is not None:
             await self._ledger.end_lease(lease, message, final=True)
             return
         attempt = await self._attempt(run_id)
-        if attempt is None or attempt.bot_id != bot_id or attempt.session != session:
+        if attempt is not None and attempt.bot_id != bot_id:
+            raise InvalidInput(f"Bot {bot_id} cannot fail run {run_id} of bot {attempt.bot_id}")
+        if attempt is None or attempt.session != session:
             raise LeaseLost(f"Run {run_id} is not of bot {bot_id}")
         if attempt.state not in {State.BOT_DIED, State.KILLED}:
             raise LeaseLost(f"Run {run_id} is over")
 
     async def event(self, hello: BotHello, event_type: str, message: str) -> None:
-        """Note what a bot wants to be known; raises InvalidInput."""
-        if event_type not in BOT_EVENTS:
-            raise InvalidInput("Unsupported event type")
+        """Note something about a bot that is heard now."""
         await self._welcome(hello, is_start=False)
         self._ledger.note(hello.bot_id, event_type, message)
 

@@ -211,11 +211,14 @@ class Scheduler:
         return await self._dispatcher.update(bot_id, session, run_id, update)
 
     async def fail(self, bot_id: str, session: str, run_id: str, message: str) -> None:
-        """End a run that its bot could not bring to an end: BOT_DIED, without another try. Raises LeaseLost."""
+        """End a run that its bot could not bring to an end: BOT_DIED, without another try.
+
+        Raises LeaseLost, and InvalidInput for the run of another bot.
+        """
         await self._dispatcher.fail(bot_id, session, run_id, message)
 
     async def event(self, hello: BotHello, event_type: str, message: str) -> None:
-        """Note something a bot wants people to know; raises InvalidInput for a type that is not for bots."""
+        """Note something about a bot that is heard now, for people: what it says, or what it is told."""
         await self._dispatcher.event(hello, event_type, message)
 
     # What people ask about bots; answered from memory.

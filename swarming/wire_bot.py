@@ -56,6 +56,25 @@ class ErrorMessage(wire_in.Message):
     task_id: str | None = None
 
 
+class TokenMessage(wire_in.Message):
+    """The body of `oauth_token`."""
+
+    account_id: str | None = None
+    id: str | None = None
+    scopes: list[str] | None = None
+    task_id: str | None = None
+
+
+def token_request(body: bytes) -> tuple[str, str | None]:
+    """Return (bot id, run id) of who asks for a token, the run for that of a task only; raises InvalidInput."""
+    said = wire.decode(body, TokenMessage)
+    if said.account_id not in {"system", "task"}:
+        raise InvalidInput(f"account_id must be 'system' or 'task', not {str(said.account_id)[:100]!r}")
+    if not said.id or not said.scopes or (said.account_id == "task" and not said.task_id):
+        raise InvalidInput("id and scopes are required, and task_id for the account of a task")
+    return said.id, said.task_id or None
+
+
 def json_object(body: bytes) -> dict[str, Any]:
     """Return the JSON object a bot sent; raises InvalidInput."""
     try:

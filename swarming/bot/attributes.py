@@ -16,16 +16,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import isolate
-import run_isolated
-import swarming
-from isolate.cas.digest import SHA256
 from isolate.clock import Clock
 from isolate.errors import IndexCorrupt, InvalidInput
 from run_isolated import named_state
 from swarming.bot import machine
 from swarming.bot.update import own_version
 from swarming.bot.workdir import NAMED_CACHES
+from swarming.bot_archive import code_version
 from swarming.unpack import platform_key
 
 KEY = re.compile(r"[a-zA-Z\-_.][0-9a-zA-Z\-_.]{0,63}")
@@ -152,17 +149,6 @@ def check_value(what: str, value: str) -> str:
     if not value or value != value.strip() or len(value) > MAX_VALUE_CHARS or "|" in value or not value.isprintable():
         raise InvalidInput(f"{what}: {value!r} must be 1 to {MAX_VALUE_CHARS} characters, unpadded, without '|'")
     return value
-
-
-def code_version() -> str:
-    """Return a hash of the code a bot runs: equal on two machines exactly when their bots are the same program."""
-    parts: list[bytes] = []
-    for package in (isolate, run_isolated, swarming):
-        root = Path(package.__path__[0])
-        for path in sorted(root.rglob("*.py")):
-            name = f"{package.__name__}/{path.relative_to(root).as_posix()}".encode()
-            parts += [name, b"\0", path.read_bytes(), b"\0"]
-    return SHA256.digest(b"".join(parts)).hex()
 
 
 def user_name() -> str:

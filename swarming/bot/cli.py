@@ -150,8 +150,8 @@ def config(**flags: Any) -> None:
 @cli.command(epilog=EXIT_HELP)
 def version() -> None:
     """Print the version of the code of this bot, as a server sees it."""
-    from swarming.bot.attributes import code_version
     from swarming.bot.update import own_version
+    from swarming.bot_archive import code_version
 
     click.echo(own_version() or code_version())
 

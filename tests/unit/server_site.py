@@ -142,7 +142,7 @@ def hello(bot_id: str = "bot1", **dimensions: list[str]) -> dict[str, Any]:
 async def running_site() -> AsyncIterator[Site]:
     """Start a server in this process."""
     port, clock = unused_port(), ManualClock()
-    gate = Gate(LoopbackGuard("127.0.0.1", {port}), clock, "test")
+    gate = Gate(LoopbackGuard("127.0.0.1", {port}), clock, "test", BOT)
     async with ClientSession() as session, AsyncExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="site-"))
         trees = Trees()
@@ -155,7 +155,7 @@ async def running_site() -> AsyncIterator[Site]:
         app = web.Application(middlewares=[gate.middleware()], client_max_size=16 << 20)
         app[OWN_SERVERS] = gate.own_servers
         app.on_response_prepare.append(gate.add_headers)
-        app.add_routes(ClientApi(scheduler, clock, "0.1.0", lambda: site.settings).routes())
+        app.add_routes(ClientApi(scheduler, clock, "0.1.0", lambda: site.settings, lambda: "v1").routes())
         app.add_routes(BootstrapApi(bootstrap_script).routes())
         app.add_routes(BotConfigApi(BotScripts(Path(folder), Path(folder)), site.polls.renew).routes())
         app.add_routes(documentation_routes("0.1.0"))

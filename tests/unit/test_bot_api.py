@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from server import bot_api
+from server.bot_groups import BotGroups
 from server.settings import Settings
 from tests.unit.server_site import BOT, Site, hello, new_task, running_site
 
@@ -201,6 +202,72 @@ async def test_events(site: Site) -> None:
     assert await site.bot("event", hello() | {"event": "bot_error", "message": "hot"}) == (200, {})
     status, reply = await site.bot("event", hello() | {"event": "bot_missing", "message": ""})
     assert (status, reply) == (400, {"error": "Unsupported event type: bot_missing", "code": "invalid"})
+
+
+async def test_what_a_bot_is_told_to_become_is_an_event(site: Site) -> None:
+    await site.bot("handshake", hello())
+    body = hello()
+    body["state"] |= {"bot_group_cfg_version": "hash:old", "bot_archive": {"platform": "x"}}
+    await site.bot("poll", body)
+    site.bot_version = "newer"
+    await site.bot("poll", body)
+    await site.scheduler.close()
+    events = (await site.get("bot/bot1/events"))["items"]
+    assert [(event["event_type"], event.get("message")) for event in events] == [
+        ("request_update", "newer"),
+        ("request_restart", bot_api.STALE),
+        ("bot_connected", None),
+    ]
+
+
+async def test_a_pause_comes_before_the_question_who_asks(site: Site) -> None:
+    site.settings = Settings(groups=BotGroups(default=None), pause_bots=True)
+    asleep = {"cmd": "sleep", "duration": bot_api.PAUSE_S, "quarantined": True}
+    assert await site.bot("poll", hello()) == (200, asleep)
+    site.settings = Settings(groups=BotGroups(default=None))
+    message = "Bot 'bot1' is in no group of bots.toml"
+    assert await site.bot("poll", hello()) == (403, {"error": message, "code": "refused", "text": message})
+
+
+async def test_calls_there_are_not_have_plain_errors_too(site: Site) -> None:
+    status, reply = await site.call("GET", BOT + "handshake")
+    assert (status, reply["code"]) == (405, "method_not_allowed")
+    assert "POST" in reply["error"]
+    assert await site.bot("dance", {}) == (404, {"error": "No such page or call", "code": "not_found"})
+    status, reply = await site.call("POST", BOT + "poll", hello(), {"Host": "elsewhere"})
+    assert (status, reply["text"]) == (403, reply["error"])
+    assert (await site.call("GET", "/nowhere"))[1]["error"]["code"] == "not_found"
+
+
+async def test_the_error_of_another_bot_is_a_mistake(site: Site) -> None:
+    manifest = await offered(site)
+    body = {"id": "bot2", "task_id": manifest["task_id"], "message": "m"}
+    status, reply = await site.bot("task_error", body)
+    assert (status, reply["code"]) == (400, "invalid")
+    assert (await site.bot("task_error", body, "s2"))[0] == 400
+    assert (await site.bot("task_error", {**body, "task_id": "5cee488008811"}))[0] == 400
+    assert (await site.bot("task_update", {"id": "bot1", "task_id": manifest["task_id"]}))[0] == 200
+
+
+async def test_no_account_has_a_token(site: Site) -> None:
+    run_id = (await offered(site))["task_id"]
+    mine = {"id": "bot1", "scopes": ["email"]}
+    nobody = (200, {"service_account": "none"})
+    assert await site.bot("oauth_token", {**mine, "account_id": "system"}) == nobody
+    for_task = {**mine, "account_id": "task", "task_id": run_id}
+    status, reply = await site.bot("oauth_token", for_task)
+    assert (status, reply["error"]) == (400, f"Bot bot1 is not running task {run_id}")  # it is only offered
+    await site.bot("task_update", {"id": "bot1", "task_id": run_id})
+    assert await site.bot("oauth_token", for_task) == nobody
+    wrong: list[dict[str, Any]] = [
+        {"id": "bot2"},
+        {"task_id": None},
+        {"account_id": "root"},
+        {"scopes": []},
+        {"id": ""},
+        {"task_id": "5cee488008811"},
+    ]
+    assert [(await site.bot("oauth_token", for_task | one))[0] for one in wrong] == [400] * len(wrong)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 
 from isolate.errors import InvalidInput
 from swarming import wire_bot
-from swarming.bot.attributes import Attributes, Identity, check_value, code_version, parse_dimensions
+from swarming.bot.attributes import Attributes, Identity, check_value, parse_dimensions
 from swarming.bot.machine import read_machine
+from swarming.bot_archive import code_version
 from tests.clock import ManualClock
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from server.bot_archive import FOLDER, _fits, build, wheel_files
 from server.bot_code import BotArchives, BotCodeApi
 from swarming import unpack
 from swarming.bot.workdir import WorkDirectory
-from swarming.bot_archive import archive_version, content_version, write_archive
+from swarming.bot_archive import archive_version, code_version, content_version, write_archive
 from swarming.bots import BotHello
 from swarming.unpack import platform_key
 from tests.unit.server_site import running_site
@@ -104,6 +106,14 @@ def test_an_archive_that_cannot_be_made_says_why(tmp_path: Path) -> None:
         build(tmp_path, tmp_path, KEY)
 
 
+def test_the_version_a_server_expects_is_the_one_bots_have(tmp_path: Path) -> None:
+    """Of what is installed, until there is an archive."""
+    archives = BotArchives(tmp_path)
+    assert archives.expected() == archives.expected() == code_version()
+    version = offered(tmp_path, FILES, platform_key())
+    assert archives.expected() == version != code_version()
+
+
 def test_a_bot_is_due_for_what_its_platform_has_now(tmp_path: Path) -> None:
     version = offered(tmp_path, FILES)
     archives = BotArchives(tmp_path)
@@ -151,7 +161,13 @@ async def test_the_bootstrap_is_a_whole_program(url: str) -> None:
         assert reply.content_type == "text/x-python"
         text = await reply.text()
     assert text.startswith(f"host_url = {url!r}\nbootstrap_token = ''\n")
-    compile(text, "bootstrap", "exec")
+    assert text.isascii()
+    program = ast.parse(text, feature_version=(3, 4))  # an old Python can read it, and say that it is too old
+    assert "a bot needs 3.11 or newer" in ast.unparse(program.body[3])
+    (inner,) = [
+        node.value for node in ast.walk(program) if isinstance(node, ast.Constant) and "def " in str(node.value)
+    ]
+    assert inner == inspect.getsource(unpack)
 
 
 async def test_a_server_without_archives_asks_nobody_to_update() -> None:

@@ -393,7 +393,7 @@ async def test_updates_of_others_are_refused() -> None:
     run_id = (await home.start()).attempt.run_id
     for bot_id, session in (("other", "session of other"), ("bot", "stolen"), ("nobody", "")):
         assert await refused(home.scheduler.update(bot_id, session, run_id, SUCCESS))
-        assert await refused(home.scheduler.fail(bot_id, session, run_id, "m"))
+    assert await refused(home.scheduler.fail("bot", "stolen", run_id, "m"))
     assert await home.state(view) is State.RUNNING
 
 
@@ -464,6 +464,16 @@ async def test_a_run_that_its_bot_cannot_end_is_over_without_another_try() -> No
     assert await refused(home.report(run, SUCCESS))
 
 
+async def test_a_bot_cannot_fail_the_run_of_another() -> None:
+    home = await house()
+    await home.submit()
+    run = await home.start()
+    with pytest.raises(InvalidInput, match=f"Bot thief cannot fail run {run.attempt.run_id} of bot bot"):
+        await home.scheduler.fail("thief", run.attempt.session, run.attempt.run_id, "m")
+    assert await refused(home.scheduler.fail("bot", "another session", run.attempt.run_id, "m"))
+    assert (await home.report(run, SUCCESS)).must_stop is False
+
+
 async def test_an_error_after_the_ending_is_refused() -> None:
     home = await house()
     await home.submit()
@@ -472,10 +482,8 @@ async def test_an_error_after_the_ending_is_refused() -> None:
     assert await refused(home.scheduler.fail("bot", run.attempt.session, run.attempt.run_id, "m"))
 
 
-async def test_only_events_for_bots_are_taken() -> None:
+async def test_events_of_a_bot_are_kept() -> None:
     home = await house()
-    with pytest.raises(InvalidInput, match="Unsupported event type"):
-        await home.scheduler.event(hello(), "task_completed", "m")
     await home.scheduler.event(hello(), "bot_log", "hello there")
     await home.scheduler.close()
     page = await home.scheduler.bot_events("bot", None, None, None, 10)

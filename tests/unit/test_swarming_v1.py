@@ -277,7 +277,7 @@ async def test_terminate_and_delete(site: Site) -> None:
 
 async def test_details_and_permissions(site: Site) -> None:
     details = await site.get("server/details")
-    assert details["server_version"] == "0.1.0"
+    assert (details["server_version"], details["bot_version"]) == ("0.1.0", "v1")
     assert details["default_isolate_server"] == site.url
     permissions = await site.get("server/permissions")
     assert permissions["cancel_task"] is True
