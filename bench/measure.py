@@ -12,13 +12,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bench.relay import Wire
 from bench.watching import Watch, cpu_s
+
+
+# Who needs this long, and this many times as long as the fastest peer, gets no second turn: what it would show is known,
+# and the other turns of all rows together should fit into half an hour.
+SLOW_S, HOPELESS = 10.0, 1.5
 
 
 class Failed(Exception):
@@ -70,6 +75,7 @@ class Result:
     is_peer: bool
     samples: tuple[Sample, ...]
     wire: Wire | None = None  # of the run that is not counted otherwise, because counting takes time
+    is_first_run: bool = False  # that of the discarded turn is all there is: it was much slower than another peer
 
     def median(self, name: str) -> float:
         return statistics.median(sample.value(name) for sample in self.samples)
@@ -85,7 +91,8 @@ class Result:
         """Return everything that was measured."""
         samples = [{key: value for key, value in asdict(sample).items() if key not in {"stdout", "wire"}}
                    for sample in self.samples]  # fmt: skip
-        return {"name": self.name, "is_peer": self.is_peer, "wire": self.wire and asdict(self.wire), "samples": samples}
+        return {"name": self.name, "is_peer": self.is_peer, "is_first_run": self.is_first_run,
+                "wire": self.wire and asdict(self.wire), "samples": samples}  # fmt: skip
 
 
 def run(argv: Sequence[str], env: dict[str, str], cwd: Path | None = None, *, server: int | None = None) -> Sample:
@@ -120,16 +127,16 @@ def alternate(runs: int, race: Race) -> list[Result]:
     """Measure contestants in turns, so that a slow minute of the machine hits all; the first turn is discarded.
 
     One that fails is left out, unless it is the first, which the row is about. What the discarded turn counted on the
-    wire is kept. Before each run all that others wrote is brought to the disk:
-    else who syncs would pay for who does not.
+    wire is kept, and the whole run of one that is hopelessly slow: it gets no other. Before each run all that others
+    wrote is brought to the disk: else who syncs would pay for who does not.
     """
+    first: dict[str, Sample] = {}
     samples: dict[str, list[Sample]] = {one.name: [] for one in race.contestants}
-    wires: dict[str, Wire | None] = {}
-    left = list(race.contestants)
+    left, slow = list(race.contestants), set[str]()
     for turn in range(runs + 1):
         if race.before_turn is not None:
             race.before_turn(turn)
-        for one in list(left):
+        for one in [one for one in left if one.name not in slow]:
             try:
                 sample = _once(one)
             except Failed as error:
@@ -141,8 +148,28 @@ def alternate(runs: int, race: Race) -> list[Result]:
             if turn:
                 samples[one.name].append(sample)
             else:
-                wires[one.name] = sample.wire
-    return [Result(one.name, one.is_peer, tuple(samples[one.name]), wires[one.name]) for one in left]
+                first[one.name] = sample
+        if not turn and runs > 1:
+            slow = set(_hopeless(left[1:], first))
+    return [
+        Result(
+            one.name,
+            one.is_peer,
+            (first[one.name],) if one.name in slow else tuple(samples[one.name]),
+            first[one.name].wire,
+            one.name in slow,
+        )
+        for one in left
+    ]
+
+
+def _hopeless(contestants: Sequence[Contestant], first: dict[str, Sample]) -> Iterator[str]:
+    """Yield the names of those who are too slow to be asked again; never that of ours, whatever its flags."""
+    fastest_s = min((first[one.name].wall_s for one in contestants if one.is_peer), default=float("inf"))
+    for one in contestants:
+        wall_s = first[one.name].wall_s
+        if wall_s >= SLOW_S and wall_s > HOPELESS * fastest_s and not one.name.startswith("isolate"):
+            yield one.name
 
 
 def _once(one: Contestant) -> Sample:

@@ -38,7 +38,7 @@ class Measured:
 
 def cells(result: Result) -> Iterator[str]:
     """Yield what a line of the table says of one contestant: medians, and the highest of memory."""
-    yield result.name
+    yield f"{result.name} (first run only)" if result.is_first_run else result.name
     yield f"{result.median('wall_s'):.3f}"
     yield f"{result.median('cpu_s'):.2f}"
     yield _unless_zero(result.median("server_cpu_s"), 2)

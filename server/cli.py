@@ -93,10 +93,11 @@ def _read_share(_ctx: click.Context, _parameter: click.Parameter, text: str | No
     flag_value="100%",
     metavar="[=N%]",
     callback=_read_share,
-    help="Read and verify all contents, or a random N% of the records; else only headers are read.",
+    help="Read and verify all contents, or N% of the records of each pack, rounded up; else only headers are read.",
 )
+@click.option("--seed", type=click.IntRange(min=0), metavar="NUMBER", help="Which N%. [default: others each time]")
 @click.option("--rebuild-index", is_flag=True, help="First make the index of blobs anew, from the packs alone.")
-def check(data: Path | None, read_data: float, *, rebuild_index: bool) -> int:
+def check(data: Path | None, read_data: float, seed: int | None, *, rebuild_index: bool) -> int:
     """Compare the index of blobs with the packs, while no server runs.
 
     What is bad is set aside and counts as missing, so that the next archive stores it again; its bytes are kept. Prints
@@ -105,7 +106,7 @@ def check(data: Path | None, read_data: float, *, rebuild_index: bool) -> int:
     from server.config import data_dir
     from server.maintenance import check_data
 
-    return check_data(data_dir(data), click.echo, read_share=read_data, rebuild=rebuild_index)
+    return check_data(data_dir(data), click.echo, read_share=read_data, seed=seed, rebuild=rebuild_index)
 
 
 @cli.command(epilog=EXIT_HELP)

@@ -28,14 +28,20 @@ from server.stores.sqlite_index import Kind
 from server.units import bytes_text
 
 GC_DEAD_SHARE = 0.1  # who asks for it wants the space, and has the time
+MAX_SEED = 1_000_000  # of those that are drawn: short enough to be typed again
 _NO_FLOOR = BlobLimits(min_free_bytes=0)
 
 Say = Callable[[str], object]
 
 
-def check_data(data_dir: Path, say: Say, *, read_share: float, rebuild: bool) -> int:
-    """Check, after rebuilding the index if that is asked for; returns the exit status."""
-    return asyncio.run(_check(data_dir, say, read_share, rebuild=rebuild))
+def check_data(data_dir: Path, say: Say, *, read_share: float, seed: int | None, rebuild: bool) -> int:
+    """Check, after rebuilding the index if that is asked for; returns the exit status.
+
+    `seed` chooses what a share consists of.
+    """
+    if seed is None:
+        seed = random.SystemRandom().randrange(MAX_SEED)
+    return asyncio.run(_check(data_dir, say, read_share, seed, rebuild=rebuild))
 
 
 def collect_garbage(data_dir: Path, limits: BlobLimits, say: Say, *, dry_run: bool) -> None:
@@ -53,7 +59,7 @@ def print_stats(data_dir: Path, say: Say, *, as_json: bool) -> None:
         say(line)
 
 
-async def _check(data_dir: Path, say: Say, read_share: float, *, rebuild: bool) -> int:
+async def _check(data_dir: Path, say: Say, read_share: float, seed: int, *, rebuild: bool) -> int:
     data, bad = _open(data_dir), 0
     try:
         if rebuild:
@@ -61,9 +67,9 @@ async def _check(data_dir: Path, say: Say, read_share: float, *, rebuild: bool) 
             bad = rebuilt.bad_ranges
             say(_rebuilt_line(rebuilt))
         async with _stores(data, _NO_FLOOR) as stores:
-            chance, now_s = random.Random(), SystemClock().now()
+            chance, now_s = random.Random(seed), SystemClock().now()
             checked = await Check(stores, data_dir, say, read_share, chance, now_s).run()
-        say(_checked_line(checked))
+        say(_checked_line(checked, seed if 0 < read_share < 1 else None))
         return 1 if bad or checked.problems else 0
     finally:
         data.close()
@@ -141,8 +147,10 @@ def _rebuilt_line(rebuilt: Rebuilt) -> str:
     )
 
 
-def _checked_line(checked: Checked) -> str:
-    parts = [f"Checked {checked.packs} packs, {checked.records} records, {bytes_text(checked.read_bytes)} read"]
+def _checked_line(checked: Checked, seed: int | None) -> str:
+    read = bytes_text(checked.read_bytes)
+    sample = "" if seed is None else f" in {checked.whole_records} of them (--seed={seed} chooses the same)"
+    parts = [f"Checked {checked.packs} packs, {checked.records} records, {read} read{sample}"]
     for number, what in (
         (checked.bad_records, "bad records quarantined"),
         (checked.wrong_rows, "wrong index rows mended"),

@@ -97,6 +97,8 @@ def test_check_finds_a_flipped_bit(tmp_path: Path, tree: Path) -> None:
     assert "is bad: Record is damaged: its check differs" in said
     assert said.splitlines()[-1].endswith("1 bad records quarantined")
     assert ran(COMMAND, "check", "--read-data", "--data", data)[0] == 0
+    status, said, _ = ran(COMMAND, "check", "--read-data=1%", "--seed", "7", "--data", data)
+    assert (status, "in 1 of them (--seed=7 chooses the same)" in said) == (0, True)
 
 
 def test_packs_that_were_deleted_are_archived_again_and_fetched(tmp_path: Path, tree: Path) -> None:

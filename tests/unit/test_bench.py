@@ -81,6 +81,27 @@ def test_the_first_turn_is_discarded_and_all_take_turns() -> None:
     assert [sample.wall_s for sample in (*first.samples, *second.samples)] == [2, 4, 3, 5]
 
 
+def test_who_is_hopelessly_slow_has_one_run_and_the_table_says_so() -> None:
+    walls = {"isolate": 3.0, "isolate --slow": 99.0, "fast": 20.0, "near": 29.0, "far": 31.0, "for scale": 50.0}
+    order: list[str] = []
+
+    def contestant(name: str) -> Contestant:
+        def once() -> Sample:
+            order.append(name)
+            return Sample(walls[name])
+
+        return Contestant(name, once, is_peer=name in {"fast", "near", "far"})
+
+    found = alternate(3, Race([contestant(name) for name in walls]))
+    assert {one.name: order.count(one.name) for one in found} == {
+        "isolate": 4, "isolate --slow": 4, "fast": 4, "near": 4, "far": 1, "for scale": 1
+    }  # fmt: skip
+    lines = list(shown(Measured("1", "archive cold", "", tuple(found), ())))
+    assert [line.split("  ")[1] for line in lines if "first run only" in line] == [
+        "far (first run only)", "for scale (first run only)"
+    ]  # fmt: skip
+
+
 def serve_three(server: HTTPServer) -> None:
     for _ in range(3):  # connections: this client keeps none
         server.handle_request()

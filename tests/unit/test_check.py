@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from isolate.cas.block import Absent, Block
-from isolate.cas.digest import Blob, Namespace
+from isolate.cas.digest import Algorithm, Blob, Namespace
 from isolate.errors import IndexCorrupt
 from isolate.monitor import TallyMonitor
 from server.stores.blobs import LocalBlobStore, LocalBlobStores
@@ -23,6 +23,7 @@ from server.stores.limits import BlobLimits
 from server.stores.old_blobs import OldBlobs
 from server.stores.pack_scan import PackReader
 from server.stores.rebuild import Rebuild, Rebuilt
+from server.stores.records import wrong_in
 from tests.clock import ManualClock
 from tests.records import blob_of, block_of
 
@@ -55,11 +56,11 @@ class Site:
             self.clock.advance(1)  # names of packs are in the order of time, to the millisecond
         await self.store.compose(blob_of(WHOLE), [blob_of(content) for content in GROUPS[1] + GROUPS[4]])
 
-    async def check(self, read_share: float = 1.0) -> Checked:
+    async def check(self, read_share: float = 1.0, seed: int = 1) -> Checked:
         """Check as the command does: on a store opened anew."""
         await self.stores.close()
         await self.open()
-        check = Check(self.stores, self.root, self.said.append, read_share, random.Random(1), self.clock.now())
+        check = Check(self.stores, self.root, self.said.append, read_share, random.Random(seed), self.clock.now())
         return await check.run()
 
     async def rebuild(self) -> Rebuilt:
@@ -124,6 +125,34 @@ async def test_headers_alone_are_a_quick_look(site: Site) -> None:
     assert (checked.records, checked.read_bytes, checked.problems) == (7, 0, 0)
     some = await site.check(read_share=0.5)
     assert 0 < some.read_bytes < sum(pack.stat().st_size for pack in site.packs)
+
+
+async def test_a_share_of_few_records_is_at_least_one_of_each_pack(site: Site) -> None:
+    for seed in range(5):
+        checked = await site.check(read_share=0.01, seed=seed)
+        assert checked.whole_records == len(site.packs)
+        assert checked.read_bytes > 0
+
+
+async def test_one_seed_chooses_the_same_records_and_others_choose_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: set[bytes] = set()
+
+    def recorded(record: bytes, algorithm: Algorithm) -> str | None:
+        read.add(record)
+        return wrong_in(record, algorithm)
+
+    monkeypatch.setattr("server.stores.check.wrong_in", recorded)
+
+    async def chosen(seed: int) -> set[bytes]:
+        read.clear()
+        await site.check(read_share=0.01, seed=seed)
+        return set(read)
+
+    first = await chosen(1)
+    assert first == await chosen(1)
+    assert len(first) < len(first.union(*[await chosen(seed) for seed in range(2, 12)])) == 7
 
 
 @pytest.mark.parametrize("action", ["delete", "truncate", "flip"])
