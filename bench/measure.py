@@ -20,9 +20,8 @@ from pathlib import Path
 from bench.relay import Wire
 from bench.watching import Watch, cpu_s
 
-
-# Who needs this long, and this many times as long as the fastest peer, gets no second turn: what it would show is known,
-# and the other turns of all rows together should fit into half an hour.
+# Who needs this long, and this many times as long as the fastest peer, gets no second turn: what it would show is
+# known, and the other turns of all rows together should fit into half an hour.
 SLOW_S, HOPELESS = 10.0, 1.5
 
 
