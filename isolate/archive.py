@@ -277,6 +277,7 @@ def rules_of(options: ArchiveOptions, namespace: Namespace, monitor: Monitor) ->
     return ScanRules(
         is_denied=options.is_denied,
         keep_dangling=namespace.is_ours,
+        plain_links=not namespace.is_ours,
         broken=monitor.problem if options.skip_broken else None,
         collapse=options.collapse_links,
     )

@@ -55,6 +55,7 @@ class ScanRules:
 
     is_denied: Denylist = DEFAULT
     keep_dangling: bool = True  # record a link to nothing inside the tree; 2020 refuses it
+    plain_links: bool = False  # record `./a//b` as `a/b`; 2020 does, and its hashes depend on it
     broken: Callable[[IsolateError], None] | None = None  # told instead of raised
     # Told the path of a link to a directory outside of the root, which is an error otherwise.
     outside: Callable[[str], None] | None = None
@@ -160,7 +161,7 @@ class Scanner:
         target = os.readlink(absolute)
         inside = None if self._rules.collapse else self._inside(path, absolute, target)
         if inside is not None and (self._rules.keep_dangling or os.path.exists(absolute)):
-            return Found(path, Kind.LINK, target=inside)
+            return Found(path, Kind.LINK, target=_plain(absolute, inside) if self._rules.plain_links else inside)
         try:
             status = os.stat(absolute)
         except OSError:
@@ -201,6 +202,15 @@ class Scanner:
         if self._rules.broken is None:
             raise error
         self._rules.broken(error)
+
+
+def _plain(absolute: str, target: str) -> str:
+    """Return the normal spelling of where a link leads, unless it would lead elsewhere by that."""
+    plain = posixpath.normpath(target)
+    if plain == target or ".." not in target.lstrip("./"):
+        return plain
+    there = posixpath.join(posixpath.dirname(absolute), plain)
+    return plain if os.path.realpath(there) == os.path.realpath(absolute) else target
 
 
 def what_is(st_mode: int) -> str:

@@ -57,6 +57,19 @@ def test_links_that_stay_inside_are_recorded_verbatim(tmp_path: Path, target: st
     assert (entry.kind, entry.target) == (Kind.LINK, target)
 
 
+@pytest.mark.parametrize(
+    ("target", "recorded"),
+    [("../f", "../f"), ("./../a/f", "../a/f"), ("../a//f", "../a/f"), ("../a/../f", "../f"), ("./f/", "f"),
+     ("d/../../f", "../f"), ("l/../f", "l/../f"), ("l/../../c/f", "../c/f")],
+)  # fmt: skip
+def test_2020_records_the_plain_spelling_of_a_link_that_leads_to_the_same(
+    tmp_path: Path, target: str, recorded: str
+) -> None:
+    write_tree(tmp_path, {"f": b"", "c": {"e": {}, "f": b""}, "a": {"f": b"", "d": {}, "l": Link("../c/e")}})
+    write_tree(tmp_path / "a", {"link": Link(target)})
+    assert found(tmp_path, plain_links=True)["a/link"].target == recorded
+
+
 def test_absolute_links_inside_are_recorded_relative(tmp_path: Path) -> None:
     write_tree(tmp_path, {"f": b"", "a": {"l": Link(f"{tmp_path}/f"), "r": Link(str(tmp_path))}})
     assert [entry.target for entry in found(tmp_path).values()] == ["../f", "..", None]
