@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isolate.archive import Archived, ArchiveOptions, archive_files
-from isolate.errors import InvalidInput, InvalidIsolateFile
+from isolate.errors import InvalidInput, InvalidIsolateFile, TooLarge
 from isolate.hands import Target
 from isolate.monitor import Monitor
 from isolate.recreate import Failure
@@ -90,5 +90,7 @@ def failures() -> Iterator[None]:
         raise Failure(f"Execution failure: {error}") from error
     except InvalidIsolateFile as error:
         raise Failure(str(error)) from error
+    except TooLarge:
+        raise
     except InvalidInput as error:
         raise Failure(f"Failed to find an input file: {error}") from error

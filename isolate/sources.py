@@ -99,9 +99,6 @@ def fetch(
     **given: Any,
 ) -> Manifest | None:
     """Bring a tree or files to `target`; returns the manifest of a tree."""
-    from tempfile import TemporaryDirectory
-
-    from isolate import config
     from isolate.cas.cache import CachePolicy
     from isolate.checkout import download_tree
     from isolate.download import download_files
@@ -121,12 +118,25 @@ def fetch(
     policy = CachePolicy(
         max_bytes=max_bytes, max_items=max_items, min_free_bytes=min_free_bytes, max_age_s=MAX_CACHE_AGE_S
     )
-    with console.watch() as monitor, _remaining(console, monitor), TemporaryDirectory(prefix="isolate-cache-") as none:
-        folder = Path(none if cache == "" else cache or config.load().blob_cache)
+    with console.watch() as monitor, _remaining(console, monitor), _cache_folder(cache) as folder:
         started_s = time.monotonic()
         manifest = run(download_tree(source, root.hex(), content, target, folder, policy, monitor))
         console.note(fetched_line(monitor.snapshot(), time.monotonic() - started_s))
         return manifest
+
+
+@contextmanager
+def _cache_folder(cache: str | None) -> Iterator[Path]:
+    """Give the folder that `--cache` means; one for `''` is made now and gone afterwards."""
+    from tempfile import TemporaryDirectory
+
+    from isolate import config
+
+    if cache != "":
+        yield Path(cache or config.load().blob_cache)
+        return
+    with TemporaryDirectory(prefix="isolate-cache-") as folder:
+        yield Path(folder)
 
 
 def _remaining(console: Console, monitor: TerminalMonitor) -> AbstractContextManager[None]:

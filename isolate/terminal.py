@@ -17,7 +17,15 @@ import click
 
 from isolate.bars import Bars, TerminalMonitor, one_line, printable
 from isolate.commands import CommandGroup
-from isolate.errors import InvalidInput, InvalidIsolateFile, InvalidManifest, IsolateError, UploadFailed, first_cause
+from isolate.errors import (
+    InvalidInput,
+    InvalidIsolateFile,
+    InvalidManifest,
+    IsolateError,
+    TooLarge,
+    UploadFailed,
+    first_cause,
+)
 from isolate.settings import Settings
 
 if TYPE_CHECKING:
@@ -231,7 +239,7 @@ def exit_status(error: BaseException) -> int:
     if isinstance(error, UploadFailed):
         return EXIT_UPLOAD_FAILED
     # What is wrong with a file, here or on a server, is no wrong usage: 1, as in 2020.
-    is_content = isinstance(error, (InvalidIsolateFile, InvalidManifest))
+    is_content = isinstance(error, (InvalidIsolateFile, InvalidManifest, TooLarge))
     return EXIT_USAGE if isinstance(error, InvalidInput) and not is_content else EXIT_FAILED
 
 

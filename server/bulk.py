@@ -1,9 +1,8 @@
 """Bulk bytes of the isolate API of 2020: the URLs behind `gs_upload_url` and `url`.
 
 Knows tickets, streams and nothing of JSON calls. What a client sends is verified while it arrives; it is told the MD5
-of what was received whatever the verdict, because that is what it compares, and learns of wrong content when it
-finalizes. The invariants: nothing is visible before it is verified and durable; one segment of each transfer is in
-memory.
+of what was received whatever the verdict, because that is what it compares. The invariants: nothing is visible before
+it is verified and durable; one segment of each transfer is in memory.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ PATH = "/bulk"
 RECEIVE_BYTES = 64 << 20  # of bodies on their way in
 STALL_S = 60.0  # a receiver that takes nothing for longer is cut off
 SMALL_BYTES = 64 << 10  # hashed at once: a hop into a thread takes as long
+MAX_WRONG = 10_000  # uploads remembered as wrong until they are finalized: 2 MB
 SAFE = {"Content-Security-Policy": "default-src 'none'; sandbox", "X-Content-Type-Options": "nosniff"}
 
 
@@ -37,6 +37,13 @@ class Bulk:
     def __init__(self, stores: SharedBlobStores, office: TicketOffice) -> None:
         self._stores, self._office = stores, office
         self._intake = Intake(ByteBudget(RECEIVE_BYTES, "bulk uploads"))
+        self._wrong: dict[Ticket, None] = {}  # the oldest first
+
+    def take_wrong(self, ticket: Ticket) -> bool:
+        """Say whether bytes came for `ticket` and were wrong; they are forgotten by that."""
+        was_wrong = ticket in self._wrong
+        self._wrong.pop(ticket, None)
+        return was_wrong
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
@@ -97,6 +104,9 @@ class Bulk:
                 await old.store(ticket.blob, pieces, length, bulk=True)
             except (UploadCorrupt, InvalidRecord) as error:
                 self._stores.reject(error)
+                self._wrong[ticket] = None
+                if len(self._wrong) > MAX_WRONG:
+                    del self._wrong[next(iter(self._wrong))]
         async for _ in pieces:
             pass
 

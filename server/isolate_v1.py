@@ -1,8 +1,8 @@
 """The isolate API of 2020: `/_ah/api/isolateservice/v1/…`, also without `/_ah`.
 
 Knows routes and the order of a transfer: look up, then send within JSON or in bulk, then say that it is done. What is
-stored is what was received; what came in blocks is encoded for these clients when they ask. Where 2020 would believe a
-bulk upload and find out later, this server has looked already: finalizing wrong content is refused, never accepted.
+stored is what was received; what came in blocks is encoded for these clients when they ask. As in 2020 finalizing says
+that bytes came, not that they were right: wrong ones are gone by then, and missing for whoever asks.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ class IsolateApi:
 
         async with self._body(request, parse) as ticket:
             digest = ticket.blob.digest
-            if digest not in await self._stores.shared(ticket.namespace).kept({digest}):
+            kept = await self._stores.shared(ticket.namespace).kept({digest})
+            if digest not in kept and not self._bulk.take_wrong(ticket):
                 raise InvalidInput(
                     "File should be in Google Storage. It was not sent to gs_upload_url, or what was sent is not "
                     f"{digest.hex()} of {ticket.blob.size} bytes{_encoded_hint(ticket)}"

@@ -249,6 +249,22 @@ def test_bad_input_is_one_line_and_the_right_status(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("what", [["tree"], ["-i", "x.isolate", "-s", "x.isolated"]])
+def test_a_manifest_of_2020_that_nobody_could_read_is_refused_for_what_it_is(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: list[str]
+) -> None:
+    monkeypatch.setattr("isolate.split.MAX_MANIFEST_BYTES", 100)
+    write_tree(tmp_path, {"tree": TREE, "x.isolate": b"{'variables': {'files': ['tree/']}}"})
+    ended = shell.isolate("archive", "--namespace", "default-gzip", *what)
+    assert (ended.status, ended.out) == (1, "")
+    assert re.fullmatch(
+        r"isolate: error: \d+ entries or more are too many for one manifest, which a namespace of 2020 demands "
+        r"\(hint: use blake3-zstd, or archive the directories one by one\)\n",
+        ended.err,
+    )
+    assert not (tmp_path / "x.isolated").exists()
+
+
 def test_without_a_server_nothing_goes(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tree(tmp_path / "tree", TREE)
     ended = shell.isolate("archive", "-I", "http://127.0.0.1:1", "tree")

@@ -155,10 +155,12 @@ def test_corrupted_content_is_never_stored(client: Client) -> None:
         reply = client.put(item["gs_upload_url"], bad)
         assert reply.status == 200
         assert reply.headers["x-goog-hash"] == "md5=" + base64.b64encode(hashlib.md5(bad).digest()).decode()
-        reply = client.finalize(item["upload_ticket"])
+        assert client.retrieve(client.digest(big)).status == 404
+        assert client.finalize(item["upload_ticket"]).json() == {"ok": True}, "never a synchronous error"
+        assert client.retrieve(client.digest(big)).status == 404
+        reply = client.finalize(item["upload_ticket"])  # what was wrong is deleted by now
         assert reply.status == 400
         assert reply.error().startswith("File should be in Google Storage.")
-        assert client.retrieve(client.digest(big)).status == 404
     assert len(client.preupload([small, big])) == 2
     client.push(item, big)
     assert client.decode(client.fetch(big)[1]) == big
@@ -326,7 +328,7 @@ def test_a_person_looks_at_what_was_stored(shared: ServerProcess) -> None:
     raw = page("/content", client.digest(text), "&as=b.txt")
     assert (raw.status, raw.body, raw.headers["content-type"]) == (200, text, "text/plain; charset=utf-8")
     assert raw.headers["x-frame-options"] == "SAMEORIGIN"
-    assert "b.txt" in raw.headers["content-disposition"]
+    assert "filename=b.txt" in raw.headers["content-disposition"]
     table = page("/content", client.digest(tree))
     assert table.headers["content-type"] == "text/html; charset=utf-8"
     assert f"digest={client.digest(text)}".encode() in table.body

@@ -38,7 +38,7 @@ async def test_content_is_plain_text_without_rights(site: Site) -> None:
         assert headers["Content-Type"] == "text/plain; charset=utf-8"
         assert headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
         assert headers["X-Frame-Options"] == "SAMEORIGIN"
-        assert headers["Content-Disposition"] == f'inline; filename="{hex_of(namespace, HOSTILE)}"'
+        assert headers["Content-Disposition"] == f"inline; filename={hex_of(namespace, HOSTILE)}"
 
 
 async def test_blobs_of_every_namespace_and_size(site: Site) -> None:

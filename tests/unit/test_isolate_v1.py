@@ -307,16 +307,30 @@ async def test_finalizing_what_was_never_sent(site: Site) -> None:
 @pytest.mark.parametrize(
     "data", [b"", zlib.compress(BIG)[:-1], zlib.compress(BIG) + b"x", zlib.compress(bytes(3000)), b"noise" * 9, BIG]
 )
-async def test_wrong_bulk_content_is_heard_out_and_never_finalized(site: Site, data: bytes) -> None:
+async def test_wrong_bulk_content_is_heard_out_and_gone_when_it_is_finalized(site: Site, data: bytes) -> None:
     found = await ticket(site, "default-gzip", BIG)
     status, headers = await site.put(found["gs_upload_url"], io.BytesIO(data) if data else data)
     assert (status, headers["x-goog-hash"]) == (200, "md5=" + base64.b64encode(hashlib.md5(data).digest()).decode())
+    assert len(await site.lookup("default-gzip", BIG)) == 1
+    assert await site.ok("finalize_gs_upload", {"upload_ticket": found["upload_ticket"]}) == OK
+    assert (await site.refused("retrieve", of("default-gzip", digest=hex_of("default-gzip", BIG))))[0] == 404
     status, message = await site.refused("finalize_gs_upload", {"upload_ticket": found["upload_ticket"]})
     assert status == 400
     assert message.startswith("File should be in Google Storage.")
     assert len(await site.lookup("default-gzip", BIG)) == 1
     await site.store("default-gzip", BIG)
     assert zlib.decompress(await site.fetch("default-gzip", BIG)) == BIG
+
+
+async def test_few_wrong_uploads_are_remembered(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.bulk.MAX_WRONG", 2)
+    tickets = []
+    for number in range(3):
+        found = await ticket(site, "default", BIG + bytes([number]))
+        assert (await site.put(found["gs_upload_url"], BIG))[0] == 200
+        tickets.append(found["upload_ticket"])
+    answers = [(await site.call("finalize_gs_upload", {"upload_ticket": one}))[0] for one in tickets]
+    assert answers == [400, 200, 200]
 
 
 async def test_bulk_bodies_have_a_length_within_reason(site: Site) -> None:
@@ -341,7 +355,7 @@ async def test_a_large_upload_that_turns_out_wrong_leaves_no_live_record(site: S
     found = await ticket(site, "default", HUGE)
     status, _ = await site.put(found["gs_upload_url"], io.BytesIO(HUGE[:-1] + bytes([HUGE[-1] ^ 1])))
     assert status == 200
-    assert (await site.refused("finalize_gs_upload", {"upload_ticket": found["upload_ticket"]}))[0] == 400
+    assert len(await site.lookup("default", HUGE)) == 1
     await site.store("default", SMALL)
     database = site.local.index._database
     live = await database.read(lambda connection: connection.execute("SELECT COUNT(*) FROM block").fetchone())
