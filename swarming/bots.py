@@ -85,6 +85,7 @@ class Run:
     execution: Execution
     attempt: Attempt
     secret: bytes | None = field(default=None, repr=False)
+    cache_bytes: Mapping[str, int] = field(default_factory=dict)  # how large named caches become, where that is known
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,7 @@ class Dispatcher:
         if wanted.is_terminate:
             return Terminate(attempt.run_id)
         secret = None if wanted.secret is None else await self._ledger.store.secret(execution.execution_id)
-        return Run(execution, attempt, secret)
+        return Run(execution, attempt, secret, self._ledger.hints.of(attempt.bot_dimensions, wanted.caches))
 
     async def _claimed(self, queues: list[str], offer: Offer) -> Execution | None:
         ledger = self._ledger

@@ -100,6 +100,10 @@ class Fleet:
         self._remove(self.seat(bot_id))
         del self._seats[bot_id]
 
+    def of_pool(self, pool: str) -> list[BotInfo]:
+        """Return the bots of a pool."""
+        return [seat.info for seat in self._bots_in.get(("pool", pool), {}).values()]
+
     def open(self, queue: str) -> None:
         """Make sure that `queue` is matched with the bots; those that wait listen to it from now on."""
         if queue in self._servers:

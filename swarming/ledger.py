@@ -16,6 +16,7 @@ from isolate.clock import Clock
 from isolate.errors import Stale
 from swarming import decisions
 from swarming.bots import BotEvent
+from swarming.cache_hints import CacheHints
 from swarming.doorbell import Doorbell
 from swarming.fleet import Fleet, Seat, must_end_by
 from swarming.leases import Lease, Leases
@@ -42,6 +43,7 @@ class Ledger:
     def __init__(self, store: Store, doorbell: Doorbell, clock: Clock, policy: Policy) -> None:
         self.store, self.doorbell, self.clock, self.policy = store, doorbell, clock, policy
         self.fleet = Fleet()
+        self.hints = CacheHints(self.fleet, clock)
         self.leases = Leases()
         self.parents: set[str] = set()  # runs that may have live children
         self.events: deque[BotEvent] = deque(maxlen=MAX_EVENTS)  # not written yet

@@ -17,6 +17,7 @@ import msgspec
 from isolate.cas.digest import DEFAULT_NAMESPACE
 from isolate.errors import InvalidInput
 from swarming import bots, model, wire, wire_files, wire_in, wire_rules
+from swarming.cache_hints import UNKNOWN
 from swarming.wire_new import files_ref
 
 GROUP_VERSION = "default"  # of the configuration of a group for which nobody wrote one
@@ -253,7 +254,10 @@ def manifest(given: bots.Run, server_url: str, authenticated_as: str) -> dict[st
         "dimensions": _by_key(wanted.dimensions),
         "env": dict(wanted.env),
         "env_prefixes": {key: list(paths) for key, paths in wanted.env_prefixes} or None,
-        "caches": [{"name": cache.name, "path": cache.path, "hint": "-1"} for cache in wanted.caches],
+        "caches": [
+            {"name": cache.name, "path": cache.path, "hint": str(given.cache_bytes.get(cache.name, UNKNOWN))}
+            for cache in wanted.caches
+        ],
         "cipd_input": None,
         "containment": {
             "lower_priority": wanted.containment.lower_priority,
