@@ -64,6 +64,7 @@ from swarming.scheduler import Scheduler
 MAX_BODY_BYTES = 16 << 20  # of JSON; streams of blobs have their own limits
 KEEP_ALIVE_S = 75.0  # longer than the longest pause of a bot between two calls
 SWEEP_S = 60.0  # between rounds of retention
+RELEASE_S = 0.05  # between looks at which long polls end: a look costs microseconds, and each lets few of them go
 TIDY_S = 60.0  # between rounds of eviction; an upload that finds no space does not wait for it
 CUT_S = 2.0  # for sending the last replies
 BACKLOG = 1024  # connections that arrive in one moment
@@ -145,6 +146,7 @@ async def serve(config: ServerConfig, announce: Callable[[str], object], clock: 
 
         jobs = [
             Job("tick", 1.0, services.scheduler.tick),
+            Job("release", RELEASE_S, services.scheduler.release),
             Job("drop gone", 1.0, polls.drop_gone),
             Job("bot code", 1.0, renew_for_code),
             Job("tidy", TIDY_S, tidy),

@@ -7,8 +7,6 @@ update. Whatever a bot says is fenced by (bot id, session, run id): one that los
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import random
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -22,6 +20,7 @@ from swarming.doorbell import Listening
 from swarming.fleet import Seat, must_end_by
 from swarming.leases import Lease
 from swarming.ledger import Ledger
+from swarming.long_polls import LongPolls
 from swarming.model import Attempt, Execution
 from swarming.states import State
 from swarming.store import Offer, OutputStore
@@ -35,8 +34,7 @@ class Dispatcher:
 
     def __init__(self, ledger: Ledger, outputs: OutputStore, rng: random.Random) -> None:
         self._ledger, self._outputs, self._rng = ledger, outputs, rng
-        self._until: list[tuple[float, int, Listening]] = []  # heap of long polls by the time they end
-        self._order = itertools.count()
+        self._polls = LongPolls(rng)
         self._unbroken: set[asyncio.Task[Any]] = set()
 
     async def handshake(self, hello: BotHello) -> BotInfo:
@@ -58,21 +56,21 @@ class Dispatcher:
         reboot = decisions.reboot_due(seat.info)
         if reboot and self._ledger.leases.of_bot(hello.bot_id) is None:
             return Restart(reboot)
-        waits = wait_until is not None and wait_until > self._ledger.clock.monotonic()
+        now_s = self._ledger.clock.monotonic()
+        waits = wait_until is not None and wait_until > now_s
         with self._ledger.doorbell.listen(hello.bot_id, seat.queues) as listener:
             seat.waiting = listener
             if waits and wait_until is not None:
-                heapq.heappush(self._until, (wait_until, next(self._order), listener))
+                self._polls.add(listener.release, now_s, wait_until)
             try:
                 return await self._next(seat, hello.session, listener, waits=waits)
             finally:
                 if seat.waiting is listener:
                     seat.waiting = None
 
-    def release(self, now_s: float | None) -> None:
-        """End the long polls whose time has come by `now_s` (monotonic); None ends all."""
-        while self._until and (now_s is None or self._until[0][0] <= now_s):
-            heapq.heappop(self._until)[2].release()
+    def release(self) -> None:
+        """End long polls whose time has come, a few at a time."""
+        self._polls.release(self._ledger.clock.monotonic())
 
     async def update(self, bot_id: str, session: str, run_id: str, update: TaskUpdate) -> Updated:
         """Take in what a bot reports of its run; raises LeaseLost, InvalidTask, NotFound."""
@@ -133,7 +131,7 @@ class Dispatcher:
 
     async def close(self) -> None:
         """End all long polls, and wait for claims that were under way."""
-        self.release(None)
+        self._polls.release_all()
         while self._unbroken:
             await asyncio.wait(self._unbroken)
 

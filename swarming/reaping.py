@@ -66,7 +66,7 @@ class Reaper:
             ledger.leases.grant(now_s)
             ledger.fleet.grant(now_s)
         self._ticked = now_s, now
-        self._dispatcher.release(now_s)
+        self._dispatcher.release()
         errors = await _all(self._end(lease) for lease in ledger.leases.silent(now_s))
         late = await ledger.store.overdue(now, ledger.policy.expire_batch)
         errors += await _all(self._expire(task.task_id) for task in late)
