@@ -67,6 +67,7 @@ SWEEP_S = 60.0  # between rounds of retention
 RELEASE_S = 0.05  # between looks at which long polls end: a look costs microseconds, and each lets few of them go
 TIDY_S = 60.0  # between rounds of eviction; an upload that finds no space does not wait for it
 CUT_S = 2.0  # for sending the last replies
+MAX_LINE_BYTES = 32 << 10  # of the head of a request: `get_states` may name 1000 tasks
 BACKLOG = 1024  # connections that arrive in one moment
 
 log = logging.getLogger("server")
@@ -130,6 +131,7 @@ async def serve(config: ServerConfig, announce: Callable[[str], object], clock: 
             access_log=None,
             keepalive_timeout=KEEP_ALIVE_S,
             shutdown_timeout=CUT_S,
+            max_line_size=MAX_LINE_BYTES,
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)

@@ -6,6 +6,7 @@ in, values out; whatever is wrong is found at once and named with its line. Noth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from server.pools import Pools, read_pools
 from server.retention import DAY_S, RetentionPolicy
 from server.toml_reader import Table, TomlFile
 from swarming.policy import Policy
-from swarming.wire_rules import PING_TOLERANCE_S
+from swarming.wire_rules import MIN_TIME_S, PING_TOLERANCE_S
 
 SERVER, BOTS, POOLS = "server.toml", "bots.toml", "pools.toml"
 FILES = (SERVER, BOTS, POOLS)
@@ -38,6 +39,7 @@ class Settings:
     policy: Policy = field(default_factory=Policy)
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
     pause_bots: bool = False  # no bot gets work
+    least_time_s: int = MIN_TIME_S  # the shortest expiration or time-out of a task
     display_server_url_template: str = ""
     groups: BotGroups = field(default_factory=BotGroups)
     pools: Pools = field(default_factory=Pools)
@@ -51,10 +53,10 @@ def parse(texts: Mapping[str, str], scripts: Collection[str] | None = None) -> S
     """
     files = {name: TomlFile(texts[name], name) for name in FILES if name in texts}
     problems: list[str] = []
-    policy, retention, pause, template = Policy(), RetentionPolicy(), False, ""
+    policy, retention, pause, least_s, template = Policy(), RetentionPolicy(), False, MIN_TIME_S, ""
     if SERVER in files:
         top = files[SERVER].top()
-        policy, pause = _policy(top.table("scheduler"), policy)
+        policy, pause, least_s = _policy(top.table("scheduler"), policy)
         retention = _retention(top.table("retention"))
         pages = top.table("pages")
         template = _template(pages)
@@ -70,6 +72,7 @@ def parse(texts: Mapping[str, str], scripts: Collection[str] | None = None) -> S
         policy=policy,
         retention=retention,
         pause_bots=pause,
+        least_time_s=least_s,
         display_server_url_template=template,
         groups=groups,
         pools=pools,
@@ -77,7 +80,7 @@ def parse(texts: Mapping[str, str], scripts: Collection[str] | None = None) -> S
     )
 
 
-def _policy(table: Table, base: Policy) -> tuple[Policy, bool]:
+def _policy(table: Table, base: Policy) -> tuple[Policy, bool, int]:
     policy = Policy(
         use_lifo=table.truth("use_lifo", default=base.use_lifo),
         reusable_task_age_s=table.number("reusable_task_age_secs", base.reusable_task_age_s, 0, _WEEK_S),
@@ -87,8 +90,9 @@ def _policy(table: Table, base: Policy) -> tuple[Policy, bool]:
         retry_dead=table.truth("retry_dead_bots", default=base.retry_dead),
     )
     pause = table.truth("pause_bots", default=False)
+    least_s = table.number("min_task_secs", MIN_TIME_S, MIN_TIME_S, 3_600)
     table.close()
-    return policy, pause
+    return policy, pause, math.ceil(least_s)
 
 
 def _retention(table: Table) -> RetentionPolicy:

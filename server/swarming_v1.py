@@ -74,11 +74,13 @@ class ClientApi:
     # Tasks
 
     async def new(self, request: web.Request) -> web.Response:
-        asked = wire_new.new_task(await request.read(), request[IDENTITY].name, own_servers(request))
-        pools, out = self._settings().pools, self._outbox(request)
-        admitted = pools.admit(asked.request, asked.template, self._rng.randrange)
+        settings, out = self._settings(), self._outbox(request)
+        who, own = request[IDENTITY].name, own_servers(request)
+        asked = wire_new.new_task(await request.read(), who, own, settings.least_time_s)
+        admitted = settings.pools.admit(asked.request, asked.template, self._rng.randrange)
         if asked.evaluate_only:
-            return reply({"request": out.request(await self._scheduler.evaluate(admitted))})
+            evaluated = await self._scheduler.evaluate(admitted)
+            return reply({"request": out.request(evaluated, now=self._clock.now())})
         view = await self._scheduler.submit(admitted, asked.secret)
         task = view.task
         body = {"request": out.request(task.request, task), "task_id": task.task_id, "task_result": out.result(view)}
@@ -178,27 +180,27 @@ class ClientApi:
 
     async def details(self, request: web.Request) -> web.Response:
         return reply(
-            wire.compact(
-                {
-                    "server_version": self._version,
-                    "bot_version": await asyncio.to_thread(self._bot_version),
-                    "default_isolate_server": server_url(request),
-                    "default_isolate_namespace": DEFAULT_NAMESPACE,
-                    "display_server_url_template": self._settings().display_server_url_template or None,
-                }
-            )
+            {
+                "server_version": self._version,
+                "bot_version": await asyncio.to_thread(self._bot_version),
+                "default_isolate_server": server_url(request),
+                "default_isolate_namespace": DEFAULT_NAMESPACE,
+                "display_server_url_template": self._settings().display_server_url_template,
+            }
         )
 
     async def permissions(self, request: web.Request) -> web.Response:
         task_id = wire.first(_query(request), "task_id")
         if task_id is not None:
             await self._scheduler.view(task_id)
-        admin = request[IDENTITY].is_admin
-        return reply(dict.fromkeys(PERMISSIONS, admin))
+        admin, pools = request[IDENTITY].is_admin, sorted(self._settings().pools.by_name or ())
+        lists = {"list_bots": pools, "list_tasks": pools} if admin else {}
+        return reply(wire.compact({**dict.fromkeys(PERMISSIONS, admin), **lists}))
 
     def _outbox(self, request: web.Request) -> wire_out.Outbox:
         wanted = wire.boolean(_query(request), "include_performance_stats")
-        return wire_out.Outbox(server_url(request), self._version, performance_stats if wanted else None)
+        performance, tolerance_s = performance_stats if wanted else None, self._settings().policy.ping_tolerance_s
+        return wire_out.Outbox(server_url(request), self._version, performance, tolerance_s)
 
 
 def _query(request: web.Request) -> wire.Query:

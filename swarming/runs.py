@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from swarming.bots import BotEvent, BotInfo
 from swarming.paging import TaskQuery, encode_cursor
 from swarming.states import State
@@ -35,16 +37,18 @@ def is_before(run: RunRecord, query: TaskQuery) -> bool:
     return query.created_from is not None and run.execution.created_at < query.created_from
 
 
-def as_it_was(event: BotEvent) -> BotInfo:
-    """Return a bot that is not known any more, as its last event has it."""
+def as_it_was(events: Sequence[BotEvent]) -> BotInfo:
+    """Return a bot that is not known any more, as its last events have it, the newest first."""
+    event = events[0]
+    described = next((one for one in events if one.dimensions), event)  # those about tasks are kept small
     return BotInfo(
         bot_id=event.bot_id,
-        dimensions=event.dimensions,
-        state=event.state,
+        dimensions=described.dimensions,
+        state=described.state,
         version=event.version,
         external_ip=event.external_ip,
         authenticated_as=event.authenticated_as,
-        first_seen_at=event.at,
+        first_seen_at=events[-1].at,
         last_seen_at=event.at,
         quarantined=event.quarantined,
         maintenance=event.maintenance,

@@ -258,11 +258,11 @@ class Scheduler:
         return self._overview.dimensions(pool)
 
     async def past_bot(self, bot_id: str) -> BotInfo:
-        """Return what was known of a bot that was forgotten, from its last event; raises NotFound."""
-        page = await self._store.events(bot_id, None, None, None, 1)
+        """Return what was known of a bot that was forgotten, from its last events; raises NotFound."""
+        page = await self._store.events(bot_id, None, None, None, MAX_PAGE)
         if not page.items:
             raise NotFound(f"Bot {bot_id!r} is not known")
-        return as_it_was(page.items[0])
+        return as_it_was(page.items)
 
     async def bot_runs(
         self, bot_id: str, cursor: str | None, limit: int, query: TaskQuery = EVERYTHING

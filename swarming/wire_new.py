@@ -26,15 +26,23 @@ class NewTask:
     secret: bytes | None = field(default=None, repr=False)  # of all slices
 
 
-def new_task(body: bytes, authenticated: str, own_servers: Collection[str] = ()) -> NewTask:
-    """Return the request in `body`; raises InvalidTask. `own_servers` are the URLs that mean this server."""
+def new_task(
+    body: bytes, authenticated: str, own_servers: Collection[str] = (), least_s: int = wire_rules.MIN_TIME_S
+) -> NewTask:
+    """Return the request in `body`; raises InvalidTask.
+
+    `own_servers` are the URLs that mean this server, `least_s` is the shortest time a task may ask for.
+    """
     new = wire.decode(body, wire_in.NewTaskRequest)
-    slices = wire_rules.check_request(new)
+    slices = wire_rules.check_request(new, least_s)
+    parts = tuple(_slice(part, own_servers) for part in slices)
+    if len({part.properties for part in parts}) != len(parts):  # as they are stored: what is left out has its default
+        raise InvalidTask("cannot request duplicate task slice")
     template = wire.choice(new.pool_task_template, TEMPLATES, "pool_task_template", "AUTO")
     request = model.TaskRequest(
         name=new.name or "",
         priority=new.priority or 0,
-        slices=tuple(_slice(part, own_servers) for part in slices),
+        slices=parts,
         tags=tuple(new.tags or ()),
         user=new.user or "",
         authenticated=authenticated,
@@ -61,7 +69,7 @@ def _properties(sent: wire_in.Properties, own_servers: Collection[str]) -> model
         dimensions=_dimensions(sent),
         command=tuple(sent.command or ()),
         extra_args=tuple(sent.extra_args or ()),
-        relative_cwd=sent.relative_cwd or "",
+        relative_cwd="" if sent.relative_cwd in {None, wire_rules.ROOT} else sent.relative_cwd or "",
         env=tuple(sorted((pair.key or "", pair.value or "") for pair in sent.env or ())),
         env_prefixes=tuple(sorted((pair.key or "", tuple(pair.value or ())) for pair in sent.env_prefixes or ())),
         execution_timeout_s=sent.execution_timeout_secs or 0,

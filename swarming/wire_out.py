@@ -30,6 +30,7 @@ class Outbox:
     server_url: str
     server_version: str
     performance: Performance | None = None  # set when the caller asked for performance stats
+    ping_tolerance_s: float = 60.0  # of requests that name none
 
     def result(self, view: TaskView) -> dict[str, Any]:
         """Return a TaskResult."""
@@ -54,7 +55,6 @@ class Outbox:
                 "abandoned_ts": ts(task.abandoned_at),
                 "user": task.request.user,
                 "tags": list(task.request.tags),
-                "children_task_ids": list(view.children),
             }
         if run is not None and run.started_at is not None:
             body |= self._of_run(run, view)
@@ -92,14 +92,18 @@ class Outbox:
             "cost_saved_usd": None if ran_here else sum(costs),
             "deduped_from": run.run_id if deduped else None,
             "outputs_ref": self.files_ref(run.outputs) if run.outputs is not None and run.outputs.isolated else None,
+            "children_task_ids": list(view.children),
             "cipd_pins": dict(run.cipd_pins) if run.cipd_pins else None,
             "performance_stats": self.performance(run.stats)
             if self.performance and run.stats and not deduped
             else None,
         }
 
-    def request(self, request: model.TaskRequest, task: model.Task | None = None) -> dict[str, Any]:
-        """Return a TaskRequest; without a task it is one that was only evaluated."""
+    def request(
+        self, request: model.TaskRequest, task: model.Task | None = None, now: float | None = None
+    ) -> dict[str, Any]:
+        """Return a TaskRequest; without a task it is one that was only evaluated, made `now`."""
+        tolerance_s = request.bot_ping_tolerance_s
         spelt = [self.properties(part.properties) for part in request.slices]
         return compact(
             {
@@ -120,10 +124,10 @@ class Outbox:
                 "tags": list(request.tags),
                 "user": request.user,
                 "authenticated": request.authenticated,
-                "created_ts": ts(task.created_at) if task is not None else None,
+                "created_ts": ts(now if task is None else task.created_at),
                 "service_account": request.service_account,
                 "realm": request.realm or None,
-                "bot_ping_tolerance_secs": str64(request.bot_ping_tolerance_s),
+                "bot_ping_tolerance_secs": str64(int(self.ping_tolerance_s) if tolerance_s is None else tolerance_s),
             }
         )
 
@@ -145,12 +149,12 @@ class Outbox:
                 "dimensions": [{"key": key, "value": value} for key, value in asked.dimensions],
                 "env": [{"key": key, "value": value} for key, value in asked.env],
                 "env_prefixes": [{"key": key, "value": list(paths)} for key, paths in asked.env_prefixes],
-                "execution_timeout_secs": str64(asked.execution_timeout_s or None),
+                "execution_timeout_secs": str64(asked.execution_timeout_s),
                 "extra_args": list(asked.extra_args),
                 "grace_period_secs": str64(asked.grace_period_s),
                 "idempotent": asked.idempotent,
                 "inputs_ref": None if asked.is_terminate else self.files_ref(asked.inputs or model.FilesRef(None)),
-                "io_timeout_secs": str64(asked.io_timeout_s or None),
+                "io_timeout_secs": str64(asked.io_timeout_s),
                 "outputs": list(asked.outputs),
                 "relative_cwd": asked.relative_cwd or None,
                 "secret_bytes": None if asked.secret is None else REDACTED,

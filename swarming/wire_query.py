@@ -50,9 +50,8 @@ def task_query(query: wire.Query) -> TaskQuery:
 
 
 def run_query(query: wire.Query) -> TaskQuery:
-    """Return which runs of a bot are meant; raises InvalidInput. There is one order: newest first."""
-    wire.choice(wire.first(query, "sort"), wire.SORTS, "sort", "CREATED_TS")
-    return task_query([(key, value) for key, value in query if key not in {"sort", "tags"}])
+    """Return which runs of a bot are meant; raises InvalidInput. They have one order: a bot runs one after another."""
+    return task_query([(key, value) for key, value in query if key != "tags"])
 
 
 def check_tags(tags: Sequence[str]) -> None:

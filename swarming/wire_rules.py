@@ -18,7 +18,8 @@ from swarming.wire_files import check_files_ref
 from swarming.wire_in import NewTaskRequest, Pair, Properties, Slice
 
 DEFAULT_POOL = "default"  # of requests and bots that name none
-MIN_TIME_S = 1  # 30 on a production server of 2020; its own smoke tests need 1
+ROOT = "."  # the directory of the task itself, normalised
+MIN_TIME_S = 1  # unless the settings of the server say more: 30 in production in 2020, whose smoke tests need 1
 MAX_EXPIRATION_S = 7 * 86_400 + 10
 MAX_TIMEOUT_S = 3 * 86_400 + 10
 MAX_GRACE_S = 3_600
@@ -44,8 +45,11 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]
 _TOPIC = re.compile(r"projects/[^/]+/topics/[^/]+")
 
 
-def check_request(new: NewTaskRequest) -> Sequence[Slice]:
-    """Return the slices of a valid request; raises InvalidTask with the first rule it breaks."""
+def check_request(new: NewTaskRequest, least_s: int = MIN_TIME_S) -> Sequence[Slice]:
+    """Return the slices of a valid request; raises InvalidTask with the first rule it breaks.
+
+    `least_s` is the shortest expiration or time-out. Whether two slices are one is for who has built them.
+    """
     slices = _slices(new)
     _require(bool(new.name), "name is required")
     if new.priority is None:
@@ -57,11 +61,9 @@ def check_request(new: NewTaskRequest) -> Sequence[Slice]:
     _require(new.priority != 0 or all(terminates), "priority 0 can only be used for terminate request")
     _require(new.priority == 0 or not any(terminates), "terminate request must be priority 0")
     for part, terminate in zip(slices, terminates, strict=True):
-        _between("expiration_secs", part.expiration_secs, MIN_TIME_S, MAX_EXPIRATION_S)
-        check_properties(part.properties or Properties(), terminate=terminate)
+        _between("expiration_secs", part.expiration_secs, least_s, MAX_EXPIRATION_S)
+        check_properties(part.properties or Properties(), terminate=terminate, least_s=least_s)
     bodies = [part.properties or Properties() for part in slices]
-    for index, body in enumerate(bodies):
-        _require(body not in bodies[:index], "cannot request duplicate task slice")
     _require(len({_pool(body) for body in bodies}) == 1, "each task slice must use the same pool dimensions")
     _require(len({body.secret_bytes for body in bodies}) == 1, "when using secret_bytes, all task slices must share it")
     return slices
@@ -119,16 +121,16 @@ def is_terminate(properties: Properties) -> bool:
     return set_fields <= harmless | ({"inputs_ref"} if inputs and not inputs.isolated else set())
 
 
-def check_properties(properties: Properties, *, terminate: bool) -> None:
+def check_properties(properties: Properties, *, terminate: bool, least_s: int = MIN_TIME_S) -> None:
     """Judge what is run and where."""
     check_dimensions(properties.dimensions or [])
     if terminate:
         return
     if properties.execution_timeout_secs is None:
         raise InvalidTask("execution_timeout_secs is required")
-    _between("execution_timeout_secs", properties.execution_timeout_secs, MIN_TIME_S, MAX_TIMEOUT_S)
+    _between("execution_timeout_secs", properties.execution_timeout_secs, least_s, MAX_TIMEOUT_S)
     if properties.io_timeout_secs:
-        _between("io_timeout_secs", properties.io_timeout_secs, MIN_TIME_S, MAX_TIMEOUT_S)
+        _between("io_timeout_secs", properties.io_timeout_secs, least_s, MAX_TIMEOUT_S)
     if properties.grace_period_secs is not None:
         _between("grace_period_secs", properties.grace_period_secs, 0, MAX_GRACE_S)
     _check_command(properties)
@@ -202,7 +204,7 @@ def _check_command(properties: Properties) -> None:
     fits = sum(map(len, arguments)) <= MAX_ARGUMENTS_CHARS
     _require(fits, f"{what} is longer than {MAX_ARGUMENTS_CHARS} characters")
     _require(not any("\0" in argument for argument in arguments), "command has a NUL character")
-    if properties.relative_cwd:
+    if properties.relative_cwd and properties.relative_cwd != ROOT:
         _relative("relative_cwd", properties.relative_cwd, MAX_OUTPUT_CHARS)
     if properties.inputs_ref is not None:
         check_files_ref(properties.inputs_ref)
@@ -227,7 +229,8 @@ def check_environment(properties: Properties) -> None:
         _require(fits, f"env_prefixes of {prefix.key!r} can have up to {MAX_PREFIX_PATHS} paths")
         for path in prefix.value or []:
             _require("\\" not in path, f"env_prefixes path {path!r} must use '/'")
-            _relative("env_prefixes", path, MAX_ENV_VALUE_CHARS)
+            if path != ROOT:
+                _relative("env_prefixes", path, MAX_ENV_VALUE_CHARS)
 
 
 def check_caches(properties: Properties) -> None:

@@ -60,6 +60,7 @@ def test_figures() -> None:
     use_lifo = true
     bot_ping_tolerance_secs = 90
     pause_bots = true
+    min_task_secs = 30
     [retention]
     tasks_days = 30
     [pages]
@@ -67,6 +68,7 @@ def test_figures() -> None:
     """
     found = parse({SERVER: textwrap.dedent(text)})
     assert (found.policy.use_lifo, found.policy.ping_tolerance_s, found.pause_bots) == (True, 90, True)
+    assert found.least_time_s == 30
     assert (found.retention.tasks_s, found.display_server_url_template) == (30 * DAY_S, "https://x/%s")
 
 

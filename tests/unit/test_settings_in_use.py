@@ -59,6 +59,24 @@ async def test_no_bot_gets_work_while_bots_are_paused(site: Site) -> None:
     assert (await site.bot("poll", said()))[1]["cmd"] == "run"
 
 
+async def test_short_times_are_refused_where_the_settings_say_so(site: Site) -> None:
+    site.settings = parse({SERVER: "[scheduler]\nmin_task_secs = 30"})
+    short = {"execution_timeout_secs": 29}
+    status, message = await site.refused("POST", "tasks/new", new_task(properties=short))
+    assert (status, message) == (
+        400,
+        "execution_timeout_secs (29) must be between 30 and 259210 seconds (inclusive)",
+    )
+    await site.post("tasks/new", new_task(properties={"execution_timeout_secs": 30}))
+
+
+async def test_permissions_name_the_pools(site: Site) -> None:
+    assert "list_bots" not in await site.get("server/permissions")
+    site.settings = parse({POOLS: '[[pool]]\nnames = ["b", "a"]\nschedulers = ["*"]'})
+    found = await site.get("server/permissions")
+    assert (found["list_bots"], found["list_tasks"]) == (["a", "b"], ["a", "b"])
+
+
 async def test_pools_are_asked_before_anything_is_made(site: Site) -> None:
     text = '[[pool]]\nnames = ["default"]\nschedulers = ["user:a@b"]\n[[pool]]\nnames = ["open"]\nschedulers = ["*"]'
     site.settings = parse({POOLS: text})

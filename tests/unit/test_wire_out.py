@@ -168,11 +168,14 @@ def test_a_request_in_the_spelling_of_2020() -> None:
     assert asked["execution_timeout_secs"] == "60"
     assert asked["containment"] == {"containment_type": "NOT_SPECIFIED", "lower_priority": False}
     assert asked["inputs_ref"] == {"isolatedserver": "http://localhost:1", "namespace": "blake3-zstd"}
-    assert not asked.keys() & {"env", "caches", "outputs", "extra_args", "io_timeout_secs", "relative_cwd"}
+    assert asked["io_timeout_secs"] == "0"  # no limit, whether a client said so or nothing
+    assert not asked.keys() & {"env", "caches", "outputs", "extra_args", "relative_cwd"}
 
 
 def test_a_request_that_was_only_evaluated_has_no_id() -> None:
-    assert not OUT.request(REQUEST).keys() & {"task_id", "created_ts"}
+    found = OUT.request(REQUEST, now=1e9)
+    assert found["created_ts"] == "2001-09-09T01:46:40"
+    assert "task_id" not in found
 
 
 def test_a_bot() -> None:
