@@ -176,14 +176,14 @@ class MemoryTaskStore(MemoryBots):
         line = self._waiting.get(execution.queue, [])
         return min(limit, sum(entry < _place(execution) for entry in line))
 
-    async def runs_of(self, bot_id: str, cursor: str | None, limit: int) -> Page[RunRecord]:
+    async def runs_of(self, bot_id: str, query: TaskQuery, cursor: str | None, limit: int) -> Page[RunRecord]:
         found = []
         for one in self._executions.values():
             for attempt in one.attempts:
-                if attempt.bot_id == bot_id:
+                if attempt.bot_id == bot_id and (query.created_to is None or one.created_at <= query.created_to):
                     task = (await self.record_of_run(one.execution_id)).task
                     found.append(((one.created_at, _number(one.execution_id)), RunRecord(task, one, attempt)))
-        return page_of(found, "run", cursor, limit, stored_bytes)
+        return page_of(found, query.listing_of_runs(bot_id), cursor, limit, stored_bytes)
 
     async def forget_tasks(self, before: float, limit: int) -> int:
         old = sorted((t for t in self._tasks.values() if t.created_at < before and t.state not in LIVE), key=_age)

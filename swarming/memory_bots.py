@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from isolate.errors import NotFound
 from swarming.bots import BotEvent, BotInfo
-from swarming.paging import MAX_PAGE, Page, T, decode_cursor, encode_cursor, fitting
+from swarming.paging import MAX_PAGE, Page, T, decode_cursor, encode_cursor, fitting, listing_of
 
 
 class MemoryBots:
@@ -47,7 +47,8 @@ class MemoryBots:
             for number, event in enumerate(self._events, start=1)
             if event.bot_id == bot_id and (start is None or event.at >= start) and (end is None or event.at < end)
         ]
-        return page_of(found, "event", cursor, limit, lambda event: len(msgspec.json.encode(event)))
+        listing = listing_of("event", (bot_id, start, end))
+        return page_of(found, listing, cursor, limit, lambda event: len(msgspec.json.encode(event)))
 
 
 def page_of(

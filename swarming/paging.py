@@ -70,6 +70,10 @@ class TaskQuery:
         filters = (sorted(self.states), self.failure, self.deduped, sorted(self.tags), self.name)
         return listing_of(self.sort.value, (*filters, self.created_from, self.created_to))
 
+    def listing_of_runs(self, bot_id: str) -> str:
+        """Return the name of the listing of such runs of a bot."""
+        return listing_of("run", (bot_id, self.listing))
+
 
 def listing_of(kind: str, wish: object) -> str:
     """Return the name of a listing of what `wish` asks for: cursors of one wish are none of another."""

@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swarming.bots import BotEvent, BotInfo
-from swarming.paging import TaskQuery, encode_cursor
+from swarming.paging import TaskQuery
 from swarming.states import State
 from swarming.store import RunRecord
-
-_LAST = 2**63 - 1  # no id is higher
-
-
-def first_run(query: TaskQuery, cursor: str | None) -> str | None:
-    """Return where a listing of runs starts: at its cursor, else at the end of the time asked for."""
-    if cursor is None and query.created_to is not None:
-        return encode_cursor("run", query.created_to, _LAST)
-    return cursor
 
 
 def is_wanted_run(run: RunRecord, query: TaskQuery) -> bool:

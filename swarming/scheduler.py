@@ -26,7 +26,7 @@ from swarming.paging import MAX_PAGE, Page, TaskQuery, decode_text_cursor, encod
 from swarming.pending import Pending
 from swarming.policy import Policy
 from swarming.reaping import Reaper
-from swarming.runs import as_it_was, first_run, is_before, is_wanted_run
+from swarming.runs import as_it_was, is_before, is_wanted_run
 from swarming.states import State
 from swarming.store import OutputStore, Record, Store
 from swarming.submission import Inputs, NoInputs, Submitter, terminate_request
@@ -268,7 +268,7 @@ class Scheduler:
         self, bot_id: str, cursor: str | None, limit: int, query: TaskQuery = EVERYTHING
     ) -> Page[TaskView]:
         """Return the runs a bot had, newest first; of `query` the states and times count. Pages may have gaps."""
-        page = await self._store.runs_of(bot_id, first_run(query, cursor), limit)
+        page = await self._store.runs_of(bot_id, query, cursor, limit)
         found = [one for one in page.items if is_wanted_run(one, query)]
         is_last = bool(page.items) and is_before(page.items[-1], query)
         so_far = self._ledger.leases.attempt_so_far

@@ -214,8 +214,11 @@ class TaskHistory(Protocol):
         """Return how many executions of the same queue are claimed before this one that waits; at most `limit`."""
         ...
 
-    async def runs_of(self, bot_id: str, cursor: str | None, limit: int) -> Page[RunRecord]:
-        """Return the attempts of a bot, newest execution first, cursors as for `search`; offers are included."""
+    async def runs_of(self, bot_id: str, query: TaskQuery, cursor: str | None, limit: int) -> Page[RunRecord]:
+        """Return the attempts of a bot, newest execution first, cursors as for `search`; offers are included.
+
+        Of `query` only `created_to` is followed, and cursors are of it.
+        """
         ...
 
 

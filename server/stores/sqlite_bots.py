@@ -13,7 +13,7 @@ from isolate.errors import NotFound
 from server.stores.task_rows import SQL
 from server.stores.writer import Database
 from swarming.bots import BotEvent, BotInfo
-from swarming.paging import MAX_PAGE, Page, decode_cursor, encode_cursor, fitting
+from swarming.paging import MAX_PAGE, Page, decode_cursor, encode_cursor, fitting, listing_of
 
 _encode = msgspec.json.Encoder().encode
 _bot = msgspec.json.Decoder(BotInfo)
@@ -51,7 +51,8 @@ class SqliteBots:
         self, bot_id: str, start: float | None, end: float | None, cursor: str | None, limit: int
     ) -> Page[BotEvent]:
         limit = max(1, min(limit, MAX_PAGE))
-        time, number = decode_cursor("event", cursor)
+        listing = listing_of("event", (bot_id, start, end))
+        time, number = decode_cursor(listing, cursor)
         wish = {
             "bot_id": bot_id,
             "start": -inf if start is None else start,
@@ -62,5 +63,5 @@ class SqliteBots:
         }
         rows = await self._database.read(lambda db: db.execute(SQL["events"], wish).fetchall())
         page = fitting(rows[:limit], lambda row: len(row[2]))
-        more = encode_cursor("event", page[-1][1], page[-1][0]) if len(rows) > len(page) else None
+        more = encode_cursor(listing, page[-1][1], page[-1][0]) if len(rows) > len(page) else None
         return Page(tuple(_event.decode(body) for _, _, body in page), more)

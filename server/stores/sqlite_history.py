@@ -98,15 +98,17 @@ class SqliteHistory:
         place = (execution.queue, execution.priority, execution.rank, key, limit)
         return await self._database.read(lambda db: int(db.execute(SQL["ahead"], place).fetchone()[0]))
 
-    async def runs_of(self, bot_id: str, cursor: str | None, limit: int) -> Page[RunRecord]:
-        limit = max(1, min(limit, MAX_PAGE))
-        place = decode_cursor("run", cursor)
+    async def runs_of(self, bot_id: str, query: TaskQuery, cursor: str | None, limit: int) -> Page[RunRecord]:
+        kind, limit = query.listing_of_runs(bot_id), max(1, min(limit, MAX_PAGE))
+        place = decode_cursor(kind, cursor)
+        if query.created_to is not None:
+            place = min(place, (query.created_to, _LAST))
 
         def read(db: sqlite3.Connection) -> Page[RunRecord]:
             found = db.execute(SQL["runs_of"], (bot_id, *place, limit + 1)).fetchall()
             records = fitting((_run(db, bot_id, key) for _, key in found[:limit]), stored_bytes)
             more = len(found) > len(records)
-            return Page(tuple(records), encode_cursor("run", *found[len(records) - 1]) if more else None)
+            return Page(tuple(records), encode_cursor(kind, *found[len(records) - 1]) if more else None)
 
         return await self._database.read(read)
 

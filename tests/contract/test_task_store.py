@@ -292,7 +292,7 @@ async def test_a_bot_may_get_again_what_lapsed(store: Store) -> None:
     await store.submit(submission(1))
     offered = await claimed(store)
     await store.replace([Change(offered, decisions.lapsed(offered, NOW + 16))])
-    assert (await store.runs_of("bot", None, 10)).items == ()
+    assert (await store.runs_of("bot", TaskQuery(), None, 10)).items == ()
     assert (await claimed(store)).attempts[0].try_number == 1
 
 
@@ -454,11 +454,16 @@ async def test_the_runs_of_a_bot_newest_first(store: Store) -> None:
     for serial in range(5):
         await store.submit(submission(serial, request(f"{serial}"), now=NOW + serial))
         await started(store, "bot" if serial != 2 else "other")
-    page = await store.runs_of("bot", None, 3)
+    page = await store.runs_of("bot", TaskQuery(), None, 3)
     assert [run.task.request.name for run in page.items] == ["4", "3", "1"]
-    rest = await store.runs_of("bot", page.cursor, 3)
+    rest = await store.runs_of("bot", TaskQuery(), page.cursor, 3)
     assert [(run.execution.task_name, run.attempt.bot_id) for run in rest.items] == [("0", "bot")]
     assert rest.cursor is None
+    until = await store.runs_of("bot", TaskQuery(created_to=NOW + 3), None, 1)
+    assert [run.task.request.name for run in until.items] == ["3"]
+    for bot_id, query in (("bot", TaskQuery()), ("other", TaskQuery(created_to=NOW + 3))):
+        with pytest.raises(InvalidInput, match="Invalid cursor"):
+            await store.runs_of(bot_id, query, until.cursor, 1)
 
 
 async def searched(store: Store, limit: int = 100, **fields: Any) -> list[str]:
@@ -597,6 +602,9 @@ async def test_events_newest_first(store: Store) -> None:
     page = await store.events("a", None, None, None, 4)
     assert page.items == tuple(events[:1:-1])
     assert (await store.events("a", None, None, page.cursor, 4)).items == (events[1], events[0])
+    for bot_id, start in (("a", NOW), ("b", None)):
+        with pytest.raises(InvalidInput, match="Invalid cursor"):
+            await store.events(bot_id, start, None, page.cursor, 4)
     assert (await store.events("a", NOW + 1, NOW + 2, None, 9)).items == (events[3], events[2])
     assert (await store.events("nobody", None, None, None, 9)).items == ()
     large = [replace(events[0], bot_id="c", at=NOW + n, message="m" * (MAX_PAGE_BYTES // 2)) for n in range(2)]
@@ -701,7 +709,7 @@ async def test_old_tasks_go_with_what_only_they_refer_to(store: Store) -> None:
     assert (await store.task(waiting.task.task_id)).state is State.PENDING
     assert await store.forget_tasks(NOW + 10, 100) == 0
     assert await store.forget_tasks(NOW + 60, 100) == 2
-    assert (await store.runs_of("bot", None, 10)).items == ()
+    assert (await store.runs_of("bot", TaskQuery(), None, 10)).items == ()
     with pytest.raises(NotFound):
         await store.execution(done.execution_id)
 
