@@ -49,6 +49,11 @@ class BotInfo(msgspec.Struct, frozen=True, kw_only=True):
     task_name: str = ""
     is_dead: bool = False
 
+    @property
+    def worry(self) -> str:
+        """Why it gets no tasks, "" when it may have some."""
+        return self.quarantined or self.maintenance
+
     def __repr__(self) -> str:  # without the sessions, which are credentials
         return f"BotInfo({self.bot_id!r}, run_id={self.run_id!r})"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -25,7 +25,6 @@ from swarming.model import Attempt, Execution
 from swarming.states import State
 from swarming.store import Offer, OutputStore
 
-T = TypeVar("T")
 _RESTARTED = "Bot was started again"
 
 
@@ -48,10 +47,14 @@ class Dispatcher:
 
         Raises LeaseLost for a session that was replaced by another.
         """
+        before = self._ledger.fleet.get(hello.bot_id)
+        worry = None if before is None else before.info.worry
         seat = await self._welcome(hello, is_start=False)
+        if worry is not None and worry != seat.info.worry:
+            self._ledger.note(hello.bot_id, "request_sleep", seat.info.worry)
         if seat.waiting is not None:
             seat.waiting.release()  # its connection broke, or it would not ask again
-        if seat.info.quarantined or seat.info.maintenance:
+        if seat.info.worry:
             return self._sleep(seat, quarantined=True)
         reboot = decisions.reboot_due(seat.info)
         if reboot and self._ledger.leases.of_bot(hello.bot_id) is None:
@@ -120,10 +123,8 @@ class Dispatcher:
 
     def silence_s(self, execution: Execution) -> float:
         """Return how long the bot that runs `execution` may be silent."""
-        policy = self._ledger.policy
-        if execution.attempts[-1].session:
-            return execution.tolerance_s
-        return max(execution.tolerance_s, policy.legacy_ping_tolerance_s)
+        least_s = 0.0 if execution.attempts[-1].session else self._ledger.policy.legacy_ping_tolerance_s
+        return max(execution.tolerance_s, least_s)
 
     def offer_s(self, session: str) -> float:
         """Return how long a bot may take to answer an offer."""
@@ -228,7 +229,7 @@ class Dispatcher:
         ledger.note(offer.attempt.bot_id, "bot_terminate" if is_terminate else "request_task", run_id=run_id)
         return execution
 
-    async def _unbreakable(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _unbreakable(self, work: Coroutine[Any, Any, Execution | None]) -> Execution | None:
         """Await `work`, which goes on to its end even if the caller is cancelled."""
         task = asyncio.get_running_loop().create_task(work)
         self._unbroken.add(task)

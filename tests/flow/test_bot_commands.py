@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from swarming.bot.slots import Refusal, refuse
 from swarming.unpack import FOLDER
-from tests.flow.bots import BotProcess
+from tests.flow.bots import COMMAND, BotProcess
 from tests.processes import wait_until
 
 
@@ -27,6 +27,8 @@ class ScriptedServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.commands = list(commands)
         self.calls: list[tuple[str, str, dict[str, Any]]] = []  # (call, session, body)
+        self.heads: list[Mapping[str, str]] = []  # of the same calls
+        self.hooks = ""
 
     def named(self, name: str) -> list[tuple[str, dict[str, Any]]]:
         return [(session, body) for call, session, body in self.calls if call == name]
@@ -39,8 +41,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         name = self.path.partition("/bot/")[2].partition("/")[0]
         server.calls.append((name, self.headers["X-Isolate-Session"], body))
+        server.heads.append(dict(self.headers))
+        greeting = {"server_version": "v1", "bot_group_cfg_version": "g", "bot_group_cfg": {"dimensions": {}}}
         replies: dict[str, Any] = {
-            "handshake": {"server_version": "v1", "bot_group_cfg_version": "g", "bot_group_cfg": {"dimensions": {}}},
+            "handshake": {**greeting, "bot_config": server.hooks},
             "poll": server.commands.pop(0) if name == "poll" else None,
             "task_update": {"ok": True, "must_stop": False},
         }
@@ -56,12 +60,21 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def scene(tmp_path: Path, *commands: dict[str, Any], arguments: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
-    """Give the server and its bot; the script ends with the end of the bot."""
+def scene(
+    tmp_path: Path,
+    *commands: dict[str, Any],
+    arguments: tuple[str, ...] = ("--id", "bot-1"),
+    hooks: str = "",
+    env: Mapping[str, str] | None = None,
+) -> Iterator[tuple[Any, Any]]:
+    """Give the server and its bot, which has the address from its environment; the script ends with its end."""
     terminate = {"cmd": "terminate", "task_id": "t1"}
     with ScriptedServer(*commands, terminate) as server:
+        server.hooks = hooks
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        bot = BotProcess(f"http://127.0.0.1:{server.server_port}", tmp_path / "bot", "bot-1", *arguments)
+        url = f"http://127.0.0.1:{server.server_port}"
+        command, known = [COMMAND, "--dir", str(tmp_path / "bot"), *arguments], {"SWARMING_SERVER": url, **(env or {})}
+        bot = BotProcess(url, tmp_path / "bot", "bot-1", command=command, env=known)
         try:
             yield server, bot
         finally:
@@ -95,7 +108,7 @@ def test_a_reboot_command_is_run(tmp_path: Path) -> None:
     flag = tmp_path / "rebooted"
     command = f'{sys.executable} -c \'open("{flag}", "w")\''
     reboot = {"cmd": "restart", "message": "Periodic reboot"}
-    with scene(tmp_path, reboot, arguments=("--reboot-command", command)) as (server, bot):
+    with scene(tmp_path, reboot, arguments=("--id", "bot-1", "--reboot-command", command)) as (server, bot):
         bot.expect("asks for a reboot")
         bot.signal()
         assert bot.wait() == 0
@@ -129,3 +142,19 @@ def test_a_signal_shows_what_a_bot_is_doing(tmp_path: Path) -> None:
         assert wait_until(lambda: b"most recent call first" in stacks.read_bytes())
         bot.signal()
         assert bot.wait() == 0
+
+
+def test_what_hooks_ask_of_their_bot_and_what_they_send_with_each_call(tmp_path: Path) -> None:
+    """`post_event`, `post_error`, `bot_restart`, headers for this start and the next; and an id of the environment."""
+    hooks = "def get_authentication_headers(bot): return {'X-Who': bot.id}, 4102444800\n"
+    hooks += "def on_bot_idle(bot, since_last_action):\n    bot.post_event('bot_log', 'hot')\n"
+    hooks += "    bot.post_error('too hot')\n    bot.bot_restart('to cool down')\n"
+    nothing = {"cmd": "sleep", "duration": 0, "quarantined": False}
+    with scene(tmp_path, nothing, arguments=(), hooks=hooks, env={"SWARMING_BOT_ID": "named"}) as (server, bot):
+        bot.expect("Restarting: to cool down")
+        assert bot.wait() == 0
+        assert [body["dimensions"]["id"] for _, body in server.named("handshake")] == [["named"], ["named"]]
+        events = [(body["event"], body["message"]) for _, body in server.named("event")]
+        assert events[:3] == [("bot_log", "hot"), ("bot_error", "too hot"), ("bot_shutdown", "About to restart")]
+        # The first handshake brings the hooks; from then on every call is signed, that of the next start included.
+        assert [head.get("X-Who") for head in server.heads] == [None] + ["named"] * (len(server.heads) - 1)

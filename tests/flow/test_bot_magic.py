@@ -34,6 +34,16 @@ def test_a_bot_that_runs_for_long_reboots_its_machine(server: ServerProcess, tmp
         assert flag.exists()
 
 
+def test_a_machine_that_was_set_up_is_rebooted_if_its_hook_says_so(server: ServerProcess, tmp_path: Path) -> None:
+    flag = tmp_path / "rebooted"
+    give(server, "def setup_bot(bot): return False")
+    with running_bot(server, tmp_path / "bot", "bot-1", "--reboot-command", f"touch {flag}") as bot:
+        bot.expect("asks for a reboot of this machine: setup_bot() has changed something that needs a reboot")
+        bot.signal()
+        assert bot.wait() == 0
+        assert flag.exists()
+
+
 def test_a_machine_that_may_not_be_rebooted_is_out_of_service(server: ServerProcess, tmp_path: Path) -> None:
     give(server, "asked = False\ndef on_handshake(bot): bot.host_reboot('new driver')")
     with running_bot(server, tmp_path / "bot", "bot-1") as bot:

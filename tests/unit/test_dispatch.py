@@ -482,6 +482,21 @@ async def test_an_error_after_the_ending_is_refused() -> None:
     assert await refused(home.scheduler.fail("bot", run.attempt.session, run.attempt.run_id, "m"))
 
 
+async def test_that_a_bot_stops_and_starts_taking_tasks_is_an_event() -> None:
+    home = await house()
+    for state in ({}, {"maintenance": "oil"}, {"maintenance": "oil"}, {"quarantined": "broken"}, {}, {}):
+        await home.scheduler.poll(hello(state=state))
+    await home.scheduler.close()
+    page = await home.scheduler.bot_events("bot", None, None, None, 10)
+    told = [(event.event_type, event.message, event.quarantined, event.maintenance) for event in page.items]
+    assert told == [
+        ("request_sleep", "", "", ""),
+        ("request_sleep", "broken", "broken", ""),
+        ("request_sleep", "oil", "", "oil"),
+        ("bot_connected", "", "", ""),
+    ]
+
+
 async def test_events_of_a_bot_are_kept() -> None:
     home = await house()
     await home.scheduler.event(hello(), "bot_log", "hello there")
