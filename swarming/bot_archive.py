@@ -6,7 +6,6 @@ the length of each name, the name, the length of the content, the content.
 
 from __future__ import annotations
 
-import importlib
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -47,8 +46,7 @@ def code_version() -> str:
     """
     parts: list[bytes] = []
     for package in PACKAGES:
-        # Asked of the package and not of its spec: that of a command called isolate.py may stand in its place.
-        root = Path(next(iter(importlib.import_module(package).__path__)))
+        root = Path(__file__).parent.parent / package  # not found by name: a command of that name may stand before it
         for path in sorted(root.rglob("*.py")):
             name = f"{package}/{path.relative_to(root).as_posix()}".encode()
             parts += [name, b"\0", path.read_bytes(), b"\0"]

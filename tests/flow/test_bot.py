@@ -49,6 +49,7 @@ def test_a_task_runs_and_its_result_comes_back(server: ServerProcess, bot: BotPr
     found = result(server, task)
     assert (found["state"], found["exit_code"], found["failure"]) == ("COMPLETED", "3", True)
     assert found["bot_id"] == "bot-1"
+    assert found["bot_version"] == server.call("GET", f"{API}/server/details")[1]["bot_version"]
     assert stdout(server, task) == "hello\noops\n"
     assert found["outputs_ref"]["namespace"] == "blake3-zstd"
     assert len(found["outputs_ref"]["isolated"]) == 64

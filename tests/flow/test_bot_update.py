@@ -119,7 +119,7 @@ def test_versions_that_work_and_versions_that_do_not(
         return version
 
     with bootstrapped(server, tmp_path / "bot") as bot:
-        assert ran(server, bot) == first
+        assert ran(server, bot) == first == server.call("GET", f"{API}/server/details")[1]["bot_version"]
         broken = during_a_task({**archive, **BROKEN_AT_ONCE})
         bot.expect(f"Version {broken[:10]} does not work here, this one stays")
         assert ran(server, bot) == first
