@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -64,11 +64,20 @@ def _beside(target: Path) -> Iterator[str]:
 
 
 def run_selected(
-    entries: Iterable[Found], root: str, relative_cwd: str, command: Sequence[str], *, link: bool, day: str, path: str
+    entries: Iterable[Found],
+    root: str,
+    relative_cwd: str,
+    command: Sequence[str],
+    *,
+    link: bool,
+    day: str,
+    path: str,
+    is_ending: Callable[[], bool],
 ) -> int:
     """Run `command` in a copy of the tree, made beside `root`; returns its exit status, negative for a signal.
 
-    `path` is where programs are looked for. Raises Failure.
+    `path` is where programs are looked for; `is_ending` says whether an interruption is one that the command did not
+    get, and is to be told of. Raises Failure.
     """
     if not command:
         raise Failure("Execution failure: No command to run.")
@@ -77,12 +86,12 @@ def run_selected(
         recreate(entries, root, outdir, link=link)
         cwd = outdir / relative_cwd
         cwd.mkdir(parents=True, exist_ok=True)
-        return _run(resolve(command, cwd, path), cwd)
+        return _run(resolve(command, cwd, path), cwd, is_ending)
     finally:
         delete_tree(outdir)
 
 
-def _run(argv: Sequence[str], cwd: Path) -> int:
+def _run(argv: Sequence[str], cwd: Path, is_ending: Callable[[], bool]) -> int:
     program = absolute(argv[0], cwd)
     sys.stdout.flush()
     try:
@@ -93,5 +102,6 @@ def _run(argv: Sequence[str], cwd: Path) -> int:
         while True:
             try:
                 return child.wait()
-            except KeyboardInterrupt:  # the child got it as well, and says how that ends
-                continue
+            except KeyboardInterrupt:  # a child that got it as well says how that ends
+                if is_ending():
+                    child.terminate()

@@ -7,13 +7,12 @@ A root. Everything heavy is imported inside functions, because `--help` has 150 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from isolate import errors, flags, tree_commands
+from isolate import ending, errors, flags, tree_commands
 from isolate.config import load_settings
 from isolate.sources import fetch
 from isolate.steps import (
@@ -30,6 +29,7 @@ from isolate.steps import (
     today,
     wish_of,
 )
+from isolate.streams import has_stdout, read_stdin
 from isolate.terminal import (
     EXIT_FAILED,
     EXIT_HELP,
@@ -48,11 +48,13 @@ common = flags.all_of(summary_option, log_options, version_option)
 
 def main() -> int:
     """Run the `isolate` command line of this process."""
-    return run_command("isolate", isolate, settings=load_settings)
+    return run_command("isolate", isolate, settings=load_settings) if has_stdout("isolate") else EXIT_FAILED
 
 
 def isolateserver_main() -> int:
     """Run the `isolateserver` command line of this process."""
+    if not has_stdout("isolateserver"):
+        return EXIT_FAILED
     return run_command("isolateserver", isolateserver, settings=load_settings)
 
 
@@ -222,7 +224,7 @@ def run_selected_command(console: Console, /, arguments: tuple[str, ...], **give
         root, entries, cwd, command, link = recreated(console, wish, given)
         words = (*command, *arguments) if command else ()
         path = os.environ.get("PATH", os.defpath)
-        status = run_selected(entries, root, cwd, words, link=link, day=today(), path=path)
+        status = run_selected(entries, root, cwd, words, link=link, day=today(), path=path, is_ending=ending.came)
     save_after(console, wish, given)
     return status
 
@@ -250,7 +252,7 @@ def archive_paths_command(
 ) -> None:
     """Store files and directories and print `HASH PATH` for each; `-` reads the paths from stdin, one per line."""
     if files == ("-",):
-        listed = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
+        listed = read_stdin(MAX_LIST_BYTES + 1, "the list of paths")
         if len(listed) > MAX_LIST_BYTES:
             raise click.UsageError(f"stdin has more than {MAX_LIST_BYTES} bytes of paths: name their directory instead")
         files = tuple(line for line in map(os.fsdecode, listed.splitlines()) if line)

@@ -19,12 +19,12 @@ COLLECTION_THRESHOLDS = (50_000, 20, 500)  # new objects, then collections of th
 
 def isolate() -> int:
     """Run `isolate`."""
-    return _enter("isolate.cli", "main")
+    return _listening("isolate.cli", "main")
 
 
 def isolateserver() -> int:
     """Run `isolateserver`."""
-    return _enter("isolate.cli", "isolateserver_main")
+    return _listening("isolate.cli", "isolateserver_main")
 
 
 def run_isolated() -> int:
@@ -34,13 +34,7 @@ def run_isolated() -> int:
 
 def swarming() -> int:
     """Run `swarming`: what it began goes on elsewhere, so that whoever ends it must be told where."""
-    from isolate import ending
-
-    try:
-        ending.listen()
-        return ending.status(_enter("swarming.cli", "main"))
-    except KeyboardInterrupt:
-        return ending.status(EXIT_INTERRUPTED)
+    return _listening("swarming.cli", "main")
 
 
 def swarming_server() -> int:
@@ -51,6 +45,17 @@ def swarming_server() -> int:
 def swarming_bot() -> int:
     """Run `swarming-bot`."""
     return _enter("swarming.bot.cli", "main")
+
+
+def _listening(module: str, function: str) -> int:
+    """Enter a command that tidies up also when a signal ends it."""
+    from isolate import ending
+
+    try:
+        ending.listen()
+        return ending.status(_enter(module, function))
+    except KeyboardInterrupt:
+        return ending.status(EXIT_INTERRUPTED)
 
 
 def _enter(module: str, function: str) -> int:

@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
@@ -27,6 +27,7 @@ from isolate.errors import (
     first_cause,
 )
 from isolate.settings import Settings
+from isolate.streams import nobody_reads, write_nowhere
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -81,7 +82,8 @@ class Console:
             self._log.close()
 
     def error(self, message: str) -> None:
-        click.echo(f"{self.program}: error: {message}", err=True)
+        with suppress(OSError):  # a stderr that takes no more changes no exit status
+            click.echo(f"{self.program}: error: {message}", err=True)
         self._record(f"error: {message}")
 
     def note(self, message: str) -> None:
@@ -256,7 +258,7 @@ def describe(error: BaseException) -> str:
 
 def _fail(console: Console, error: Exception) -> int:
     cause = first_cause(error)
-    if isinstance(cause, BrokenPipeError) and _nobody_reads():  # `… | head`: whoever has enough needs no reason
+    if isinstance(cause, BrokenPipeError) and nobody_reads():  # `… | head`: whoever has enough needs no reason
         return EXIT_FAILED
     if console.verbosity >= _DEBUG:
         traceback.print_exception(error)
@@ -265,26 +267,8 @@ def _fail(console: Console, error: Exception) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:  # said above: Python would say it again when it ends, and exit as it likes
-        _write_nowhere()
+        write_nowhere()
     return exit_status(cause)
-
-
-def _nobody_reads() -> bool:
-    """Say whether stdout is a pipe without a reader; what is left to be written there goes nowhere from now on."""
-    import select
-
-    poll = select.poll()
-    poll.register(1, 0)
-    gone = any(event & select.POLLERR for _, event in poll.poll(0))
-    if gone:
-        _write_nowhere()
-    return gone
-
-
-def _write_nowhere() -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
 
 
 def _usage_message(error: click.ClickException) -> str:

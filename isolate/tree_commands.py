@@ -17,6 +17,7 @@ from isolate import flags
 from isolate.commands import Command
 from isolate.errors import InvalidIsolateFile
 from isolate.sources import fetch, run, source_of
+from isolate.streams import read_stdin, write_nowhere
 from isolate.terminal import EXIT_FAILED, EXIT_HELP, Console, log_options, summary_option, version_option
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def cat_command(console: Console, /, tree: str, paths: tuple[str, ...], **given:
         run(copy())
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        _close_stdout()
+        write_nowhere()
 
 
 @click.command("diff", cls=Command, epilog=EXIT_HELP)
@@ -141,7 +142,7 @@ def _read(name: str) -> bytes:
     from isolate.places import MAX_BYTES
 
     if name == "-":
-        return sys.stdin.buffer.read(MAX_BYTES + 1)
+        return read_stdin(MAX_BYTES + 1, "the text")
     if os.path.exists(name) and not os.path.isfile(name):  # a pipe would be waited for
         raise InvalidIsolateFile(f"Cannot read {name!r}: it is not a file (hint: `-` is stdin)")
     with open(name, "rb") as file:
@@ -185,9 +186,4 @@ def _print(lines: Iterable[str]) -> None:
             sys.stdout.buffer.write(os.fsencode(line) + b"\n")
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        _close_stdout()
-
-
-def _close_stdout() -> None:
-    # What is left in the buffer would fail once more when the interpreter ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        write_nowhere()

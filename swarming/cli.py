@@ -6,7 +6,6 @@ stdout, everything else to stderr, and the exit status is that of `isolate.termi
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import click
 
 from isolate import ending
 from isolate.config import load_settings
+from isolate.streams import has_stdout
 from isolate.terminal import (
     EXIT_FAILED,
     EXIT_HELP,
@@ -245,9 +245,4 @@ def _after_delimiter() -> tuple[str, ...]:
 
 def main() -> int:
     """Run the command line; return its exit status."""
-    if sys.stderr is None:  # closed by who started us
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
-    if sys.stdout is None:
-        click.echo("swarming: error: Stdout is closed, where results are to go", err=True)
-        return EXIT_FAILED
-    return run_command("swarming", swarming, settings=load_settings)
+    return run_command("swarming", swarming, settings=load_settings) if has_stdout("swarming") else EXIT_FAILED

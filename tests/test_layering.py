@@ -58,6 +58,7 @@ ROOTS = {
     "isolate.bars",
     "isolate.terminal",
     "isolate.sources",
+    "isolate.streams",
     "isolate.steps",
     "isolate.tree_commands",
     "run_isolated.pyz_start",

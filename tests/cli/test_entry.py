@@ -56,29 +56,41 @@ def test_a_profile_comes_behind_the_output_when_it_is_asked_for() -> None:
     assert "function calls" in done.stdout.removeprefix(plain.stdout)
 
 
-@pytest.mark.parametrize(("number", "ignored"), [("SIGTERM", False), ("SIGHUP", False), ("SIGTERM", True)])
-def test_a_signal_that_ends_swarming_has_its_status(number: str, ignored: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "number", "ignored"),
+    [
+        ("swarming", "SIGTERM", False), ("swarming", "SIGHUP", False), ("swarming", "SIGTERM", True),
+        ("isolate", "SIGTERM", False), ("isolateserver", "SIGHUP", False),
+    ],
+)  # fmt: skip
+def test_a_signal_that_ends_a_command_has_its_status(command: str, number: str, ignored: bool, tmp_path: Path) -> None:
     lines = (
         "import signal",
         f"signal.signal(signal.SIGINT, {'signal.SIG_IGN' if ignored else 'signal.default_int_handler'})",
         f"signal.raise_signal(signal.{number})",
     )
     (tmp_path / "click.py").write_text("\n".join(lines))
-    done = start("swarming", "--help", PYTHONPATH=str(tmp_path))
+    done = start(command, "--help", PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (128 + getattr(signal, number), "", "")
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "said"),
+    ("command", "words", "status", "said"),
     [
-        ("bots >&-", 1, "swarming: error: Stdout is closed, where results are to go\n"),
-        ("bot-delete b7 <&-", 2, "Stdin is closed, where the answer is to come from"),
-        ("post tasks/new <&-", 2, "Stdin is closed, where the JSON to post is to come from"),
-        ("bots -S http://127.0.0.1:9 2>&-", 1, ""),
+        ("swarming", "bots >&-", 1, "swarming: error: Stdout is closed, where results are to go\n"),
+        ("swarming", "bot-delete b7 <&-", 2, "Stdin is closed, where the answer is to come from"),
+        ("swarming", "post tasks/new <&-", 2, "Stdin is closed, where the JSON to post is to come from"),
+        ("swarming", "bots -S http://127.0.0.1:9 2>&-", 1, ""),
+        ("isolate", "ls x >&-", 1, "isolate: error: Stdout is closed, where results are to go\n"),
+        ("isolate", "fmt - <&-", 2, "Stdin is closed, where the text is to come from"),
+        ("isolate", "nonsense 2>&-", 2, ""),
+        ("isolate", "nonsense 2>/dev/full", 2, ""),
+        ("isolateserver", "archive x >&-", 1, "isolateserver: error: Stdout is closed, where results are to go\n"),
+        ("isolateserver", "archive - <&-", 2, "Stdin is closed, where the list of paths is to come from"),
     ],
 )
-def test_streams_that_are_closed(words: str, status: int, said: str) -> None:
-    script = "import sys; from isolate.entry import swarming; sys.exit(swarming())"
+def test_streams_that_are_closed(command: str, words: str, status: int, said: str) -> None:
+    script = f"import sys; from isolate.entry import {command}; sys.exit({command}())"
     line = ["sh", "-c", f'"$0" -c "$1" {words}', sys.executable, script]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == status

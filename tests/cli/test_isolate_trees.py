@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,20 @@ def test_remap_and_run(shell: Shell, split: Path, tmp_path: Path, capfd: pytest.
     assert ended == (1, "", f"isolate: error: {split}/m is missing\n")
     assert not Path("fourth").exists()
     assert not list(tmp_path.glob("isolate-*"))
+
+
+def test_a_run_that_is_ended_ends_its_command_and_leaves_nothing(tmp_path: Path) -> None:
+    command = ["sh", "-c", "trap 'echo told; exit 7' TERM; echo up; read x"]
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "x.isolate").write_text(repr({"variables": {"command": command}}))
+    words = [str(Path(sys.executable).parent / "isolate"), "run", "-i", "tree/x.isolate"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(words, cwd=tmp_path, **pipes) as running:  # type: ignore[call-overload]
+        assert running.stdout.readline() == b"up\n"
+        running.terminate()  # the command itself is told by nobody else
+        assert running.stdout.read() == b"told\n"
+        assert running.wait() == 143
+    assert os.listdir(tmp_path) == ["tree"]
 
 
 def test_broken_items_are_skipped_when_the_environment_says_so(
