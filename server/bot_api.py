@@ -98,7 +98,7 @@ class BotApi:
         code: Callable[[BotGroup], BotCode] = lambda _: BotCode(),
         settings: Callable[[], Settings] = Settings,
         *,
-        update: Callable[[BotHello], str | None] = lambda _: None,
+        update: Callable[[BotHello, BotGroup], str | None] = lambda *_: None,
     ) -> None:
         self._scheduler, self._clock, self._version, self._polls = scheduler, clock, version, polls
         self._update = update
@@ -128,8 +128,8 @@ class BotApi:
         group = self._group(hello.bot_id)
         code = self._code(group)
         body: dict[str, Any] = {
-            # A bot of 2020 replaces itself by what it can download as this version: so it is always its own.
-            "bot_version": hello.version,
+            # A bot of 2020 replaces itself by what it can download as this version: its own, unless its group has one.
+            "bot_version": (not hello.session and await self._newer(hello, group)) or hello.version,
             "server_version": self._version,
             "bot_group_cfg_version": _version(group, code),
             "bot_group_cfg": {"dimensions": {key: list(values) for key, values in group.dimensions.items()}},
@@ -147,11 +147,11 @@ class BotApi:
         if self._settings().pause_bots:  # before anything is looked at, as in 2020
             return reply({"cmd": "sleep", "duration": PAUSE_S, "quarantined": True})
         hello = await self._hello(request)
-        newer = await asyncio.to_thread(self._update, hello) if "bot_archive" in hello.state else None
+        group = self._group(hello.bot_id)
+        newer = await self._newer(hello, group)
         if newer is not None:
             await self._scheduler.event(hello, "request_update", newer)
             return reply({"cmd": "update", "version": newer})
-        group = self._group(hello.bot_id)
         if wire_bot.is_restart_due(hello, _version(group, self._code(group))):
             await self._scheduler.event(hello, "request_restart", STALE)
             return reply({"cmd": "bot_restart", "message": STALE})
@@ -202,6 +202,11 @@ class BotApi:
             if attempt is None or (attempt.bot_id, attempt.state) != (bot_id, State.RUNNING):
                 raise InvalidInput(f"Bot {bot_id} is not running task {run_id}")
         return reply({"service_account": "none"})
+
+    async def _newer(self, hello: BotHello, group: BotGroup) -> str | None:
+        """Return the version that a bot is to become, if any; most cannot be told."""
+        may_be_told = "bot_archive" in hello.state if hello.session else group.archive
+        return await asyncio.to_thread(self._update, hello, group) if may_be_told else None
 
     async def _hello(self, request: web.Request) -> BotHello:
         return self._hello_of(request, wire_bot.json_object(await _description(request)))

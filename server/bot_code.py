@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from aiohttp import web
 
-from isolate.errors import NotFound
+from isolate.errors import InvalidInput, NotFound
 from server.bot_archive import FOLDER
+from server.bot_groups import BotGroup
 from server.middleware import server_url
 from swarming import unpack
 from swarming.bot_archive import PLATFORM, archive_version, code_version
@@ -31,13 +33,15 @@ if sys.version_info < (3, 11):
     sys.exit("swarming-bot: error: %s is Python %d.%d: a bot needs 3.11 or newer" % found)
 """
 
+log = logging.getLogger("server")
+
 
 class BotArchives:
     """The archives of one server, by platform."""
 
     def __init__(self, data_dir: Path) -> None:
         self._folder = data_dir / FOLDER
-        self._known: dict[str, tuple[tuple[int, int, int], str]] = {}  # platform -> stamp, version
+        self._known: dict[str, tuple[tuple[int, int, int], str | None]] = {}  # name -> stamp, version
         self._last = self._stamps()
         self._installed = ""  # version of what is installed beside this server, once somebody asked
 
@@ -47,16 +51,22 @@ class BotArchives:
 
     def version(self, platform: str) -> str | None:
         """Return the version of the archive for a platform, None when there is none; cheap while nothing changes."""
-        if not PLATFORM.fullmatch(platform):
-            return None
-        path = self.path(platform)
+        return self._version(platform) if PLATFORM.fullmatch(platform) else None
+
+    def _version(self, name: str) -> str | None:
+        path = self._folder / f"{name}.zip"
         try:
             stamp = _stamp(path)
         except OSError:
             return None
-        known = self._known.get(platform)
+        known = self._known.get(name)
         if known is None or known[0] != stamp:
-            known = self._known[platform] = (stamp, archive_version(path))
+            try:
+                version: str | None = archive_version(path)
+            except InvalidInput as error:
+                log.error("No bot can become what is in the file: %s", error)  # noqa: TRY400 - foreseen, no traceback
+                version = None
+            known = self._known[name] = (stamp, version)
         return known[1]
 
     def expected(self) -> str:
@@ -66,14 +76,17 @@ class BotArchives:
             self._installed = code_version()
         return found or self._installed
 
-    def due(self, hello: BotHello) -> str | None:
+    def due(self, hello: BotHello, group: BotGroup) -> str | None:
         """Return the version that a bot is to become, None when it may stay what it is.
 
         Only a bot that came from an archive of ours says for which platform; one that could not become a version is
-        not asked again.
+        not asked again. A bot of 2020 is told only of the archive that its group names.
         """
+        if not hello.session:
+            named = self._version(group.archive.removesuffix(".zip")) if group.archive else None
+            return None if named == hello.version else named
         told = hello.state.get("bot_archive")
-        platform = told.get("platform") if hello.session and isinstance(told, Mapping) else None
+        platform = told.get("platform") if isinstance(told, Mapping) else None
         if not isinstance(told, Mapping) or not isinstance(platform, str):
             return None
         version = self.version(platform)
@@ -93,7 +106,7 @@ class BotArchives:
 
     def by_version(self, version: str) -> Path | None:
         """Return the archive that has this version now."""
-        return next((self.path(platform) for platform in self._stamps() if self.version(platform) == version), None)
+        return next((self._folder / f"{name}.zip" for name in self._stamps() if self._version(name) == version), None)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

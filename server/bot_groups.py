@@ -22,6 +22,7 @@ from swarming.wire_rules import is_dimension_key, is_dimension_value
 NO_VERSION = "default"  # of a server without groups, as in 2020
 MAX_EXPANDED = 10_000  # bots of one `{1..n}`
 _VERSION_CHARS = 14
+ARCHIVE_NAME = re.compile(r"[A-Za-z0-9_\-]{1,100}\.zip")
 SCRIPT_NAME = re.compile(r"[A-Za-z0-9_\-]{1,100}\.py")
 _BRACES = re.compile(r"([^{}]*)\{([^{}]*)\}([^{}]*)")
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
@@ -35,6 +36,7 @@ class BotGroup:
     dimensions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     owners: tuple[str, ...] = ()
     script: str = ""  # the name of the hooks that its bots get on top of those for all
+    archive: str = ""  # what its bots of 2020 are to become; ours know what they came from
 
     def told(self, hello: BotHello) -> BotHello:
         """Return what a bot says with the dimensions of its group in place of its own."""
@@ -119,8 +121,11 @@ def _group(table: Table, scripts: Collection[str] | None) -> BotGroup:
         table.problem("bot_config_script", f"{script!r} is no name of a script: letters, digits, '_' and '-', and .py")
     elif script and scripts is not None and script not in scripts:
         table.problem("bot_config_script", f"There is no script {script} in the folder scripts beside this file")
+    archive = table.text("bot_archive")
+    if archive and not ARCHIVE_NAME.fullmatch(archive):
+        table.problem("bot_archive", f"{archive!r} is no name of an archive: letters, digits, '_' and '-', and .zip")
     told = json.dumps([dimensions, owners, script], sort_keys=True).encode()
-    return BotGroup(f"hash:{SHA256.digest(told).hex()[:_VERSION_CHARS]}", dimensions, owners, script)
+    return BotGroup(f"hash:{SHA256.digest(told).hex()[:_VERSION_CHARS]}", dimensions, owners, script, archive)
 
 
 def _expanded(table: Table, text: str) -> list[str]:

@@ -161,7 +161,7 @@ async def running_site() -> AsyncIterator[Site]:
         app.add_routes(documentation_routes("0.1.0"))
         app.add_routes(discovery_routes([SWARMING]))
         bots = BotApi(
-            scheduler, clock, "0.1.0", site.polls, settings=lambda: site.settings, update=lambda _: site.bot_version
+            scheduler, clock, "0.1.0", site.polls, settings=lambda: site.settings, update=lambda *_: site.bot_version
         )
         app.add_routes(bots.routes())
         app.add_routes(Pages(scheduler, clock, "0.1.0").routes())

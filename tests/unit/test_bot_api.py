@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from server import bot_api
-from server.bot_groups import BotGroups
+from server.bot_groups import BotGroup, BotGroups
 from server.settings import Settings
 from tests.unit.server_site import BOT, Site, hello, new_task, running_site
+
+OF_2020 = Settings(groups=BotGroups(default=BotGroup(archive="of-2020.zip")))  # its bots of 2020 may be updated
 
 
 @pytest.fixture
@@ -149,7 +151,7 @@ async def test_a_poll_is_answered_in_the_order_of_2020(site: Site) -> None:
     await site.post("tasks/new", new_task(priority=1))
     await site.post("bot/bot1/terminate")
     body = hello()
-    old = {"bot_group_cfg_version": "hash:old", "bot_archive": {"platform": "x"}}
+    old = {"bot_group_cfg_version": "hash:old"}
     body["state"] |= old | {"quarantined": "a fan", "maintenance": "new OS"}
     site.settings, site.bot_version = Settings(pause_bots=True), "newer"
     answers = []
@@ -162,7 +164,7 @@ async def test_a_poll_is_answered_in_the_order_of_2020(site: Site) -> None:
         return found
 
     await ask()
-    site.settings = Settings()
+    site.settings = OF_2020
     await ask()
     site.bot_version = None
     await ask()
@@ -207,9 +209,9 @@ async def test_events(site: Site) -> None:
 async def test_what_a_bot_is_told_to_become_is_an_event(site: Site) -> None:
     await site.bot("handshake", hello())
     body = hello()
-    body["state"] |= {"bot_group_cfg_version": "hash:old", "bot_archive": {"platform": "x"}}
+    body["state"] |= {"bot_group_cfg_version": "hash:old"}
     await site.bot("poll", body)
-    site.bot_version = "newer"
+    site.settings, site.bot_version = OF_2020, "newer"
     await site.bot("poll", body)
     await site.scheduler.close()
     events = (await site.get("bot/bot1/events"))["items"]
@@ -218,6 +220,17 @@ async def test_what_a_bot_is_told_to_become_is_an_event(site: Site) -> None:
         ("request_restart", bot_api.STALE),
         ("bot_connected", None),
     ]
+
+
+async def test_a_bot_of_2020_is_updated_only_if_its_group_says_so(site: Site) -> None:
+    site.bot_version = "newer"
+    assert (await site.bot("handshake", hello()))[1]["bot_version"] == "v1"
+    assert (await site.bot("poll", hello()))[1]["cmd"] == "sleep"
+    site.settings = OF_2020
+    assert (await site.bot("handshake", hello()))[1]["bot_version"] == "newer"
+    assert (await site.bot("poll", hello()))[1] == {"cmd": "update", "version": "newer"}
+    await site.bot("handshake", hello("ours"), "s1")
+    assert (await site.bot("poll", hello("ours"), "s1"))[1]["cmd"] == "sleep"
 
 
 async def test_a_pause_comes_before_the_question_who_asks(site: Site) -> None:

@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestServer
 from isolate.errors import InvalidInput
 from server.bot_archive import FOLDER, _fits, build, wheel_files
 from server.bot_code import BotArchives, BotCodeApi
+from server.bot_groups import BotGroup
 from swarming import unpack
 from swarming.bot.workdir import WorkDirectory
 from swarming.bot_archive import archive_version, code_version, content_version, write_archive
@@ -29,6 +30,10 @@ FILES = {"b.py": b"b", "a/__init__.py": b""}
 def offered(data: Path, files: dict[str, bytes], key: str = KEY) -> str:
     (data / FOLDER).mkdir(exist_ok=True)
     return write_archive(data / FOLDER / f"{key}.zip", files)
+
+
+def due(archives: BotArchives, said: BotHello, archive: str = "") -> str | None:
+    return archives.due(said, BotGroup(archive=archive))
 
 
 def hello(version: str, session: str = "s", **archive: object) -> BotHello:
@@ -117,18 +122,31 @@ def test_the_version_a_server_expects_is_the_one_bots_have(tmp_path: Path) -> No
 def test_a_bot_is_due_for_what_its_platform_has_now(tmp_path: Path) -> None:
     version = offered(tmp_path, FILES)
     archives = BotArchives(tmp_path)
-    assert archives.due(hello("old", platform=KEY)) == version
-    assert archives.due(hello(version, platform=KEY)) is None
-    assert archives.due(hello("old", platform=KEY, refused=version)) is None
-    assert archives.due(hello("old", platform="linux-arm-cp399")) is None
-    assert archives.due(hello("old", platform="../../x")) is None
-    assert archives.due(hello("old", platform=3)) is None
-    assert archives.due(hello("old")) is None  # it was installed
-    assert archives.due(hello("old", session="", platform=KEY)) is None  # it is of 2020
+    assert due(archives, hello("old", platform=KEY)) == version
+    assert due(archives, hello(version, platform=KEY)) is None
+    assert due(archives, hello("old", platform=KEY, refused=version)) is None
+    assert due(archives, hello("old", platform="linux-arm-cp399")) is None
+    assert due(archives, hello("old", platform="../../x")) is None
+    assert due(archives, hello("old", platform=3)) is None
+    assert due(archives, hello("old")) is None  # it was installed
+    assert due(archives, hello("old", session="", platform=KEY)) is None  # it is of 2020
     assert not archives.has_changed()
     newer = offered(tmp_path, {**FILES, "c": b""})
     assert archives.has_changed()
-    assert archives.due(hello(version, platform=KEY, refused=version)) == newer
+    assert due(archives, hello(version, platform=KEY, refused=version)) == newer
+
+
+def test_a_bot_of_2020_becomes_what_its_group_names(tmp_path: Path) -> None:
+    version = offered(tmp_path, FILES, "of-2020")
+    archives = BotArchives(tmp_path)
+    assert due(archives, hello("old", session=""), "of-2020.zip") == version
+    assert archives.by_version(version) == tmp_path / FOLDER / "of-2020.zip"
+    assert due(archives, hello(version, session=""), "of-2020.zip") is None
+    assert due(archives, hello("old", session=""), "gone.zip") is None
+    assert due(archives, hello("old", platform=KEY), "of-2020.zip") is None  # it is none of 2020
+    (tmp_path / FOLDER / "of-2020.zip").write_bytes(b"half of one")
+    assert due(archives, hello("old", session=""), "of-2020.zip") is None
+    assert archives.by_version(version) is None
 
 
 @pytest.fixture

@@ -119,6 +119,7 @@ def test_a_group_replaces_dimensions_and_its_version_follows_what_it_says() -> N
         ("[[group]]\ndimensions = ['x']", "bots.toml:2: 'x' is no dimension"),
         ("[[group]]\ndimensions = ['id:x']", "cannot be given"),
         ("[[group]]\ndimensions = ['a:b', 'a:b']", "twice"),
+        ("[[group]]\nbot_archive = '../x.zip'", "bots.toml:2: '../x.zip' is no name of an archive"),
         ("[[group]]\nids = 'a'", "bots.toml:2: ids must be a list of texts"),
         ("[[group]]\nname = 'a'", "bots.toml:2: Unknown key name"),
         ("[group]\nids = ['a']", "bots.toml:1: group must be written as [[group]]"),
