@@ -81,13 +81,19 @@ class Inputs:
             raise InternalFailure(problem)
         self._is_good = True
 
+    def put_away(self) -> None:
+        """Prove the cache unharmed also when the run was cut short, and keep the tree if that is of use."""
+        if not self._is_verified:
+            self._ready.proof.check()
+        if self._trees is not None and self._is_good:
+            self._ready.keep(self._trees, self._cache, self._place, self._place.parent / "kept")
+
     def close(self) -> None:
-        """Let the cache go, proven unharmed also when the run was cut short, and trimmed if that is due."""
+        """Let the cache go, trimmed if that is due; nothing may be left of the tree unless it is kept.
+
+        As long as our pins are there, nobody takes what is in the tree for names that somebody else has made.
+        """
         try:
-            if not self._is_verified:
-                self._ready.proof.check()
-            if self._trees is not None and self._is_good:
-                self._ready.keep(self._trees, self._cache, self._place, self._place.parent / "kept")
             self._ready.pin.release()
             evicted = self._cache.trim() if self._ready.cold or self._cache.is_over() else []
             if self._trees is not None:
@@ -119,6 +125,5 @@ def _drop_damaged(cache: LocalCache, fetched: Fetched) -> bool:
     plain = dict.fromkeys(entry.blob for entry in known if entry.blob)
     variants = dict.fromkeys(entry.blob for entry in known if entry.blob and entry.is_executable)
     lacking = set(cache.absent(list(variants), executable=True))
-    wrong = [blob for blob in plain if not cache.recheck(blob, executable=False)]
-    wrong += [blob for blob in variants if blob not in lacking and not cache.recheck(blob, executable=True)]
-    return bool(wrong)
+    files = [(blob, False) for blob in plain] + [(blob, True) for blob in variants if blob not in lacking]
+    return len(cache.recheck(files)) < len(files)

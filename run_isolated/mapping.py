@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ from isolate.fetch import Fetched
 from isolate.monitor import Monitor
 from run_isolated.folders import Facts, Folder, Variant, folders_of
 from run_isolated.mapper import How, Mapped, Plan, apply, directory, plan
-from run_isolated.proof import Proof
+from run_isolated.proof import Layout, Proof
 from run_isolated.renewal import Sources
-from run_isolated.reuse import MIN_NAMES, VERSION, About, Shared, Trees, shared_files, sketch_of
+from run_isolated.reuse import MIN_NAMES, VERSION, About, Shared, Taken, Trees, shared_files, sketch_of
 
 TOUCH_S = 600  # the files of a tree that is used again and again are noted as used no more often
 
@@ -90,16 +90,21 @@ def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path) -> Re
         return None
     shared = shared_files(has, trees.facts)
     pin = cache.pin(itertools.chain([root], (blob.digest for (blob, _), _ in shared)))
+    cache.settle((variant for variant, _ in shared), beside)
     paths = cache.unchanged(shared)
     if paths is not None:
         linked = tuple((path, *variant) for path, (variant, _) in zip(paths, shared, strict=True))
+        directories: list[str] = []
+        wanted = _noting(taken.folders(), directories)
         with _sources(cache) as sources:
-            if trees.renewed(taken, taken.folders(), taken.about.names, sources, beside / "aside", destination):
+            if trees.renewed(taken, wanted, taken.about.names, sources, beside / "aside", destination):
                 about = taken.about
                 return Ready(
                     root=root,
                     pin=pin,
-                    proof=Proof.start(cache, Mapped(linked, 0), pin),
+                    proof=Proof.start(
+                        cache, Mapped(linked, 0), pin, _layout_of_list(destination, directories, taken, trees.facts)
+                    ),
                     command=tuple(os.fsdecode(word) for word in about.command),
                     relative_cwd=None if about.relative_cwd is None else os.fsdecode(about.relative_cwd),
                     cold=(),
@@ -127,7 +132,7 @@ def map_fetched(
     return Ready(
         root=fetched.root,
         pin=fetched.pin,
-        proof=Proof.start(cache, mapped, fetched.pin),
+        proof=Proof.start(cache, mapped, fetched.pin, layout_of_plan(destination, tree)),
         command=fetched.manifest.command,
         relative_cwd=fetched.manifest.relative_cwd,
         cold=[blob.size for blob in fetched.cold],
@@ -143,6 +148,7 @@ def _from_near(cache: LocalCache, trees: Trees, tree: Plan, destination: Path) -
     taken = trees.take_near(sketch_of(blob.digest for blob, _ in variants), beside)
     if taken is None:
         return None
+    cache.settle(variants, beside)
     paths = cache.paths(variants)
     known = cache.identities(variants)
     if len(known) < len(variants):
@@ -152,6 +158,36 @@ def _from_near(cache: LocalCache, trees: Trees, tree: Plan, destination: Path) -
         if not trees.renewed(taken, wanted, tree.names, sources, beside / "aside", destination):
             return None
     return Mapped(tuple((path, *variant) for path, variant in zip(paths, variants, strict=True)), 0)
+
+
+def _noting(folders: Iterable[Folder], directories: list[str]) -> Iterator[Folder]:
+    """Yield `folders`, and add their paths to `directories`."""
+    for folder in folders:
+        directories.append(os.fsdecode(folder.path))
+        yield folder
+
+
+def _layout_of_list(root: Path, directories: Sequence[str], taken: Taken, facts: Facts) -> Layout:
+
+    def files_in(wanted: Collection[str]) -> Iterator[tuple[str, str, Variant]]:
+        for folder in taken.folders():
+            if (path := os.fsdecode(folder.path)) in wanted:
+                for name, fact in zip(folder.file_names, facts.unpack(folder.facts), strict=True):
+                    yield path, name, fact.variant
+
+    return Layout(root, directories, files_in)
+
+
+def layout_of_plan(root: Path, tree: Plan) -> Layout:
+    """Return where `tree`, mapped at `root`, has what."""
+
+    def files_in(wanted: Collection[str]) -> Iterator[tuple[str, str, Variant]]:
+        for entry in tree.files:
+            above, _, name = entry.path.rpartition("/")
+            if above in wanted and entry.blob is not None:
+                yield above, name, (entry.blob, entry.is_executable)
+
+    return Layout(root, ("", *tree.directories), files_in)
 
 
 def _variants(tree: Plan) -> list[Variant]:
@@ -166,7 +202,7 @@ def _sources(cache: LocalCache) -> Iterator[Sources]:
         yield Sources(
             files=files,
             path_of=lambda variant: cache.file_of(*variant)[above:],
-            is_right=lambda variant: cache.recheck(variant[0], executable=variant[1]),
+            is_right=lambda variant: bool(cache.recheck([variant])),
         )
 
 

@@ -5,27 +5,44 @@ ctime, and nobody but the clock's owner can move it back. So a marker is made on
 that every link of ours is older; afterwards each file whose ctime is the marker's or later is hashed again. Linking by
 other runs moves the ctime too: a hint, not a proof, and all it costs is a hash.
 
+A command may also give an input another name, in a place that outlives it, and have a later one write through that. All
+that needs a ctime that moves, of the file, or where a directory is moved with all that is in it, of directories. Files
+of which this may be so come into doubt in the cache, which sees to it before they are used again: see cache_doubt.py.
+
 Not promised: to see what another task of the same user does to the cache while it runs; a clock that a task sets.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from isolate.cas.cache import LocalCache, Pin
+from isolate.cas.cache_doubt import has_mounts
 from isolate.cas.cache_files import discard
 from isolate.cas.cache_index import Identity, identity
 from isolate.cas.digest import Blob
-from run_isolated.mapper import Mapped
+from run_isolated.mapper import Mapped, directory
 
 TICK_S = 0.0005  # how often to look whether the file system's clock has moved; kernels tick every 1-10 ms
 MAX_TICK_S = 3.0  # some file systems keep whole seconds; one that does not move at all is trusted with nothing
 CLOCK_SLACK_S = 1.0  # a wall clock that lost more than this during the run was set back
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a mapped tree has what."""
+
+    root: Path
+    directories: Sequence[str]  # below the root, which is ""
+    # Yields the files of the cache in some of them: directory, name, and which file (blob, executable).
+    files_in: Callable[[Collection[str]], Iterable[tuple[str, str, tuple[Blob, bool]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,48 +64,92 @@ class Verdict:
 class Proof:
     """One run's proof: `start` after mapping and before the command, `check` after it."""
 
-    def __init__(self, cache: LocalCache, mapped: Mapped, pin: Pin, marker_ns: int) -> None:
-        self._cache, self._linked, self._pin = cache, mapped.linked, pin
+    def __init__(self, cache: LocalCache, mapped: Mapped, pin: Pin, layout: Layout, marker_ns: int) -> None:
+        self._cache, self._linked, self._pin, self._layout = cache, mapped.linked, pin, layout
         self.marker_ns = marker_ns  # ctime that the first write of the command has, or a later one; 0 when not known
         self.identities: dict[tuple[Blob, bool], Identity] = {}  # of the files that are right, after `check`
         self._started_s = cache.clock.monotonic()
 
     @classmethod
-    def start(cls, cache: LocalCache, mapped: Mapped, pin: Pin) -> Self:
+    def start(cls, cache: LocalCache, mapped: Mapped, pin: Pin, layout: Layout) -> Self:
         """Set the marker: when this returns, the command may start."""
-        return cls(cache, mapped, pin, _marker_ns(cache) if mapped.linked else 0)
+        return cls(cache, mapped, pin, layout, _marker_ns(cache) if mapped.linked else 0)
 
     def check(self) -> Verdict:
         """Hash what may have been written to since the marker; drop what is wrong from the cache.
 
         The processes of the command are gone by now: nobody holds a file open for writing.
         """
-        suspects = self._suspects()
-        for path, blob, executable in suspects:
-            if self._cache.recheck(blob, executable=executable):
-                with suppress(FileNotFoundError):
-                    self.identities[blob, executable] = identity(os.lstat(path))
+        if not self._linked:
+            return Verdict(0, ())
+        since_ns = 0 if self._clock_was_set_back() else self.marker_ns
+        suspects = self._suspects(since_ns)
+        doubtful = {*suspects, *self._moved(since_ns)}
+        if doubtful:  # before they are hashed: should we be killed, they are in doubt
+            self._cache.doubt(sorted(doubtful))
+        for variant in self._cache.recheck(list(suspects)):
+            with suppress(FileNotFoundError):
+                self.identities[variant] = identity(os.lstat(suspects[variant]))
         return Verdict(len(suspects), tuple(self._cache.poisoned_since(self._pin)))
 
-    def _suspects(self) -> Sequence[tuple[str, Blob, bool]]:
-        since_ns = 0 if self._clock_was_set_back() else self.marker_ns
-        found = []
-        for path, blob, executable in self._linked:
-            try:
-                status = os.lstat(path)
-                if status.st_ctime_ns < since_ns:
-                    self.identities[blob, executable] = identity(status)
-                    continue
-            except FileNotFoundError:
-                pass  # gone although it is pinned: as bad as written to
-            found.append((path, blob, executable))
+    def _suspects(self, since_ns: int) -> dict[tuple[Blob, bool], str]:
+        """Return the inputs that may have been written to, with their paths; note what the others are."""
+        found = {}
+        above = len(str(self._cache.files_dir)) + 1
+        with directory(self._cache.files_dir) as files:
+            for path, blob, executable in self._linked:
+                try:
+                    status = os.stat(path[above:], dir_fd=files, follow_symlinks=False)
+                    if status.st_ctime_ns < since_ns:
+                        self.identities[blob, executable] = identity(status)
+                        continue
+                except OSError:
+                    pass  # gone although it is pinned, or out of reach: as bad as written to
+                found[blob, executable] = path
         return found
 
+    def _moved(self, since_ns: int) -> set[tuple[Blob, bool]]:
+        """Return the inputs of which a name may have left the tree with the directory it was in.
+
+        A directory as old as the marker has the entries it had then and is where it was; the others are looked through.
+        """
+        layout = self._layout
+        try:
+            with directory(layout.root) as root:
+                touched = {path for path in layout.directories if _is_touched(root, path, since_ns)}
+        except OSError:
+            touched = set(layout.directories)
+        is_hidden = has_mounts(layout.root)
+        moved = set()
+        inodes: dict[str, dict[str, int]] = {}
+        for path, name, variant in layout.files_in(layout.directories if is_hidden else touched):
+            if path not in inodes:
+                inodes[path] = _inodes(layout.root / path)
+            known = self.identities.get(variant)
+            if is_hidden or known is None or inodes[path].get(name) != known[2]:
+                moved.add(variant)
+        return moved
+
     def _clock_was_set_back(self) -> bool:
-        if not self._linked:
-            return False
         passed_s = (_now_ns(self._cache) - self.marker_ns) / 1e9
         return passed_s < self._cache.clock.monotonic() - self._started_s - CLOCK_SLACK_S
+
+
+def _is_touched(root: int, path: str, since_ns: int) -> bool:
+    try:
+        status = os.stat(path or ".", dir_fd=root, follow_symlinks=False)
+    except OSError:
+        return True
+    return not stat.S_ISDIR(status.st_mode) or status.st_ctime_ns >= since_ns
+
+
+def _inodes(path: Path) -> dict[str, int]:
+    """Return which name in a directory leads to which inode; nothing when it cannot be read, or is a link."""
+    with suppress(OSError):
+        if not path.is_symlink():
+            with os.scandir(path) as entries:
+                return {entry.name: entry.inode() for entry in entries}
+    return {}
 
 
 def _now_ns(cache: LocalCache) -> int:

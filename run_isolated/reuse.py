@@ -26,6 +26,7 @@ from typing import TypeVar
 import msgspec
 
 from isolate.cas.cache import LocalCache
+from isolate.cas.cache_doubt import has_mounts
 from isolate.cas.digest import BLAKE3
 from isolate.errors import InternalFailure, InvalidRecord, IsolateError
 from isolate.monitor import Monitor
@@ -118,7 +119,7 @@ class Trees:
     ) -> bool:
         """Correct a tree that was taken and move it to `destination`, an empty directory; False when it is no use."""
         try:
-            if _has_mounts(taken.tree):
+            if has_mounts(taken.tree):
                 raise NotReusable("Something is mounted in it")
             limit = int(max(names, taken.about.names) * (1 - NEAR))
             changed = renew(taken.tree, wanted, self.facts, sources, taken.about.proven_ns, aside, limit)
@@ -265,15 +266,6 @@ def _unsealed(path: Path, kind: type[T]) -> T | None:
 def sketch_of(digests: Iterable[bytes]) -> bytes:
     """Return the smallest of the distinct `digests`: which of all those are the smallest is as good as drawn by lot."""
     return b"".join(sorted(set(digests))[:SKETCH])
-
-
-def _has_mounts(path: Path) -> bool:
-    """Whether something is mounted below `path`."""
-    prefix = os.fsencode(path).replace(b" ", rb"\040") + b"/"
-    with suppress(OSError):
-        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
-        return any(line.split(b" ")[4].startswith(prefix) for line in mounts)
-    return False
 
 
 def shared_files(shared: Shared, facts: Facts) -> Sequence[tuple[Variant, tuple[int, int, int]]]:

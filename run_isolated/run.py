@@ -103,6 +103,7 @@ class _Attempt:
         settle = partial(settled, parent=spec.group_parent, clock=self._clock, monitor=self._monitor)
         await in_thread(partial(sweep, spec.root_dir, settle, self._monitor))
         work = await in_thread(partial(WorkDir.make, spec.root_dir, keep=spec.leak_temp_dir))
+        stack.push_async_callback(in_thread, self._let_go)
         stack.push_async_callback(in_thread, work.close)
         stack.push_async_callback(in_thread, partial(self._put_back, work))
         await in_thread(partial(self._make_room, spec))
@@ -151,7 +152,12 @@ class _Attempt:
                 self._installed.finish(work.path, keep=work.is_kept)
         finally:
             if self._inputs is not None:
-                self._inputs.close()
+                self._inputs.put_away()
+
+    def _let_go(self) -> None:
+        """Let others have the cache, now that the work directory is gone."""
+        if self._inputs is not None:
+            self._inputs.close()
 
     async def _map(self, root: str, spec: RunSpec, store: DistantStore, work: WorkDir) -> None:
         """Fetch and map the input tree."""

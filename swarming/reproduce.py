@@ -158,6 +158,7 @@ async def _load(
     store = HttpStore(await stack.enter_async_context(http), Namespace.parse(namespace))
     inputs = await Inputs.load(store, root, places.work, places.cache, places.policy, clock, monitor, keep=False)
     stack.push_async_callback(asyncio.to_thread, inputs.close)
+    stack.push_async_callback(asyncio.to_thread, inputs.put_away)
     return inputs
 
 

@@ -16,18 +16,14 @@ Layout: `files/<algorithm>/ab/abcd…` and `abcd….x`, `index.sqlite`, `session
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
 from isolate.cas import cache_session
 from isolate.cas.cache_checks import Checks
-from isolate.cas.cache_files import (
-    BlobWriter,
-    Content,
-    key_of,
-    translated,
-)
+from isolate.cas.cache_doubt import Doubts
+from isolate.cas.cache_files import BlobWriter, Content, key_of, translated
 from isolate.cas.cache_filling import Filling
 from isolate.cas.cache_index import Identity
 from isolate.cas.cache_session import Pin, Session, locked
@@ -60,6 +56,7 @@ class LocalCache:
         self._shelf = Shelf(root, policy, clock, monitor, boot_id)
         self._index, self._files = self._shelf.index, self._shelf.files
         self._checks = Checks(self._shelf, namespace.algorithm)
+        self._doubts = Doubts(root, self._shelf, self._checks, namespace.algorithm, self._session, monitor)
         self._filling = Filling(root, self._shelf, namespace.algorithm, self.temporary)
 
     @classmethod
@@ -98,9 +95,8 @@ class LocalCache:
     def close(self) -> None:
         """End all pins and remove temporary files; everything else is refused from now on."""
         self._index.close()
-        for session in self._dead:  # not buried, so that the next one does it
-            os.close(session.lock)
-        self._dead = []
+        while self._dead:  # not buried, so that the next one does it
+            os.close(self._dead.pop().lock)
         with translated(self.root), locked(self.root):
             self._session.close()
 
@@ -120,21 +116,15 @@ class LocalCache:
         A file that changed since it was verified is hashed; a wrong one is dropped as `recheck` says, and absent.
         Executable variants are absent until `paths` makes them.
         """
-        now_s, keys = int(self.clock.now()), [self._key(blob.digest, executable=executable) for blob in blobs]
-        rows = self._index.look_up(keys)
-        lacking: list[Blob] = []
-        used: list[bytes] = []
+        keys = [self._key(blob.digest, executable=executable) for blob in blobs]
         with translated(self.root):
-            for blob, key in zip(blobs, keys, strict=True):
-                row = rows.get(key)
-                if row is None or row.size != blob.size or not self._checks.is_intact(row):
-                    if blob.size:
-                        lacking.append(blob)
-                elif row.boot != self._index.boot or row.used_s + TOUCH_S <= now_s:
-                    used.append(key)
+            there = self._doubts.usable({key: blob.size for key, blob in zip(keys, blobs, strict=True)})
+            now_s = int(self.clock.now())
+            used = [row.key for row in there if row.boot != self._index.boot or row.used_s + TOUCH_S <= now_s]
             if used:
                 self._shelf.touch(used)
-        return lacking
+        present = {row.key for row in there}
+        return [blob for blob, key in zip(blobs, keys, strict=True) if blob.size and key not in present]
 
     def add(self, contents: Sequence[tuple[Blob, Content]]) -> None:
         """Keep `contents`, in one transaction; raises BlobCorrupt at the first that is not its blob, NoSpace."""
@@ -213,13 +203,13 @@ class LocalCache:
         """Note that files (blob, executable) were used now."""
         keys = [self._key(blob.digest, executable=executable) for blob, executable in used]
         with translated(self.root):
-            for start in range(0, len(keys), BATCH):
-                self._shelf.touch(keys[start : start + BATCH])
+            for at in range(0, len(keys), BATCH):
+                self._shelf.touch(keys[at : at + BATCH])
 
     def pin(self, digests: Iterable[bytes] = ()) -> Pin:
         """Keep these blobs, here or yet to come, from being evicted until the pin is released or we die."""
         with translated(self.root):
-            pin = Pin(self._session, self._algorithm, self._exclude_writers)
+            pin = Pin(self._session, self._algorithm, lambda job: self._index.write(lambda _: job()))
             pin.extend(digests)
         return pin
 
@@ -228,17 +218,35 @@ class LocalCache:
         with translated(self.root):
             return pin.poisoned()
 
-    def recheck(self, blob: Blob, *, executable: bool) -> bool:
-        """Hash a file again that somebody may have written to, and say whether it is still right.
-
-        If it is, it is made read-only again. If not, the file is dropped, counted, and everybody who has its blob
-        pinned can learn so from `poisoned_since`.
-        """
-        key = self._key(blob.digest, executable=executable)
+    def doubt(self, variants: Sequence[tuple[Blob, bool]]) -> None:
+        """Note that somebody may be able to write to the files (blob, executable) from now on: see cache_doubt.py."""
         with translated(self.root):
-            if not self._index.look_up([key]):
-                return False  # dropped by somebody who has told everybody, and perhaps being written anew
-            return self._checks.recheck(key)
+            self._shelf.doubt([self._key(blob.digest, executable=executable) for blob, executable in variants])
+
+    def in_doubt(self, variants: Iterable[tuple[Blob, bool]]) -> list[bytes]:
+        """Return the keys of those of the files (blob, executable) that are in doubt."""
+        doubtful = set(self._index.in_doubt())
+        keys = (self._key(blob.digest, executable=executable) for blob, executable in variants if doubtful)
+        return sorted(doubtful.intersection(keys))
+
+    def settle(self, variants: Iterable[tuple[Blob, bool]], place: Path) -> None:
+        """Hash those of the files (blob, executable) that are in doubt; what has names of unknown use is replaced.
+
+        The names below `place` are the caller's, and nobody writes there.
+        """
+        if keys := self.in_doubt(variants):
+            with translated(self.root):
+                self._doubts.settle(keys, [place])
+
+    def recheck(self, variants: Sequence[tuple[Blob, bool]]) -> set[tuple[Blob, bool]]:
+        """Hash files (blob, executable) that somebody may have written to; return those that are right, read-only now.
+
+        Others are dropped, counted, and whoever has them pinned learns so: see `poisoned_since`.
+        """
+        keys = {self._key(blob.digest, executable=executable): (blob, executable) for blob, executable in variants}
+        with translated(self.root):
+            rows = self._index.look_up(list(keys)).values()
+            return {keys[row.key] for row in rows if self._checks.hashed(row) is not None}
 
     def drop(self, digest: bytes) -> None:
         """Forget a blob, pinned or not; trees that were linked from it keep it."""
@@ -272,21 +280,16 @@ class LocalCache:
         return self._session.temporary()
 
     def _bury(self) -> None:
-        """Clean up after processes that died here: what they had pinned is hashed before anybody uses it.
-
-        A command may have killed the one that would have found out what it did to its inputs.
-        """
+        """Clean up after processes that died here: what they had pinned is in doubt, as at the end of any command."""
         if self._dead:
-            self._shelf.doubt(set().union(*(session.pinned for session in self._dead)))
+            pinned = set().union(*(session.pinned for session in self._dead))
+            self._shelf.doubt([prefix + variant for prefix in pinned for variant in (b"\0", b"\1")])
             self._shelf.sweep()
             cache_session.bury(self._dead)
             self._dead = []
 
     def _key(self, digest: bytes, *, executable: bool = False) -> bytes:
         return key_of(self._algorithm, digest, executable=executable)
-
-    def _exclude_writers(self, job: Callable[[], None]) -> None:
-        self._index.write(lambda _: job())
 
     def _make_executable(self, blobs: Sequence[Blob]) -> None:
         try:

@@ -6,7 +6,7 @@ or its bytes were hashed just now; a wrong one is dropped, and whoever has it pi
 
 from __future__ import annotations
 
-from isolate.cas.cache_files import hash_file, mode_of
+from isolate.cas.cache_files import Hashed, hash_file, mode_of
 from isolate.cas.cache_index import Row
 from isolate.cas.cache_shelf import Shelf
 from isolate.cas.digest import Algorithm
@@ -22,29 +22,37 @@ class Checks:
         self._index, self._files = shelf.index, shelf.files
 
     def is_intact(self, row: Row) -> bool:
-        """Whether a listed file is as it was verified; drops it when it is not."""
-        if self._files.status(row.key) == row.identity and (row.boot == self._index.boot or self._hashes_to(row.key)):
-            return True
+        """Whether a listed file is as it was verified; drops it when it is not.
+
+        One in doubt never is; and one that was touched, with the right bytes, comes into doubt and is not.
+        """
+        if self._files.status(row.key) == row.identity:
+            if row.is_in_doubt:
+                return False
+            if row.boot == self._index.boot or self._hashes_to(row.key):
+                return True
         listed = self._index.look_up([row.key]).get(row.key)
-        if listed is None:  # evicted since the row was read: no harm was done
+        if listed is None or listed.is_in_doubt:  # evicted since the row was read: no harm was done
             return False
         if listed != row and self._files.status(row.key) == listed.identity:  # replaced by another process
             return True
-        return self.recheck(row.key)
+        self.hashed(listed)
+        return False
 
     def _hashes_to(self, key: bytes) -> bool:
         found = hash_file(self._files.path(key), self._algorithm)
-        return found is not None and found[0].digest == key[1:-1]
+        return found is not None and found.blob.digest == key[1:-1]
 
-    def recheck(self, key: bytes) -> bool:
-        """Hash a file and say whether it is right; list it as it is now, or drop it and tell everybody."""
-        digest = key[1:-1]
+    def hashed(self, row: Row) -> Hashed | None:
+        """Hash a listed file; a right one is listed as it is now, any other is dropped, everybody told: then None."""
+        key, digest = row.key, row.key[1:-1]
         for _ in range(REPLACED_AT_MOST):
             seen = self._files.status(key)
             found = hash_file(self._files.path(key), self._algorithm, mode=mode_of(key))
-            if found is not None and found[0].digest == digest:
-                self._shelf.refresh(key, found[1])
-                return True
+            if found is not None and found.blob.digest == digest:
+                if found.identity != row.identity:
+                    self._shelf.refresh(key, found.identity)
+                return found
             if self._shelf.remove_poisoned(key, seen, self._algorithm, digest):
-                return False
-        return False
+                return None
+        return None

@@ -7,7 +7,9 @@ that was staged has the bytes its key says, and nothing is left of one that was 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +34,15 @@ class Staged(NamedTuple):
     key: bytes
     temporary: str
     identity: Identity
+
+
+class Hashed(NamedTuple):
+    """What a file held, and who could have written to it, when it was read."""
+
+    blob: Blob
+    identity: Identity
+    names: int
+    is_open: bool  # for writing, by whoever
 
 
 def key_of(algorithm: Algorithm, digest: bytes, *, executable: bool = False) -> bytes:
@@ -214,8 +225,8 @@ def discard(temporary: str) -> None:
         os.unlink(temporary)
 
 
-def hash_file(path: str, algorithm: Algorithm, *, mode: int | None = None) -> tuple[Blob, Identity] | None:
-    """Return what the file holds and its identity; None when there is no such plain file we may read.
+def hash_file(path: str, algorithm: Algorithm, *, mode: int | None = None) -> Hashed | None:
+    """Return what the file holds; None when there is no such plain file we may read.
 
     Gives it no more permissions than `mode` first, when that is given, so that the bytes that were hashed stay.
     """
@@ -233,14 +244,31 @@ def hash_file(path: str, algorithm: Algorithm, *, mode: int | None = None) -> tu
             restored = present & mode | mode & 0o500  # what the umask took away stays away
             if present != restored:
                 os.fchmod(descriptor, restored)
+        is_open = _is_open_for_writing(descriptor)
         while content := os.read(descriptor, READ_BYTES):
             hasher.update(content)
             size += len(content)
-        return Blob(hasher.digest(), size), identity(os.fstat(descriptor))
+        status = os.fstat(descriptor)
+        return Hashed(Blob(hasher.digest(), size), identity(status), status.st_nlink, is_open)
     except OSError:
         return None
     finally:
         os.close(descriptor)
+
+
+def _is_open_for_writing(descriptor: int) -> bool:
+    """Whether somebody has the file open for writing, or mapped; False where nobody can tell."""
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return False
+    try:
+        # Whoever opens it for writing just now waits until the lease is given back. Of the signal we would get, the
+        # default ends a process; this one is ignored.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    return False
 
 
 def _entries(path: str) -> list[os.DirEntry[str]]:

@@ -26,7 +26,7 @@ from isolate.monitor import Monitor
 T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 60.0  # jobs take milliseconds; a rebuild of a million files takes seconds
-UNKNOWN_BOOT = 0  # of a row whose file was never verified by anyone we remember
+UNKNOWN_BOOT = 0  # of a row whose file was never verified by anyone we remember; less: it came into doubt later
 _BATCH = 256  # keys per look-up: one statement, prepared once
 
 _SCHEMA = """
@@ -45,6 +45,8 @@ CREATE TRIGGER item_gone AFTER DELETE ON item BEGIN
 _LOOK_UP = "SELECT key, size, mtime_ns, inode, used_s, boot FROM item WHERE key IN (?)".replace(
     "?", ",".join("?" * _BATCH)
 )
+# Not in _SCHEMA: caches made before there was a use for it get it too.
+_BY_DOUBT = "CREATE INDEX IF NOT EXISTS item_in_doubt ON item(key) WHERE boot <= 0"
 _INSERT = "INSERT INTO item(key, size, mtime_ns, inode, used_s, boot) VALUES (?, ?, ?, ?, ?, ?)"
 
 
@@ -60,6 +62,11 @@ class Row(NamedTuple):
     inode: int
     used_s: int
     boot: int  # another boot than the present one: verify the bytes again, they may never have reached the disk
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether somebody may be able to write to the file: see cache_doubt.py. Each new doubt is another `boot`."""
+        return self.boot <= UNKNOWN_BOOT
 
     @property
     def identity(self) -> Identity:
@@ -110,14 +117,17 @@ class Rows:
         self._database.executemany("DELETE FROM item WHERE key = ?", [(key,) for key in keys])
 
     def touch(self, keys: Iterable[bytes], used_s: int, boot: int) -> None:
-        """Say that the items were used now, and are known to be good in this boot."""
+        """Say that the items were used now, and are known to be good in this boot; a doubt stays one."""
         rows = [(used_s, boot, key) for key in keys]
-        self._database.executemany("UPDATE item SET used_s = ?, boot = ? WHERE key = ?", rows)
+        self._database.executemany("UPDATE item SET used_s = ?, boot = IIF(boot > 0, ?, boot) WHERE key = ?", rows)
 
-    def doubt(self, keys: Iterable[bytes]) -> None:
-        """Say that the items are not known to be good."""
-        rows = [(UNKNOWN_BOOT, key) for key in keys]
-        self._database.executemany("UPDATE item SET boot = ? WHERE key = ?", rows)
+    def mark(self, keys: Iterable[bytes], boot: int) -> None:
+        """Say that the items are good in this `boot`, or with one of 0 and less that they are in doubt."""
+        self._database.executemany("UPDATE item SET boot = ? WHERE key = ?", [(boot, key) for key in keys])
+
+    def in_doubt(self) -> list[bytes]:
+        """Return the keys of all items in doubt; that costs nothing when there are none."""
+        return [key for (key,) in self._database.execute("SELECT key FROM item WHERE boot <= 0")]
 
 
 class Index:
@@ -142,6 +152,10 @@ class Index:
     def oldest_s(self) -> int | None:
         """Return when the least recently used item was used, None without items."""
         return self._run(lambda database: Rows(database).oldest_s())
+
+    def in_doubt(self) -> list[bytes]:
+        """Return the keys of all items in doubt."""
+        return self._run(lambda database: Rows(database).in_doubt())
 
     def write(self, job: Callable[[Rows], T]) -> T:
         """Run `job` in a transaction that excludes all other writers, in every process, and return its result.
@@ -232,6 +246,7 @@ class Index:
             for statement in _statements(_SCHEMA):
                 database.execute(statement)
             Rows(database).insert(self._scan())
+        database.execute(_BY_DOUBT)
         database.execute("INSERT OR IGNORE INTO boot(id) VALUES (?)", (self._boot_id,))
         self.boot = database.execute("SELECT number FROM boot WHERE id = ?", (self._boot_id,)).fetchone()[0]
         database.execute("COMMIT")

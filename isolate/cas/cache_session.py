@@ -193,9 +193,9 @@ class Pin:
         self.release()
 
 
-def pinned(root: Path) -> set[bytes]:
-    """Return all that is pinned, each as its algorithm's code and its digest."""
-    return set().union(*map(_pinned_in, _sessions(root)))
+def pinned(root: Path, *, but: Session | None = None) -> set[bytes]:
+    """Return all that is pinned, by others than `but`, each as its algorithm's code and its digest."""
+    return set().union(*(_pinned_in(path) for path in _sessions(root) if but is None or path != but.path))
 
 
 def _pinned_in(session: Path) -> set[bytes]:

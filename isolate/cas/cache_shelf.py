@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -121,13 +121,41 @@ class Shelf:
         return True
 
     def refresh(self, key: bytes, identity: Identity) -> None:
-        """List a file that was verified once more, as it is now, unless it was replaced meanwhile."""
-        row = Row(key, *identity, int(self._clock.now()), self.index.boot)
+        """List a file that was verified once more, as it is now, unless it was replaced meanwhile.
+
+        One that is not as it was listed comes into doubt: somebody could write to it. A doubt stays one.
+        """
+        now_s, doubt = int(self._clock.now()), _new_doubt()
 
         def job(rows: Rows) -> None:
+            listed = rows.look_up([key]).get(key)
             if self.files.status(key) == identity:
+                boot = self.index.boot if listed is not None and listed.identity == identity else doubt
+                if listed is not None and listed.is_in_doubt:
+                    boot = listed.boot
                 rows.delete([key])
-                rows.insert([row])
+                rows.insert([Row(key, *identity, now_s, boot)])
+
+        self.index.write(job)
+
+    def trust(self, seen: Sequence[Row]) -> None:
+        """End the doubt in files of which everything is as it was `seen`; a doubt that is newer stays."""
+
+        def job(rows: Rows, batch: Sequence[Row]) -> None:
+            listed = rows.look_up([row.key for row in batch])
+            rows.mark([row.key for row in batch if _is_same(listed.get(row.key), row)], self.index.boot)
+
+        for start in range(0, len(seen), BATCH):
+            self.index.write(partial(job, batch=seen[start : start + BATCH]))
+
+    def replace(self, seen: Row, staged: Staged) -> None:
+        """Put a file that was staged in the place of one in doubt, if that is still as it was `seen`."""
+
+        def job(rows: Rows) -> None:
+            if _is_same(rows.look_up([seen.key]).get(seen.key), seen):
+                self.files.place(staged)
+                rows.delete([seen.key])
+                rows.insert([Row(seen.key, *staged.identity, seen.used_s, self.index.boot)])
 
         self.index.write(job)
 
@@ -144,12 +172,11 @@ class Shelf:
             or self._policy.is_too_old(self.index.oldest_s(), self._clock.now())
         )
 
-    def doubt(self, prefixes: Collection[bytes]) -> None:
-        """Have both variants of files hashed before their next use."""
-        keys = [prefix + variant for prefix in prefixes for variant in (b"\0", b"\1")]
+    def doubt(self, keys: Sequence[bytes]) -> None:
+        """Have files hashed before each use, until it is certain that nobody can write to them."""
         for start in range(0, len(keys), BATCH):
             part = keys[start : start + BATCH]
-            self.index.write(partial(Rows.doubt, keys=part))
+            self.index.write(partial(Rows.mark, keys=part, boot=_new_doubt()))
 
     def evict(self, needed: Usage = NOTHING) -> list[int]:
         """Remove files until every limit holds with `needed` more, or only pinned ones are left; returns sizes."""
@@ -250,3 +277,12 @@ class Shelf:
         with translated(self._root):
             status = os.statvfs(self._root)
         return status.f_bavail * status.f_frsize
+
+
+def _new_doubt() -> int:
+    """Return a `Row.boot` of a doubt that no other has: whoever ends one must not end a newer one unseen."""
+    return -1 - int.from_bytes(os.urandom(6))
+
+
+def _is_same(listed: Row | None, seen: Row) -> bool:
+    return listed is not None and (listed.identity, listed.boot) == (seen.identity, seen.boot)

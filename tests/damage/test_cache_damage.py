@@ -15,6 +15,7 @@ from isolate.cas.memory import MemoryStore
 from isolate.fetch import fetch
 from isolate.monitor import NullMonitor, TallyMonitor
 from run_isolated.mapper import apply, plan
+from run_isolated.mapping import layout_of_plan
 from run_isolated.proof import Proof
 from tests.clock import ManualClock
 from tests.stored import put_tree
@@ -89,8 +90,9 @@ async def run(store: MemoryStore, cache: LocalCache, where: Path) -> Tree:
     """Fetch and map the tree; returns what was mapped."""
     fetched = await fetch(store, cache, await put_tree(store, TREE), NullMonitor())
     with fetched.pin:
-        mapped = apply(plan(fetched.manifest), cache, where)
-        assert Proof.start(cache, mapped, fetched.pin).check().problem is None
+        tree = plan(fetched.manifest)
+        mapped = apply(tree, cache, where)
+        assert Proof.start(cache, mapped, fetched.pin, layout_of_plan(where, tree)).check().problem is None
     return read_tree(where)
 
 

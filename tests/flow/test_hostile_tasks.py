@@ -104,7 +104,7 @@ class Place:
         with LocalCache.open(disk / "cache", NS, CachePolicy(), SystemClock(), NullMonitor()) as cache:
             blobs = [NS.blob(content) for content in (b"right", TREE["big"]) if isinstance(content, bytes)]
             assert cache.absent(blobs) == []
-            assert all(cache.recheck(blob, executable=False) for blob in blobs)
+            assert len(cache.recheck([(blob, False) for blob in blobs])) == len(blobs)
 
 
 @pytest.fixture
@@ -297,4 +297,40 @@ async def test_mapped_copies_can_be_written_and_verified_inputs_are_right(place:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     result, printed = place.call("cat", "a", flags=("--verify-inputs",))
     assert (result["exit_code"], result["internal_failure"], printed) == (0, None, "right")
+    place.check_innocent_run()
+
+
+STASHED = """
+import os, sys
+for path in sys.argv[1:]:
+    before = os.stat(path); os.chmod(path, 0o700)
+    with open(path, "r+b") as file: file.write(b"X" * 4)
+    os.chmod(path, before.st_mode & 0o777); os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "names"),
+    [
+        ("ln a d/x {named}; mv big {aside}", 0),
+        ("mv d {named}; mkdir d; cp -al . {aside}/all", 300),
+    ],  # the second is kept
+)
+async def test_another_name_of_an_input_is_of_no_use_to_a_later_task(
+    place: Place, tmp_path: Path, way: str, names: int
+) -> None:
+    """The second task does not have the inputs; it writes as many bytes and sets all times back.
+
+    The tree with more names is kept, and used again.
+    """
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    named = ("--named-cache", "n", "n", "0", "--named-cache-root", str(tmp_path / "named"))
+    many: Tree = {f"f{number}": b"%d" % number for number in range(names)}
+    place.tree = await place.archive({**TREE, "many": many})
+    place.call("sh", "-c", way.format(named="n", aside=aside), flags=named)
+    overwrite = f"{sys.executable} -c '{STASHED}' $(find n {aside} -type f)"
+    result, _ = place.call("sh", "-c", overwrite, flags=named, tree=await place.archive({"b": b"another"}))
+    assert (result["exit_code"], result["internal_failure"]) == (0, None)
+    place.check_innocent_run()
     place.check_innocent_run()

@@ -482,7 +482,7 @@ def test_recheck_repairs_permissions(opener: Opener) -> None:
     path = cache.path(A)
     path.chmod(0o777)
     path.touch()
-    assert cache.recheck(A, executable=False)
+    assert cache.recheck([(A, False)])
     assert stat.S_IMODE(path.stat().st_mode) & 0o333 == 0
     assert cache.absent([A]) == []
 
@@ -498,7 +498,7 @@ def test_everyone_who_had_it_pinned_learns_of_an_overwritten_file(opener: Opener
         path = mine.path(A)
         path.chmod(0o600)
         path.write_bytes(b"poisoned!")
-        assert not mine.recheck(A, executable=False)
+        assert not mine.recheck([(A, False)])
         with other.pin([A.digest]) as late:
             assert mine.poisoned_since(early) == [A.digest]
             assert other.poisoned_since(overlapping) == [A.digest]

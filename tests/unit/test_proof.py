@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from isolate.cas import cache_checks
 from isolate.cas.cache import CachePolicy, LocalCache
+from isolate.cas.cache_files import Hashed, hash_file
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.fetch import Fetched, fetch
 from isolate.monitor import NullMonitor, TallyMonitor
 from run_isolated.mapper import How, Mapped, apply, plan
+from run_isolated.mapping import layout_of_plan
 from run_isolated.proof import Proof, Verdict
 from tests.clock import ManualClock
 from tests.stored import put_tree
@@ -49,9 +54,10 @@ class Run:
     """One mapped tree and its proof."""
 
     def __init__(self, cache: LocalCache, fetched: Fetched, root: Path, how: How = How.LINK) -> None:
-        self.root = root
-        self.mapped = apply(plan(fetched.manifest), cache, root, how)
-        self.proof = Proof.start(cache, self.mapped, fetched.pin)
+        self.root, self.fetched = root, fetched
+        tree = plan(fetched.manifest)
+        self.mapped = apply(tree, cache, root, how)
+        self.proof = Proof.start(cache, self.mapped, fetched.pin, layout_of_plan(root, tree))
 
     @classmethod
     async def start(cls, store: MemoryStore, cache: LocalCache, root: Path, how: How = How.LINK) -> Run:
@@ -215,3 +221,119 @@ async def test_copies_need_no_proof(store: MemoryStore, cache: LocalCache, tmp_p
     (tmp_path / "run/a").write_bytes(b"mine")
     assert run.proof.check() == Verdict(0, ())
     assert cache.path(A).read_bytes() == b"plain input"
+
+
+class Stash:
+    """Ways to another name of the input `a`, outside of the tree."""
+
+    @staticmethod
+    def linked(run: Path, aside: Path) -> Path:
+        os.link(run / "a", aside / "a")
+        return aside / "a"
+
+    @staticmethod
+    def moved(run: Path, aside: Path) -> Path:
+        return (run / "a").rename(aside / "a")
+
+    @staticmethod
+    def moved_with_its_directory(run: Path, aside: Path) -> Path:
+        """Move what no stat of a file shows, and put something of the same name there."""
+        (run / "d").rename(aside / "d")
+        (run / "d").mkdir()
+        (run / "d/a").write_bytes(b"plain input")
+        return aside / "d/a"
+
+    @staticmethod
+    def moved_with_all_above(run: Path, aside: Path) -> Path:
+        run.rename(aside / "run")
+        run.mkdir()
+        return aside / "run/d/a"
+
+
+DEEP: Tree = {**TREE, "d": {"a": b"plain input", "y": b"only here"}}
+
+
+@pytest.mark.parametrize(
+    ("stash", "replaced"),
+    [(Stash.linked, 1), (Stash.moved, 1), (Stash.moved_with_its_directory, 2), (Stash.moved_with_all_above, 4)],
+)
+async def test_another_name_of_an_input_leads_to_no_file_of_the_cache(
+    store: MemoryStore,
+    cache: LocalCache,
+    tmp_path: Path,
+    monitor: TallyMonitor,
+    stash: Callable[[Path, Path], Path],
+    replaced: int,
+) -> None:
+    fetched = await fetch(store, cache, await put_tree(store, DEEP), NullMonitor())
+    run = Run(cache, fetched, tmp_path / "run")
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    stashed = stash(tmp_path / "run", aside)
+    assert run.proof.check().problem is None
+    shutil.rmtree(tmp_path / "run")
+    fetched.pin.release()
+    again = await fetch(store, cache, await put_tree(store, DEEP), NullMonitor())
+    assert again.cold == ()
+    assert monitor.counters["replaced_cache_files"] == replaced
+    assert stashed.stat().st_ino != cache.path(A).stat().st_ino
+    overwritten_in_place(stashed)
+    Run(cache, again, tmp_path / "next")
+    assert read_tree(tmp_path / "next") == DEEP
+
+
+async def test_names_that_others_may_have_made_are_counted_when_they_are_gone(
+    store: MemoryStore, cache: LocalCache, tmp_path: Path, monitor: TallyMonitor
+) -> None:
+    """Runs at the same time link the same files: that costs hashes, never copies."""
+    root = await put_tree(store, TREE)
+    with LocalCache.open(cache.root, NS, CachePolicy(), ManualClock(), monitor) as other:
+        mine, theirs = await fetch(store, cache, root, monitor), await fetch(store, other, root, monitor)
+        run = Run(cache, mine, tmp_path / "run")
+        Run(other, theirs, tmp_path / "other")
+        assert run.proof.check().rehashed_files == 3
+        shutil.rmtree(tmp_path / "run")
+        mine.pin.release()
+        inode = cache.path(A).stat().st_ino
+        assert cache.absent([A]) == []
+        assert cache.in_doubt([(A, False)])
+        shutil.rmtree(tmp_path / "other")
+    assert cache.absent([A]) == []
+    assert not cache.in_doubt([(A, False)])
+    assert cache.path(A).stat().st_ino == inode
+    assert monitor.counters["replaced_cache_files"] == 0
+
+
+async def test_an_input_that_somebody_has_open_for_writing_is_replaced(
+    store: MemoryStore, cache: LocalCache, tmp_path: Path, monitor: TallyMonitor
+) -> None:
+    run = await Run.start(store, cache, tmp_path / "run")
+    (tmp_path / "run/a").chmod(0o600)
+    with (tmp_path / "run/a").open("r+b") as file:  # of a process that got it from the command
+        assert run.proof.check().problem is None
+        shutil.rmtree(tmp_path / "run")
+        run.fetched.pin.release()
+        assert cache.absent([A]) == []
+        assert monitor.counters["replaced_cache_files"] == 1
+        file.write(b"P")
+    assert cache.path(A).read_bytes() == b"plain input"
+
+
+async def test_a_doubt_that_is_newer_than_the_look_stays(
+    store: MemoryStore, cache: LocalCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fetch(store, cache, await put_tree(store, TREE), NullMonitor())
+    cache.doubt([(A, False)])
+    look = hash_file
+
+    def overtaken(*arguments: Any, **options: Any) -> Hashed | None:
+        seen = look(*arguments, **options)
+        cache.doubt([(A, False)])
+        return seen
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_checks, "hash_file", overtaken)
+        assert cache.absent([A]) == []
+    assert cache.in_doubt([(A, False)])
+    assert cache.absent([A]) == []
+    assert not cache.in_doubt([(A, False)])

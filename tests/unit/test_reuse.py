@@ -88,8 +88,9 @@ class Run:
         try:
             self.inputs.verify()
         finally:
-            self.inputs.close()
+            self.inputs.put_away()
             shutil.rmtree(self.place.parent, ignore_errors=True)
+            self.inputs.close()
 
 
 @pytest.fixture(autouse=True)

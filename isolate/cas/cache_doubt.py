@@ -1,0 +1,114 @@
+"""Files of a cache that somebody may be able to write to: hashed before each use, until it is certain that nobody can.
+
+A command may give a file of the cache another name, in a place that outlives it, and a later one write through that,
+hiding it from every stat but the ctime. What it did moved the ctime, and so the file came into doubt when the command
+was over. Here the doubt ends: nobody has the file open for writing, and each of its names is that in the cache or one
+below `trees/`, where only trees are that nobody uses, or below another place that the caller vouches for. A file of
+which this cannot be said is replaced by a copy, so that other names lead to a file that is not the cache's any more.
+
+Knows no trees: it counts names. The invariant: no doubt ends that is newer than what was looked at (see `Row.boot`).
+While another session has a file in doubt pinned it may have names of it, and the file stays, and stays in doubt.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from isolate.cas import cache_session
+from isolate.cas.cache_checks import Checks
+from isolate.cas.cache_files import Hashed, discard, stage_copy
+from isolate.cas.cache_index import Row
+from isolate.cas.cache_session import Session
+from isolate.cas.cache_shelf import Shelf
+from isolate.cas.digest import Algorithm
+from isolate.cas.lru import Usage
+from isolate.errors import BlobCorrupt, NoSpace
+from isolate.monitor import Monitor
+
+
+class Doubts:
+    """The files in doubt of one cache, of one algorithm."""
+
+    def __init__(
+        self, root: Path, shelf: Shelf, checks: Checks, algorithm: Algorithm, session: Session, monitor: Monitor
+    ) -> None:
+        self._root, self._shelf, self._checks, self._session = root, shelf, checks, session
+        self._algorithm, self._monitor = algorithm, monitor
+
+    def usable(self, sizes: Mapping[bytes, int]) -> list[Row]:
+        """Return those of the files, listed with these `sizes`, that can be used: they are right."""
+        rows = [row for key, row in self._shelf.index.look_up(list(sizes)).items() if row.size == sizes[key]]
+        is_intact = self._checks.is_intact
+        intact = [row for row in rows if is_intact(row)]
+        if len(intact) < len(rows):
+            known = {row.key for row in intact}
+            right = self.settle([row.key for row in rows if row.key not in known])
+            intact += [row for row in rows if row.key in right]
+        return intact
+
+    def settle(self, keys: Sequence[bytes], places: Iterable[Path] = ()) -> set[bytes]:
+        """Hash those of `keys` that are in doubt, end the doubts that can be, and return all keys that are right.
+
+        The names below `places` are the caller's, and nobody writes there. Files of other bytes are dropped.
+        """
+        rows = self._shelf.index.look_up(keys)  # before looking at a file: what is in doubt later is another doubt
+        right: dict[bytes, tuple[Row, Hashed]] = {}
+        for key, row in rows.items():
+            if row.is_in_doubt:
+                found = self._checks.hashed(row)
+                if found is not None:
+                    size, mtime_ns, inode = found.identity
+                    right[key] = row._replace(size=size, mtime_ns=mtime_ns, inode=inode), found
+        exposed = self._exposed(right, places)
+        self._shelf.trust([row for key, (row, _) in right.items() if key not in exposed])
+        if exposed:
+            used = cache_session.pinned(self._root, but=self._session)
+            for key in exposed:
+                if key[:-1] not in used and not self._replace(right[key][0]):
+                    del right[key]
+        return {key for key, row in rows.items() if not row.is_in_doubt} | right.keys()
+
+    def _exposed(self, right: dict[bytes, tuple[Row, Hashed]], places: Iterable[Path]) -> list[bytes]:
+        """Return the keys of files that somebody has open, or that have names we do not know."""
+        lacking = {found.identity[2]: found.names - 1 for _, found in right.values() if found.names > 1}
+        if lacking:
+            _count_down([self._root / "trees", *places], lacking)
+        return [key for key, (_, found) in right.items() if found.is_open or lacking.get(found.identity[2], 0) > 0]
+
+    def _replace(self, seen: Row) -> bool:
+        """Put a verified copy in the place of a file; where that is not possible drop it, and return False."""
+        temporary, path = self._session.temporary(), self._shelf.files.path(seen.key)
+        try:
+            self._shelf.make_room(Usage(1, seen.size))
+            self._shelf.replace(seen, stage_copy(path, temporary, seen.key, self._algorithm))
+        except (NoSpace, BlobCorrupt, OSError):
+            self._shelf.remove([seen.key])
+            return False
+        finally:
+            discard(temporary)
+        self._monitor.count("replaced_cache_files")
+        return True
+
+
+def has_mounts(path: Path) -> bool:
+    """Whether something is mounted below `path`."""
+    prefix = os.fsencode(path).replace(b" ", rb"\040") + b"/"
+    with suppress(OSError):
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+        return any(line.split(b" ")[4].startswith(prefix) for line in mounts)
+    return False
+
+
+def _count_down(places: Iterable[Path], lacking: dict[int, int]) -> None:
+    """Take one from the inode of each name below `places`, as far as they can be read and lie where they seem to."""
+    pending = [str(place) for place in places if not has_mounts(place)]
+    while pending:
+        with suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif (inode := entry.inode()) in lacking:
+                    lacking[inode] -= 1
