@@ -36,14 +36,21 @@ def build(directory: Path) -> Path:
     platform, version = sysconfig.get_platform(), sysconfig.get_python_version()
     content = "".join(f"{name}\0{len(data)}\0" for name, data in files.items()).encode() + b"".join(files.values())
     digest = Namespace.parse("blake3-zstd").blob(content).digest.hex()[:16]
-    start = (ROOT / "run_isolated/pyz_start.py").read_text(encoding="utf-8")
-    for name, value in {"CONTENT": digest, "PLATFORM": platform, "VERSION": version}.items():
-        start = start.replace(f'{name} = ""', f'{name} = "{value}"')
+    known = {"CONTENT": digest, "PLATFORM": platform, "VERSION": version}
+    start = {"__main__.py": _with(known, "pyz_main.py"), "pyz_start.py": _with(known, "pyz_start.py")}
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"run_isolated-{platform}-python{version}.pyz"
-    write_atomic(path, b"#!/usr/bin/env python3\n" + _zipped({"__main__.py": start.encode(), **files}))
+    write_atomic(path, b"#!/usr/bin/env python3\n" + _zipped({**start, **files}))
     path.chmod(0o755)
     return path
+
+
+def _with(constants: dict[str, str], file: str) -> bytes:
+    """Return one of our files with those of the `constants` filled in that it has."""
+    text = (ROOT / "run_isolated" / file).read_text(encoding="ascii")
+    for name, value in constants.items():
+        text = text.replace(f'{name} = ""', f'{name} = "{value}"')
+    return text.encode()
 
 
 def _zipped(files: dict[str, bytes]) -> bytes:

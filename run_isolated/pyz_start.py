@@ -1,32 +1,25 @@
-"""The start of `run_isolated.pyz`; `pyz.py` puts it into the archive as `__main__.py` and fills in the constants.
+"""The start of `run_isolated.pyz`, beside its `__main__.py` in the archive; `pyz.py` fills in the constant.
 
-Runs before anything can be imported, on whatever Python somebody tries: no library, nothing newer than Python 3.6. The
-invariants: it runs only on the Python it was made for; a directory it uses was unpacked as a whole, is complete, and
-nobody else can have written to it.
+Runs before anything can be imported, so it has no library; on the right Python, see `pyz_main.py`. The invariant: a
+directory it uses was unpacked as a whole, is complete, and nobody else can have written to it.
 """
 
 import os
 import shutil
 import stat
 import sys
-import sysconfig
 import tempfile
 import zipfile
 
 CONTENT = ""
-PLATFORM = ""
-VERSION = ""
 
 
-def check_python() -> None:
-    """End with one clear line on a Python or a machine this archive was not made for."""
-    found = sysconfig.get_python_version(), sysconfig.get_platform(), sys.implementation.name
-    if found != (VERSION, PLATFORM, "cpython"):
-        sys.stderr.write(
-            f"run_isolated: error: this archive is for cpython {VERSION} on {PLATFORM}; "
-            f"this is {found[2]} {found[0]} on {found[1]}\n"
-        )
-        sys.exit(1)
+def main() -> int:
+    """Run the command of this process, from the archive it was started with."""
+    sys.path[0] = unpacked(sys.argv[0])
+    from isolate.entry import run_isolated
+
+    return run_isolated()
 
 
 def unpacked(archive: str) -> str:
@@ -77,11 +70,3 @@ def unpack(zipped: zipfile.ZipFile, parent: str, name: str) -> str:
         return path
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    check_python()
-    sys.path[0] = unpacked(sys.argv[0])
-    from isolate.entry import run_isolated
-
-    sys.exit(run_isolated())

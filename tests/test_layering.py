@@ -61,6 +61,7 @@ ROOTS = {
     "isolate.streams",
     "isolate.steps",
     "isolate.tree_commands",
+    "run_isolated.pyz_main",
     "run_isolated.pyz_start",
     "server.app",
     "swarming.bot.life",

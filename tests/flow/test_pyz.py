@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -75,10 +76,12 @@ def test_beside_it_nothing_can_be_written(built: Path, tmp_path: Path) -> None:
     start = tmp_path / "aside"
     start.mkdir()
     with zipfile.ZipFile(built) as zipped:
-        code = zipped.read("__main__.py").decode()
+        code = zipped.read("pyz_start.py").decode()
     # As root every directory is writable: so the place beside does not exist at all.
     place = f"import zipfile; zipfile.ZipFile = lambda _, z=zipfile.ZipFile: z({str(built)!r})\n"
-    (tmp_path / "start.py").write_text(place + code.replace("sys.argv[0]", "'/proc/absent/x.pyz'"))
+    (tmp_path / "start.py").write_text(
+        place + code.replace("sys.argv[0]", "'/proc/absent/x.pyz'") + "\nsys.exit(main())"
+    )
     command = [bare_python(), "-S", str(tmp_path / "start.py"), "--no-log", "--root-dir", str(tmp_path / "w"), "true"]
     done = subprocess.run(command, capture_output=True, text=True, env={"TMPDIR": str(start), "PATH": "/usr/bin:/bin"})
     assert (done.returncode, done.stderr) == (0, "")
@@ -93,6 +96,28 @@ def test_other_python_gets_one_clear_line(built: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("run_isolated: error: this archive is for cpython 3.99 on ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("python", ["2.7", "3.6", "3.13"])
+def test_other_python_that_is_here_gets_it_too(built: Path, python: str) -> None:
+    found = sorted((Path.home() / ".pyenv/versions").glob(f"{python}.*/bin/python"))
+    other = found[-1] if found else shutil.which(f"python{python}")
+    if other is None:
+        pytest.skip(f"there is no Python {python} here")
+    done = subprocess.run([other, built, "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    needed = f"run_isolated: error: this archive is for cpython {VERSION} on "
+    assert done.stderr.startswith(needed)
+    assert f"; this is cpython {python} on " in done.stderr
+
+
+def test_first_file_can_be_read_by_any_python(built: Path) -> None:
+    """Where none is here to try, what would be a mistake for an old one is looked for."""
+    with zipfile.ZipFile(built) as zipped:
+        code = zipped.read("__main__.py").decode("ascii")
+    nodes = list(ast.walk(ast.parse(code)))
+    modern = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.FunctionDef, ast.ImportFrom, ast.With, ast.Match)
+    assert not [node for node in nodes if isinstance(node, modern)]
 
 
 def test_the_same_files_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
