@@ -26,6 +26,7 @@ from swarming.bot_archive import code_version
 from swarming.unpack import platform_key
 
 KEY = re.compile(r"[a-zA-Z\-_.][0-9a-zA-Z\-_.]{0,63}")
+LOCALE = re.compile(r"[0-9A-Za-z_.@-]{1,64}")
 MAX_VALUE_CHARS = 256
 MAX_KEYS = 32
 RESERVED = {"id": "say --id", "server_version": "the server says it"}
@@ -70,6 +71,7 @@ class Attributes:
             "gpu": facts.gpu,
             "inside_docker": ["1" if facts.in_container else "0"],
             "kvm": ["1" if facts.has_kvm else "0"],
+            "locale": [_locale(self._env)],
             "machine_type": [f"{facts.cores}-cores-{round(facts.ram_mib / 1024)}-gib"],
             "os": facts.os_names,
             "pool": [DEFAULT_POOL],
@@ -114,6 +116,8 @@ class Attributes:
             state["named_caches"] = {name: [[one.directory, one.size_bytes], one.used_s] for name, one in kept.items()}
         if own_version() is not None:
             state["bot_archive"] = {"platform": platform_key(), "refused": self._refused()}
+        if outside := self._env.get("DOCKER_HOST_HOSTNAME"):
+            state["docker_host_hostname"] = outside
         if temperatures := machine.temperatures(THERMAL):
             state["temp"] = temperatures
         if facts.boot_time is not None:
@@ -149,6 +153,12 @@ def check_value(what: str, value: str) -> str:
     if not value or value != value.strip() or len(value) > MAX_VALUE_CHARS or "|" in value or not value.isprintable():
         raise InvalidInput(f"{what}: {value!r} must be 1 to {MAX_VALUE_CHARS} characters, unpadded, without '|'")
     return value
+
+
+def _locale(env: Mapping[str, str]) -> str:
+    """Return the locale that programs see: the most specific variable that says one."""
+    said = next((env[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if env.get(name)), "")
+    return said if LOCALE.fullmatch(said) else "C"
 
 
 def user_name() -> str:

@@ -54,6 +54,22 @@ def test_state_counts_the_time_since_the_start(identity: Identity) -> None:
     assert state["env"] == {"PATH": "/bin"}
 
 
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({"LANG": "de_DE.UTF-8"}, "de_DE.UTF-8"),
+        ({"LANG": "de_DE.UTF-8", "LC_CTYPE": "C.UTF-8", "LC_ALL": ""}, "C.UTF-8"),
+        ({"LANG": " | "}, "C"),
+        ({}, "C"),
+    ],
+)
+def test_the_environment_says_the_locale_and_the_host(identity: Identity, env: dict[str, str], expected: str) -> None:
+    assert Attributes(identity, read_machine(), env, ManualClock()).dimensions("", {})["locale"] == [expected]
+    assert "docker_host_hostname" not in Attributes(identity, read_machine(), env, ManualClock()).state(0)
+    inside = Attributes(identity, read_machine(), {**env, "DOCKER_HOST_HOSTNAME": "rack-1"}, ManualClock())
+    assert inside.state(0)["docker_host_hostname"] == "rack-1"
+
+
 def test_repeated_dimensions_have_several_values() -> None:
     assert parse_dimensions([("a", "1"), ("b", "x"), ("a", "2")]) == {"a": ["1", "2"], "b": ["x"]}
 
