@@ -38,6 +38,7 @@ from server.cas_api import cas_routes
 from server.config import ServerConfig
 from server.discovery import discovery_routes
 from server.inputs import TreeChecker
+from server.isolate_admin_v1 import IsolateAdmin
 from server.isolate_table import ISOLATE
 from server.isolate_v1 import IsolateApi
 from server.jobs import Job, run_jobs
@@ -58,12 +59,14 @@ from server.stores.shared import SharedBlobStores
 from server.stores.sqlite_tasks import SqliteTaskStore
 from server.swarming_v1 import ClientApi
 from server.tickets import TicketOffice
+from server.traffic import Traffic
 from swarming.doorbell import LocalDoorbell
 from swarming.scheduler import Scheduler
 
 MAX_BODY_BYTES = 16 << 20  # of JSON; streams of blobs have their own limits
 KEEP_ALIVE_S = 75.0  # longer than the longest pause of a bot between two calls
 SWEEP_S = 60.0  # between rounds of retention
+SAVE_TRAFFIC_S = 60.0  # what a crash loses of the statistics
 RELEASE_S = 0.05  # between looks at which long polls end: a look costs microseconds, and each lets few of them go
 TIDY_S = 60.0  # between rounds of eviction; an upload that finds no space does not wait for it
 CUT_S = 2.0  # for sending the last replies
@@ -79,6 +82,7 @@ class Services:
 
     blobs: SharedBlobStores
     tickets: TicketOffice
+    traffic: Traffic
     scheduler: Scheduler
     sweeper: Sweeper
     settings: LiveSettings
@@ -152,6 +156,7 @@ async def serve(config: ServerConfig, announce: Callable[[str], object], clock: 
             Job("drop gone", 1.0, polls.drop_gone),
             Job("bot code", 1.0, renew_for_code),
             Job("tidy", TIDY_S, tidy),
+            Job("traffic", SAVE_TRAFFIC_S, services.traffic.save),
             Job("settings", RELOAD_S, services.settings.reload),
             Job("sweep", SWEEP_S, services.sweeper.run),
         ]
@@ -187,6 +192,8 @@ async def open_services(
     local.make_room = janitor.make_room
     blobs = SharedBlobStores(local)
     stack.push_async_callback(blobs.close)
+    traffic = Traffic.open(data.path, clock)
+    stack.push_async_callback(traffic.save)
     tasks = SqliteTaskStore(data.path / "tasks.sqlite", clock=clock, monitor=monitor)
     stack.push_async_callback(tasks.close)
     outputs = FileOutputs(data.path / "outputs")
@@ -206,6 +213,7 @@ async def open_services(
     return Services(
         blobs=blobs,
         tickets=TicketOffice.open(data.path, clock),
+        traffic=traffic,
         scheduler=scheduler,
         sweeper=sweeper,
         settings=settings,
@@ -232,7 +240,8 @@ def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Appl
 
     app.add_routes([web.get("/healthz", health)])
     app.add_routes(cas_routes(services.blobs))
-    app.add_routes(IsolateApi(services.blobs, services.tickets, __version__).routes())
+    app.add_routes(IsolateApi(services.blobs, services.tickets, services.traffic, __version__).routes())
+    app.add_routes(IsolateAdmin(services.blobs, services.tickets, services.traffic, __version__).routes())
     app.add_routes(auth_routes())
     app.add_routes(ClientApi(scheduler, clock, __version__, settings, services.archives.expected).routes())
     app.add_routes(documentation_routes(__version__))

@@ -17,11 +17,14 @@ from aiohttp import web
 from isolate.cas.digest import Hasher, md5_hasher
 from isolate.cas.old_bytes import MAX_SEGMENT_BYTES, most_encoded_bytes
 from isolate.errors import BlobsMissing, InvalidRecord, Refused, TooLarge, UploadCorrupt
+from server.api_routes import Handler
 from server.cas_intake import Intake
 from server.middleware import reply, server_url
+from server.problem import status_of
 from server.stores.budget import ByteBudget
 from server.stores.shared import SharedBlobStores
 from server.tickets import Purpose, Ticket, TicketOffice
+from server.traffic import Traffic
 
 PATH = "/bulk"
 RECEIVE_BYTES = 64 << 20  # of bodies on their way in
@@ -34,8 +37,8 @@ SAFE = {"Content-Security-Policy": "default-src 'none'; sandbox", "X-Content-Typ
 class Bulk:
     """Handlers of the bulk URLs."""
 
-    def __init__(self, stores: SharedBlobStores, office: TicketOffice) -> None:
-        self._stores, self._office = stores, office
+    def __init__(self, stores: SharedBlobStores, office: TicketOffice, traffic: Traffic) -> None:
+        self._stores, self._office, self._traffic = stores, office, traffic
         self._intake = Intake(ByteBudget(RECEIVE_BYTES, "bulk uploads"))
         self._wrong: dict[Ticket, None] = {}  # the oldest first
 
@@ -47,7 +50,8 @@ class Bulk:
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
-        return [web.put(f"{PATH}/{{ticket}}", self.put), web.get(f"{PATH}/{{ticket}}", self.get)]
+        put, get = (counted(self._traffic, handler) for handler in (self.put, self.get))
+        return [web.put(f"{PATH}/{{ticket}}", put), web.get(f"{PATH}/{{ticket}}", get)]
 
     def url(self, request: web.Request, ticket: Ticket, purpose: Purpose) -> str:
         """Return where the bytes of `ticket` are sent to or fetched from; a path only: old clients rewrite queries."""
@@ -90,6 +94,8 @@ class Bulk:
             if request.method == "GET":
                 async for piece in pieces:  # nothing is sent before the first is there: bad bytes can still be a 404
                     await _send(request, response, piece)
+                    self._traffic.count(downloads_bytes=len(piece))
+                self._traffic.count(downloads=1)
         if not response.prepared:
             await response.prepare(request)
         await response.write_eof()
@@ -102,6 +108,7 @@ class Bulk:
         if not (is_long and await old.find([ticket.blob.digest])):
             try:
                 await old.store(ticket.blob, pieces, length, bulk=True)
+                self._traffic.count(uploads=1, uploads_bytes=length)
             except (UploadCorrupt, InvalidRecord) as error:
                 self._stores.reject(error)
                 self._wrong[ticket] = None
@@ -117,6 +124,23 @@ class Bulk:
             else:
                 hasher.update(piece)
             yield piece
+
+
+def counted(traffic: Traffic, handler: Handler) -> Handler:
+    """Return a handler whose requests, and failures of ours, are counted."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        traffic.count(requests=1)
+        try:
+            return await handler(request)
+        except ConnectionError:
+            raise  # the client left
+        except Exception as error:
+            if status_of(error) >= 500:
+                traffic.count(failures=1)
+            raise
+
+    return handle
 
 
 def _range(request: web.Request) -> slice | None:

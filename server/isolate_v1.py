@@ -19,13 +19,14 @@ from isolate.cas.old_bytes import most_encoded_bytes
 from isolate.errors import BlobsMissing, InvalidInput, InvalidRecord, UploadCorrupt
 from server import isolate_wire as wire
 from server.api_routes import Handler, call_routes
-from server.bulk import Bulk
+from server.bulk import Bulk, counted
 from server.cas_intake import Intake
 from server.isolate_table import CALLS
 from server.middleware import reply
 from server.stores.budget import ByteBudget
 from server.stores.shared import Held, SharedBlobStore, SharedBlobStores
 from server.tickets import Purpose, Ticket, TicketOffice
+from server.traffic import Traffic
 
 BASES = ("/_ah/api/isolateservice/v1", "/api/isolateservice/v1")
 MAX_BODY_BYTES = 2 << 20  # a look-up of 1000 items, or base64 of an .isolated that does not shrink
@@ -36,9 +37,9 @@ BODY_WEIGHT = 4  # JSON, its text, the decoded bytes and the record
 class IsolateApi:
     """Handlers over the blob stores."""
 
-    def __init__(self, stores: SharedBlobStores, office: TicketOffice, version: str) -> None:
-        self._stores, self._office, self._version = stores, office, version
-        self._bulk = Bulk(stores, office)
+    def __init__(self, stores: SharedBlobStores, office: TicketOffice, traffic: Traffic, version: str) -> None:
+        self._stores, self._office, self._traffic, self._version = stores, office, traffic, version
+        self._bulk = Bulk(stores, office, traffic)
         self._intake = Intake(ByteBudget(RECEIVE_BYTES, "requests"))
 
     def routes(self) -> list[web.RouteDef]:
@@ -50,8 +51,9 @@ class IsolateApi:
             "isolateservice.finalize_gs_upload": self.finalize,
             "isolateservice.retrieve": self.retrieve,
         }
+        handlers = {name: counted(self._traffic, handler) for name, handler in handlers.items()}
         # The helper of 2020 for this call sends a POST, its description says GET.
-        posted = [web.post(f"{base}/server_details", self.server_details) for base in BASES]
+        posted = [web.post(f"{base}/server_details", handlers["isolateservice.server_details"]) for base in BASES]
         return [*call_routes(CALLS, handlers, BASES), *posted, *self._bulk.routes()]
 
     async def server_details(self, _: web.Request) -> web.Response:
@@ -60,6 +62,7 @@ class IsolateApi:
     async def preupload(self, request: web.Request) -> web.Response:
         limit = self._stores.limits.max_blob_bytes
         async with self._body(request, lambda body: wire.lookup(wire.decode(body), limit)) as (namespace, items):
+            self._traffic.count(contains_requests=1, contains_lookups=len(items))
             store = self._stores.shared(namespace)
             present = await store.kept({item.blob.digest for item in items})
             missing = [
@@ -86,6 +89,7 @@ class IsolateApi:
             except InvalidRecord as error:
                 self._stores.reject(error)
                 raise InvalidInput(f"Data is corrupted: {error}") from error
+            self._traffic.count(uploads=1, uploads_bytes=len(content))
         return reply({"ok": True})
 
     async def finalize(self, request: web.Request) -> web.Response:
@@ -116,6 +120,7 @@ class IsolateApi:
             return reply({"url": self._bulk.url(request, ticket, Purpose.GET)})
         if wanted.offset > len(content):
             raise _bad_offset(wanted.offset)
+        self._traffic.count(downloads=1, downloads_bytes=len(content) - wanted.offset)
         return reply({"content": base64.b64encode(content[wanted.offset :]).decode()})
 
     def _invitation(self, request: web.Request, index: int, ticket: Ticket, *, bulk: bool) -> dict[str, str]:

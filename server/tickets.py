@@ -37,6 +37,7 @@ class Purpose(Enum):
     FINALIZE = "gs"
     PUT = "put"
     GET = "get"
+    PURGE = "purge"  # a form of ours, and no blob
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,14 @@ from isolate.clock import SystemClock
 from isolate.monitor import TallyMonitor
 from server.auth import LoopbackGuard
 from server.cas_api import cas_routes
+from server.isolate_admin_v1 import IsolateAdmin
 from server.isolate_v1 import IsolateApi
 from server.middleware import Gate
 from server.stores.blobs import LocalBlobStores
 from server.stores.limits import BlobLimits
 from server.stores.shared import SharedBlobStores
 from server.tickets import TicketOffice
+from server.traffic import Traffic
 from tests.clock import ManualClock
 
 API = "/_ah/api/isolateservice/v1/"
@@ -125,7 +127,9 @@ async def isolate_site(
             site = Site(f"http://127.0.0.1:{port}", session, clock, local, root)
             app.add_routes(cas_routes(site.stores))
             app.add_routes(routes(site.stores))
-            app.add_routes(IsolateApi(site.stores, TicketOffice.open(root, clock), "0.1.0").routes())
+            office, traffic = TicketOffice.open(root, clock), Traffic.open(root, clock)
+            app.add_routes(IsolateApi(site.stores, office, traffic, "0.1.0").routes())
+            app.add_routes(IsolateAdmin(site.stores, office, traffic, "0.1.0").routes())
             runner = web.AppRunner(app, shutdown_timeout=0.1)
             await runner.setup()
             try:
@@ -133,5 +137,6 @@ async def isolate_site(
                 yield site
             finally:
                 await runner.cleanup()
+                await traffic.save()
                 await site.stores.close()
                 await local.close()

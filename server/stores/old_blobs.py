@@ -88,6 +88,13 @@ class OldBlobs:
             if ids:
                 await self._give_up(ids)
 
+    async def purge(self, digest: bytes) -> bool:
+        """Give up a blob, whatever was promised; returns whether it was here."""
+        found = (await self.find([digest])).get(digest)
+        if found is not None:
+            await self._stores.index.discard([row.id for row in found.rows])
+        return found is not None
+
     async def segments(self, found: OldBlob) -> AsyncGenerator[Segment, None]:
         """Yield the segments of a blob, each checked; raises BlobsMissing when one turns out to be bad or gone."""
         for number, row in enumerate(found.rows):

@@ -69,6 +69,15 @@ class SharedBlobStores:
         self._stores.monitor.count("rejected_uploads")
         log.info("Upload rejected: %s", error)
 
+    async def purge(self, namespace: Namespace, digest: bytes) -> bool:
+        """Let a blob be missing from now on, whatever was promised; returns whether it was there.
+
+        What rests in a block with others stays on disk until that block goes.
+        """
+        was_here = digest in await self._stores.namespace(namespace).sizes([digest])
+        await self._stores.index.forget(namespace.name, digest)
+        return await self.shared(namespace).old.purge(digest) or was_here if not namespace.is_ours else was_here
+
     async def close(self) -> None:
         """Finish the commits under way."""
         for old in list(self._old.values()):

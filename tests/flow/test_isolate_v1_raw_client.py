@@ -308,6 +308,17 @@ def test_the_small_answers_around_the_calls(shared: ServerProcess) -> None:
         body = json.dumps({"items": items, "namespace": {"namespace": "default-gzip"}}).encode()
         masked = wire.request("POST", BASE + "preupload?fields=items(index)", body)
         assert masked.json() == {"items": [{"index": "0"}]}
+        body = json.dumps({"resolution": "HOUR", "page_size": 1}).encode()
+        hour = wire.request("POST", "/prpc/isolated.v1.Isolated/Stats", body).json()["measurements"][0]
+        assert hour.keys() == {
+            "start_time", "uploads", "uploads_bytes", "downloads", "downloads_bytes", "contains_requests",
+            "contains_lookups", "requests", "failures",
+        }  # fmt: skip
+        assert int(hour["contains_lookups"]) >= 1
+        report = wire.request("POST", "/ereporter2/api/v1/on_error", b'{"v":"1","r":{"message":"x"}}').json()
+        assert report.keys() == {"id", "url"}
+        assert [wire.request("GET", f"/restricted/{page}").status for page in ("config", "purge")] == [200, 200]
+        assert wire.request("POST", "/restricted/purge", b"namespace=default&digest=0&xsrf_token=0").status == 403
     for namespace, days in (("default-gzip", 7), ("temporary_x", 1), ("temporary", 1)):
         promised = client.request("GET", f"/cas/v2/{namespace}/info").json()
         assert promised["kept_s"] == days * 86_400
