@@ -12,10 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 from tests import raw_http
+from tests.flow.raw_swarming import BASES, BOT, asked, said
 from tests.flow.servers import ServerProcess
 
-BASES = ("/_ah/api/swarming/v1/", "/api/swarming/v1/")
-BOT = "/swarming/api/v1/bot/"
 TS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?")
 UNKNOWN = "5cee488008810"
 
@@ -54,23 +53,6 @@ class Caller:
         await self.bot("task_update", {**about, "cost_usd": 0.25, "output": "aGVsbG8K", "output_chunk_start": 0})
         await self.bot(f"task_update/{run_id}", {**about, "cost_usd": 0.5, "exit_code": 0, "duration": 1.5, **fields})
         return run_id
-
-
-def said(bot_id: str, state: dict[str, Any] | None = None, **dimensions: list[str]) -> dict[str, Any]:
-    """Return what a bot says with every poll."""
-    return {
-        "dimensions": {"id": [bot_id], "pool": ["default"], "os": ["Linux", "Ubuntu"], **dimensions},
-        "state": {"running_time": 10.0, "sleep_streak": 0, "started_ts": 1.0, **(state or {})},
-        "version": "v1",
-    }
-
-
-def asked(name: str, *tags: str, bot_id: str | None = None, **properties: Any) -> dict[str, Any]:
-    """Return the body of tasks/new."""
-    wanted = [{"key": "pool", "value": "default"}] + ([{"key": "id", "value": bot_id}] if bot_id else [])
-    what = {"command": ["true"], "dimensions": wanted, "execution_timeout_secs": "60", **properties}
-    part = {"expiration_secs": 600, "properties": what, "wait_for_capacity": True}
-    return {"name": name, "priority": 100, "user": "joe", "tags": list(tags), "task_slices": [part]}
 
 
 async def test_every_call_of_2020(server: ServerProcess) -> None:
