@@ -21,6 +21,7 @@ def render(version: str, base: str) -> str:
         tag("h1", f"REST API, version {version}"),
         tag("p", about, " For programs: ", tag("a", "openapi.json", href="/api/openapi.json")),
         tag("h2", "Calls"),
+        tag("p", join((tag("a", call.name, href=f"#{call.name}") for call in ALL_CALLS), " · ")),
         *(part for call in ALL_CALLS for part in _call(call, base)),
         tag("h2", "Messages"),
         *(part for name, fields in MESSAGES.items() for part in (tag("h3", name, id=name), _fields(fields.items()))),

@@ -6,6 +6,8 @@ A client that shares no code with the server: everything here is written down by
 from __future__ import annotations
 
 import json
+import re
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -45,6 +47,11 @@ def calls(task_id: str) -> list[tuple[str, str, Any]]:
         ("GET", "bots/count", None),
         ("GET", "bots/dimensions", None),
     ]
+
+
+def ways_in() -> set[tuple[str, str]]:
+    """Return method and path of each call, as descriptions have them."""
+    return {(method, re.sub(r"bot[12]", "{bot_id}", path.partition("?")[0])) for method, path, _ in calls("{task_id}")}
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -103,8 +110,26 @@ def test_discovery_echoes_the_host_of_the_caller(rest_server: ServerProcess) -> 
         for resource in found["resources"].values()
         for method in resource["methods"].values()
     }
-    expected = [(method, path.partition("?")[0]) for method, path, _ in calls("{task_id}")]
-    assert {(method, path.replace("bot1", "{bot_id}").replace("bot2", "{bot_id}")) for method, path in expected} <= ways
+    assert ways_in() <= ways
+
+
+def test_the_description_and_its_page_have_every_call(rest_server: ServerProcess) -> None:
+    status, headers, data = rest_server.raw("GET", "/api/openapi.json")
+    assert (status, headers["Content-Type"]) == (200, JSON)
+    described = json.loads(data)
+    assert described["openapi"].startswith("3.0.")
+    assert [one["url"] + "/" for one in described["servers"]] == list(BASES)
+    status, headers, data = rest_server.raw("GET", "/api/")
+    page = data.decode()
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    for method, path in ways_in():
+        assert method.lower() in described["paths"][f"/{path}"]
+        assert f"{method} {BASES[0]}{path}" in page
+    links, places = re.findall('href="#([^"]+)"', page), re.findall(' id="([^"]+)"', page)
+    assert set(links) <= set(places)
+    assert len(places) == len(set(places))
+    references = set(re.findall('"#/components/schemas/([^"]+)"', json.dumps(described)))
+    assert references <= described["components"]["schemas"].keys()
 
 
 def test_spellings_of_what_is_sent(rest_server: ServerProcess) -> None:
@@ -173,6 +198,11 @@ def test_listings_at_the_edges_of_their_parameters(rest_server: ServerProcess) -
             for with_ in ("start=1", "end=9999999999"):
                 assert "CREATED_TS" in refusal(rest_server, "GET", f"{path}?sort={sort}&{with_}")
         assert "now" in get(rest_server, f"{path}?sort=CREATED_TS&start=1.5&end=9999999999")
+    for _ in range(10):  # a time that was shown is found again, from it on and up to it
+        made = post(rest_server, "tasks/new", asked("dated"))["request"]
+        then = repr(datetime.fromisoformat(f"{made['created_ts']}+00:00").timestamp())
+        found = get(rest_server, f"tasks/list?start={then}&end={then}")["items"]
+        assert [one["task_id"] for one in found] == [made["task_id"]]
     many = [post(rest_server, "tasks/new", asked("one"))["task_id"]] * 1000
     states = get(rest_server, "tasks/get_states?" + "&".join(f"task_id={one}" for one in many))
     assert states["states"] == ["PENDING"] * 1000
