@@ -65,7 +65,9 @@ def check_request(new: NewTaskRequest, least_s: int = MIN_TIME_S) -> Sequence[Sl
         check_properties(part.properties or Properties(), terminate=terminate, least_s=least_s)
     bodies = [part.properties or Properties() for part in slices]
     _require(len({_pool(body) for body in bodies}) == 1, "each task slice must use the same pool dimensions")
-    _require(len({body.secret_bytes for body in bodies}) == 1, "when using secret_bytes, all task slices must share it")
+    _require(
+        len({secret_bytes(body) for body in bodies}) == 1, "when using secret_bytes, all task slices must share it"
+    )
     return slices
 
 
@@ -185,7 +187,8 @@ def secret_bytes(properties: Properties) -> bytes | None:
     if not properties.secret_bytes:
         return None
     try:
-        secret = base64.b64decode(properties.secret_bytes, validate=True)
+        text = "".join(properties.secret_bytes.splitlines())  # clients on Python 2 break lines, as MIME does
+        secret = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidTask("secret_bytes is not base64") from error
     _require(len(secret) <= MAX_SECRET_BYTES, f"secret_bytes must be at most {MAX_SECRET_BYTES} bytes")

@@ -79,6 +79,7 @@ LIMITS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"outputs": [f"o{i}" for i in range(4096)]}, {"outputs": [f"o{i}" for i in range(4097)]}, "4096"),
     ({"outputs": ["o" * 512]}, {"outputs": ["o" * 513]}, "512"),
     (secret(20 * 1024), secret(20 * 1024 + 1), "20480"),
+    ({"secret_bytes": base64.encodebytes(bytes(100)).decode()}, {"secret_bytes": "no base64"}, "base64"),
     ({"inputs_ref": HASH}, {"inputs_ref": HASH | {"isolated": "a" * 39}}, "40"),
     ({"inputs_ref": HASH}, {"inputs_ref": HASH | {"isolated": "A" * 40}}, "lower-case"),
     ({"inputs_ref": HASH | {"namespace": "n" * 128}}, {"inputs_ref": HASH | {"namespace": "n" * 129}}, "128"),
