@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := isolate run_isolated swarming server bench tests setup.py
 PYTEST_ARGS ?=
 
-.PHONY: help demo test unit check lint bench bench-deps soak format pyz clean
+.PHONY: help demo test unit check lint bench bench-deps soak fuzz format pyz clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -50,6 +50,10 @@ bench-deps: ## Install the tools that bench compares with, from Debian's package
 soak: $(VENV)/.ready ## For an hour: 200 kills while storing; bots, server and network suffer as SOAK_ARGS says
 	$(BIN)/python -m tests.damage.kill_rounds --rounds 200
 	$(BIN)/python -m tests.soak $(SOAK_ARGS)
+
+FUZZ := tests/property/test_hostile_*.py tests/property/test_tree_round_trip.py tests/unit/test_old_bytes.py tests/unit/test_cas_wire.py
+fuzz: $(VENV)/.ready ## Every parser with 10,000 examples of each property, in 10 minutes or so
+	TEST_EXAMPLES=10000 $(BIN)/python -m pytest --durations=0 --durations-min=5 $(FUZZ) $(PYTEST_ARGS)
 
 pyz: $(VENV)/.ready ## One file that runs run_isolated on a bare Python, in dist
 	$(BIN)/python -m run_isolated.pyz dist

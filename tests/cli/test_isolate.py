@@ -73,6 +73,14 @@ def test_several_paths_have_a_line_each_and_a_file_is_its_content(shell: Shell, 
     assert Path("back/sub/g").read_bytes() == b"content"
 
 
+def test_the_line_of_the_readme(shell: Shell, tmp_path: Path) -> None:
+    write_tree(tmp_path / "my_tests", {"run.py": b""})
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text()
+    (line,) = re.findall(r"^isolate (.+?) +# prints (.+)$", readme, re.MULTILINE)
+    ended = shell.isolate(*line[0].split())
+    assert ended == (0, line[1].replace("<hash>", ended.out[:64]) + "\n", "")
+
+
 def test_links_of_a_directory_are_collapsed_and_a_part_of_it_kept(shell: Shell, tmp_path: Path) -> None:
     write_tree(tmp_path, {"real": {"g": b"2"}, "tree": {"a": {"b": b"1", "l": Link("../../real")}, "a2": b"3"}})
     (tmp_path / "tree/f").symlink_to("a2")

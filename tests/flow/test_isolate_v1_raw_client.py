@@ -138,6 +138,19 @@ def test_one_connection_serves_many_calls(client: Client) -> None:
     assert missing.error()
 
 
+def test_present_is_who_has_the_digest_by_either_address(client: Client) -> None:
+    """A size is only announced; and every call is there without `/_ah`, too."""
+    other = Client(f"http://{client.address[0]}:{client.address[1]}", client.namespace, BASE.removeprefix("/_ah"))
+    for size in (300, 3000):
+        content = noise(f"either {client.namespace}", size)
+        (item,) = other.preupload([content])
+        other.push(item, content)
+        assert client.preupload([content]) == []
+        assert other.fetch(content) == client.fetch(content)
+        items = [{"digest": client.digest(content), "size": size + 1}]
+        assert client.post("preupload", {"items": items, "namespace": client.described()}).json() == {}
+
+
 def test_corrupted_content_is_never_stored(client: Client) -> None:
     small, big = noise(f"bad small {client.namespace}", 400), noise(f"bad big {client.namespace}", 4000)
     wrong = client.encode(small[:-1] + bytes([small[-1] ^ 1]))

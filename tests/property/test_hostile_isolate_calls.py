@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isolate.cas.digest import Namespace
@@ -14,6 +14,7 @@ from server import isolate_wire as wire
 from server.pages import browse
 from server.tickets import Purpose, Ticket, TicketOffice
 from tests.clock import ManualClock
+from tests.examples import examples
 
 OFFICE = TicketOffice(bytes(32), ManualClock())
 NAMESPACE = Namespace.parse("default-gzip")
@@ -47,19 +48,19 @@ def ask_all(body: bytes) -> None:
             continue
 
 
-@settings(max_examples=2000, deadline=None)
+@examples(2_000)
 @given(nested(KEYS))
 def test_any_json(value: Any) -> None:
     ask_all(json.dumps(value).encode())
 
 
-@settings(max_examples=800, deadline=None)
+@examples(800)
 @given(st.binary(max_size=200))
 def test_any_bytes(noise: bytes) -> None:
     ask_all(noise)
 
 
-@settings(max_examples=800, deadline=None)
+@examples(800)
 @given(st.integers(0, len(TICKET)), st.text(max_size=3), st.integers(0, 3))
 def test_any_change_of_a_ticket(at: int, text: str, dropped: int) -> None:
     changed = TICKET[:at] + text + TICKET[at + dropped :]
@@ -70,7 +71,7 @@ def test_any_change_of_a_ticket(at: int, text: str, dropped: int) -> None:
     assert changed == TICKET
 
 
-@settings(max_examples=800, deadline=None)
+@examples(800)
 @given(nested(TREE_KEYS), st.binary(max_size=20))
 def test_any_tree_is_a_page_or_none(value: Any, noise: bytes) -> None:
     content = json.dumps(value).encode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isolate.cas.block import (
@@ -18,6 +18,7 @@ from isolate.cas.codec import zstd_bound
 from isolate.cas.digest import BLAKE3, Blob
 from isolate.cas.stream import RecordReader
 from isolate.errors import BlobCorrupt, InvalidRecord
+from tests.examples import examples
 from tests.records import blob_of, block_of, raw_block, raw_frame, seal
 
 X = blob_of(b"x")
@@ -40,7 +41,7 @@ def digest_all(data: bytes) -> None:
     assert data.endswith(encode_record(End(), BLAKE3))
 
 
-@settings(max_examples=2000, deadline=None)
+@examples(2_000)
 @given(st.sampled_from([b"", b"IBK1", b"IBR1", b"IBA1", b"IBX1", b"IBZ1"]), st.binary(max_size=200))
 def test_noise_never_crashes(magic: bytes, noise: bytes) -> None:
     digest_all(magic + noise)
@@ -50,7 +51,7 @@ GOOD = [encode_record(record, BLAKE3) for record in STREAM]
 CHECK_AT = {b"IBK1": 20, b"IBR1": 4 + 1 + 32 + 8 + 4, b"IBA1": 9, b"IBX1": 8, b"IBZ1": 4}
 
 
-@settings(max_examples=2500, deadline=None)
+@examples(2_500)
 @given(
     st.sampled_from(GOOD),
     st.lists(st.tuples(st.integers(4, 500), st.integers(0, 255)), min_size=1, max_size=4),
@@ -70,7 +71,7 @@ def test_records_with_lies_and_a_right_check_never_crash(
     digest_all(data + encode_record(End(), BLAKE3))
 
 
-@settings(max_examples=1500, deadline=None)
+@examples(1_500)
 @given(st.binary(max_size=80), st.sampled_from([b"", raw_frame(b"")[:6], raw_frame(b"")[:9]]), st.integers(1, 4096))
 def test_hostile_frames_never_crash(noise: bytes, start: bytes, plain: int) -> None:
     payload = (start + noise)[: zstd_bound(plain)] or b"\0"

@@ -7,7 +7,7 @@ import copy
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isolate.errors import InvalidInput
@@ -19,6 +19,7 @@ from swarming.model import task_hash
 from swarming.scheduler import Scheduler
 from swarming.wire_new import new_task
 from tests.clock import ManualClock
+from tests.examples import examples
 from tests.unit.server_site import MemoryOutputs
 
 VALUES = st.recursive(
@@ -33,6 +34,7 @@ VALUES = st.recursive(
     ),
     max_leaves=6,
 )
+
 REQUEST: dict[str, Any] = {
     "name": "n",
     "priority": 100,
@@ -116,6 +118,7 @@ def spoilt(draw: st.DrawFn, base: dict[str, Any]) -> bytes:
     return json.dumps(body).encode()
 
 
+@examples(100)
 @given(spoilt(REQUEST))
 def test_a_request_becomes_a_task_or_a_refusal(body: bytes) -> None:
     try:
@@ -136,7 +139,7 @@ async def polled(hello: BotHello) -> Command:
     return await scheduler.poll(hello, None)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(spoilt(HELLO))
 def test_a_bot_is_understood_or_quarantined_or_refused(body: bytes) -> None:
     try:
@@ -151,6 +154,7 @@ def test_a_bot_is_understood_or_quarantined_or_refused(body: bytes) -> None:
     assert all(values and all(isinstance(value, str) for value in values) for _, values in hello.dimensions)
 
 
+@examples(100)
 @given(spoilt(UPDATE))
 def test_an_update_is_understood_or_refused(body: bytes) -> None:
     try:
@@ -160,6 +164,7 @@ def test_an_update_is_understood_or_refused(body: bytes) -> None:
     assert isinstance(found.output, bytes)
 
 
+@examples(100)
 @given(
     st.lists(
         st.tuples(

@@ -11,23 +11,26 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from isolate.batch import read_order
 from isolate.cas.digest import Namespace
 from isolate.conditions import holds, parse_condition
 from isolate.entries import Entry, Kind
-from isolate.errors import InvalidIsolateFile, InvalidManifest
+from isolate.errors import InvalidInput, InvalidIsolateFile, InvalidManifest
 from isolate.isolated import Manifest, dumps, loads
+from isolate.isolatefile import Chosen, load_isolate, substitute
 from isolate.isolateformat import format_isolate
 from isolate.isolatesyntax import parse_isolate
 from isolate.saved import Saved, load_saved
+from tests.examples import examples
 
 STATE: dict[str, Any] = {
     "OS": "linux", "algo": "sha-1", "child_isolated_files": [], "command": [], "config_variables": {}, "files": {},
     "isolate_file": "x.isolate", "path_variables": {}, "relative_cwd": ".", "root_dir": "/r", "version": "1.6.2",
 }  # fmt: skip
-many = settings(max_examples=2_600, deadline=None, suppress_health_check=list(HealthCheck))
+many = examples(2_600)
 pieces = st.sampled_from(
     ["{", "}", "[", "]", "(", ")", ",", ":", "+", "'variables'", "'files'", "'command'", "'includes'", "'conditions'",
      "'read_only'", "1", "None", "'OS==\"x\"'", '"a"', "'''b\n'''", "#c\n", "\n", " ", "\t", "\\\n", "\0", "\ufeff",
@@ -52,6 +55,7 @@ documents = st.fixed_dictionaries(
         "conditions": st.lists(conditions.map(list), max_size=2),
     },
 )
+
 comments = st.sampled_from(["", "# one\n", "  # two\n# three\n", "\n\n"])
 
 
@@ -64,7 +68,7 @@ def refusal(read: Callable[[str, str], object], text: str) -> str:
     return ""
 
 
-@settings(many, max_examples=10_000)
+@examples(10_000)
 @given(soup)
 def test_a_text_is_read_or_refused_with_its_place(text: str) -> None:
     reason = refusal(parse_isolate, text)
@@ -144,6 +148,31 @@ def test_manifests_are_written_as_json_would_write_them(
         assert loads(data, space) == manifest
 
 
+paths = st.sampled_from(["a", "d/b", "../a", "../t", "t", "nope", ""])
+including = st.fixed_dictionaries({"includes": st.lists(paths, max_size=3), "variables": variables})
+included = st.dictionaries(st.sampled_from(["/t", "/a", "/d/b"]), including | documents, min_size=1)
+given_values = st.dictionaries(st.sampled_from(["OS", "a", "b"]), st.sampled_from(["x", "y", 1, 2, 1.5]))
+
+
+@examples(500)
+@given(included, given_values)
+def test_whatever_includes_whatever_is_a_choice_or_refused(files: dict[str, Any], config: dict[str, Any]) -> None:
+    texts = {"/t": "{}"} | {path: repr(document) for path, document in files.items()}
+
+    def read(path: str) -> str:
+        if path not in texts:
+            raise InvalidIsolateFile("Cannot read it")
+        return texts[path]
+
+    found: list[Chosen] = []
+    reason = refusal(lambda text, _: found.append(load_isolate(text, config, read)), "/t")
+    assert re.match(r"/[tad]\S*:\d+:\d+: |/t: " if reason else "", reason)
+    assert all(chosen.directory in {"/", "/d"} for chosen in found)
+    for text in (text for chosen in found for text in (*chosen.command, *(item for _, item in chosen.files))):
+        reason = refusal(lambda text, where: substitute(text, {"OS": "x"}, where), text)
+        assert re.match(r"/[tad]\S*:\d+:\d+: Variable" if reason else "", reason)
+
+
 json_scalars = st.sampled_from(
     [None, True, 0, 1, -1, 2**70, 1.5, float("inf"), "", "1.6", "1.3", "sha-1", "sha-256", "x", "..", "\udc80", "\0",
      "tar", "basic", "dir", "f" * 40, "F" * 40, "da39a3ee5e6b4b0d3255bfef95601890afd80709", "9" * 5000]
@@ -169,7 +198,7 @@ manifests = st.fixed_dictionaries(
 )
 
 
-@settings(many, max_examples=3_000)
+@examples(3_000)
 @given(manifests | anything)
 def test_a_manifest_is_a_tree_that_can_be_made_or_refused(value: object) -> None:
     space = Namespace.parse("default-gzip")
@@ -190,7 +219,20 @@ def test_any_bytes_are_a_manifest_or_refused(noise: bytes) -> None:
         assert loads(noise, Namespace.parse("default")).algorithm.name == "sha-1"
 
 
-@settings(many, max_examples=500)
+@examples(300)
+@given(anything, anything, anything, st.binary(max_size=3))
+def test_an_order_of_a_batch_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, version: Any, directory: Any, args: Any, noise: bytes
+) -> None:
+    place = tmp_path_factory.getbasetemp() / "x.gen.json"
+    record = {"version": version, "dir": directory, "args": args}
+    for content in (json.dumps(record), json.dumps(version), json.dumps({**record, "version": 1, "dir": "/"})):
+        place.write_bytes(content.encode() + noise)
+        with suppress(InvalidInput):
+            assert all(isinstance(one, str) for one in read_order(str(place)).args)
+
+
+@examples(500)
 @given(st.dictionaries(st.sampled_from(sorted(STATE)), anything, max_size=3), st.binary(max_size=3))
 def test_a_state_is_read_or_as_good_as_none(
     tmp_path_factory: pytest.TempPathFactory, wrong: dict[str, Any], noise: bytes

@@ -28,6 +28,7 @@ from isolate.fetch import fetch
 from isolate.isolated import Manifest, dumps, loads
 from isolate.monitor import NullMonitor
 from run_isolated.mapper import How, apply, plan
+from tests.examples import examples
 from tests.trees import Executable, Link, Tree, read_tree, write_tree
 
 OURS = Namespace.parse("blake3-zstd")
@@ -37,6 +38,7 @@ raw_names = st.binary(min_size=1, max_size=6).filter(lambda raw: raw not in {b".
 names = (raw_names | st.sampled_from([b"a", b"A", b"\\", b"a\\b", b"\xff", b"\n", "é".encode(), b"con", b" "])).map(
     os.fsdecode
 )
+
 contents = st.binary(max_size=40) | st.sampled_from([b"same", bytes(5_000)])
 leaves = contents | contents.map(Executable)
 
@@ -148,7 +150,7 @@ keys = st.sampled_from(["algo", "command", "files", "includes", "read_only", "re
 documents = st.dictionaries(keys, json_values | st.dictionaries(hostile_paths, hostile_entries, max_size=3))
 
 
-@settings(NO_DEADLINE, max_examples=300)
+@examples(300)
 @given(data=st.binary(max_size=60) | documents.map(lambda record: json.dumps({"version": "2.0"} | record).encode()))
 def test_any_bytes_are_a_manifest_or_refused(data: bytes) -> None:
     try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isolate.cas import wire
 from isolate.cas.digest import ALGORITHMS, BLAKE3, SHA1, Algorithm, Blob
 from isolate.cas.store import MAX_BATCH, Written
 from isolate.errors import InvalidDigest, InvalidInput, TooLarge
+from tests.examples import examples
 
 HEX = "ab" * 32
 JSON = st.recursive(
@@ -21,7 +22,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
+@examples(100)
 @given(st.sampled_from(list(ALGORITHMS.values())), st.integers(0, 20), st.data())
 def test_digests_round_trip(algorithm: Algorithm, count: int, data: st.DataObject) -> None:
     size = algorithm.digest_bytes
@@ -73,7 +74,7 @@ def test_what_is_no_compose(body: Any) -> None:
         wire.parse_compose(body, BLAKE3)
 
 
-@settings(deadline=None, max_examples=1000)
+@examples(1_000)
 @given(JSON)
 def test_no_json_crashes_a_parser(body: Any) -> None:
     for parse in (

@@ -155,6 +155,35 @@ def test_includes_merge_with_the_last_one_first() -> None:
     assert result.files == (("/p", "m"), ("/p/b", "f2"), ("/p/c", "f3"), ("/p/a", "f1"))
 
 
+@pytest.mark.parametrize(
+    ("main", "included", "directory"),
+    [
+        ({"files": ["m"]}, {"files": ["f"]}, "/p"),  # nobody has a command: whose files come first
+        ({"read_only": 0}, {"files": ["f"]}, "/p/a"),
+        ({}, {"files": ["f"]}, "/p/a"),
+        ({"files": ["m"]}, {"command": ["c"]}, "/p/a"),
+        ({"command": ["c"]}, {"files": ["f"]}, "/p"),
+        ({}, {}, "/p"),
+    ],
+)
+def test_what_paths_are_relative_to(main: dict[str, Any], included: dict[str, Any], directory: str) -> None:
+    files = {
+        "/p/main.isolate": {"includes": ["a/one.isolate"], "variables": main},
+        "/p/a/one.isolate": {"variables": included},
+    }
+    assert chosen(files).directory == directory
+
+
+@pytest.mark.parametrize(("value", "expected"), [("True", 1), ("False", 0), ("2", 2), ("None", None)])
+def test_whatever_equals_a_mode_is_one(value: str, expected: int | None) -> None:
+    assert parse_isolate(f"{{'variables': {{'read_only': {value}}}}}", "t").variables.read_only == expected
+
+
+def test_what_two_conditions_name_is_named_twice() -> None:
+    file = {"conditions": [condition("a==1", files=["x"]), condition("a==1 or b==2", files=["x"])]}
+    assert chosen({"/p/main.isolate": file}, a=1, b=2).files == (("/p", "x"), ("/p", "x"))
+
+
 def test_a_command_anywhere_drops_the_commands_of_includes_everywhere() -> None:
     files = {
         "/p/main.isolate": {"includes": ["a.isolate"], "conditions": [condition("OS=='x'", command=["mine"])]},

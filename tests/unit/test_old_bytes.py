@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from blake3 import blake3
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isolate.cas.block import decode_record
@@ -26,6 +26,7 @@ from isolate.cas.old_bytes import (
     segment_count,
 )
 from isolate.errors import BlobCorrupt, InvalidRecord
+from tests.examples import examples
 
 GZIP = Namespace.parse("default-gzip")
 CONTENT = random.Random(5).randbytes(1000)
@@ -88,7 +89,7 @@ def test_other_kinds_algorithms_and_lengths_are_refused() -> None:
         decode_record(data, SHA1)
 
 
-@settings(max_examples=2000, deadline=None)
+@examples(2_000)
 @given(st.binary(max_size=300))
 def test_noise_is_no_record(noise: bytes) -> None:
     for data in (noise, b"IBO1" + noise):
