@@ -55,6 +55,7 @@ from server.stores.janitor import Janitor
 from server.stores.limits import BlobLimits
 from server.stores.open import open_blob_stores
 from server.stores.outputs import FileOutputs
+from server.stores.settled_outputs import SettledOutputs
 from server.stores.shared import SharedBlobStores
 from server.stores.sqlite_tasks import SqliteTaskStore
 from server.swarming_v1 import ClientApi
@@ -65,6 +66,7 @@ from swarming.scheduler import Scheduler
 
 MAX_BODY_BYTES = 16 << 20  # of JSON; streams of blobs have their own limits
 KEEP_ALIVE_S = 75.0  # longer than the longest pause of a bot between two calls
+SETTLE_S = 15.0  # between rounds of making blobs of what runs printed that are over
 SWEEP_S = 60.0  # between rounds of retention
 SAVE_TRAFFIC_S = 60.0  # what a crash loses of the statistics
 RELEASE_S = 0.05  # between looks at which long polls end: a look costs microseconds, and each lets few of them go
@@ -85,6 +87,7 @@ class Services:
     traffic: Traffic
     scheduler: Scheduler
     sweeper: Sweeper
+    outputs: SettledOutputs
     settings: LiveSettings
     bot_config: BotScripts
     archives: BotArchives
@@ -146,6 +149,10 @@ async def serve(config: ServerConfig, announce: Callable[[str], object], clock: 
             await services.janitor.run()
             data.settled = services.janitor.is_calm
 
+        async def settle_outputs() -> None:
+            while await services.outputs.settle(services.scheduler.holds):
+                pass  # there may be more
+
         async def renew_for_code() -> None:
             if await asyncio.to_thread(services.archives.has_changed):
                 polls.renew()
@@ -159,6 +166,7 @@ async def serve(config: ServerConfig, announce: Callable[[str], object], clock: 
             Job("traffic", SAVE_TRAFFIC_S, services.traffic.save),
             Job("settings", RELOAD_S, services.settings.reload),
             Job("sweep", SWEEP_S, services.sweeper.run),
+            Job("settle outputs", SETTLE_S, settle_outputs),
         ]
         async with asyncio.TaskGroup() as group:
             working = group.create_task(run_jobs(jobs, clock), name="jobs")
@@ -196,7 +204,7 @@ async def open_services(
     stack.push_async_callback(traffic.save)
     tasks = SqliteTaskStore(data.path / "tasks.sqlite", clock=clock, monitor=monitor)
     stack.push_async_callback(tasks.close)
-    outputs = FileOutputs(data.path / "outputs")
+    outputs = SettledOutputs(FileOutputs(data.path / "outputs"), local, tasks.database, clock)
     stack.push_async_callback(outputs.close)
     scheduler = Scheduler(
         tasks,
@@ -216,6 +224,7 @@ async def open_services(
         traffic=traffic,
         scheduler=scheduler,
         sweeper=sweeper,
+        outputs=outputs,
         settings=settings,
         bot_config=BotScripts(data.path, data.path / SETTINGS_DIR / SCRIPTS),
         archives=BotArchives(data.path),

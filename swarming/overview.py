@@ -9,11 +9,14 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from isolate.errors import NotFound
 from swarming import matching, pending
+from swarming.bots import BotCount, BotInfo, BotQuery
 from swarming.ledger import Ledger
 from swarming.model import Execution, Pairs
-from swarming.paging import MAX_PAGE, Page, TaskQuery, decode_text_cursor, encode_text_cursor
+from swarming.paging import MAX_PAGE, Page, TaskQuery, decode_text_cursor, encode_text_cursor, fitting, listing_of
 from swarming.states import State
 
 RECENT_TASKS = 2 * MAX_PAGE  # whose tags are listed
@@ -84,6 +87,28 @@ class Overview:
         more = start + len(page) < len(keys)
         return Page(
             tuple(matching.dimensions(one) for one in page), encode_text_cursor("queue", page[-1]) if more else None
+        )
+
+    def bots(self, query: BotQuery, cursor: str | None, limit: int) -> Page[BotInfo]:
+        """Return the bots that match, by id; raises InvalidInput for a cursor of something else."""
+        found = [info for info in (seat.info for seat in self._ledger.fleet) if query.finds(info)]
+        listing = listing_of("bot", query)
+        after = None if cursor is None else decode_text_cursor(listing, cursor)
+        start = 0 if after is None else bisect_right(found, after, key=lambda info: info.bot_id)
+        wanted = found[start : start + max(1, min(limit, MAX_PAGE))]
+        page = fitting(wanted, lambda info: len(msgspec.json.encode(info)))
+        more = start + len(page) < len(found)
+        return Page(tuple(page), encode_text_cursor(listing, page[-1].bot_id) if more else None)
+
+    def count_bots(self, query: BotQuery) -> BotCount:
+        """Return how many bots match, and what they are."""
+        found = [info for info in (seat.info for seat in self._ledger.fleet) if query.finds(info)]
+        return BotCount(
+            total=len(found),
+            quarantined=sum(bool(info.quarantined) for info in found),
+            maintenance=sum(bool(info.maintenance) for info in found),
+            dead=sum(info.is_dead for info in found),
+            busy=sum(info.run_id is not None for info in found),
         )
 
     async def cancel(self, tags: tuple[str, ...], cursor: str | None, limit: int, *, kill_running: bool) -> Page[str]:

@@ -8,10 +8,7 @@ The only family of modules with policy: `submission` (what becomes of a request)
 from __future__ import annotations
 
 import random
-from bisect import bisect_right
 from dataclasses import dataclass
-
-import msgspec
 
 from isolate.clock import Clock
 from isolate.errors import NotFound
@@ -22,7 +19,7 @@ from swarming.doorbell import Doorbell
 from swarming.ledger import Canceled, Ledger
 from swarming.model import Attempt, Execution, Pairs, Task, TaskRequest
 from swarming.overview import Aggregate, Overview
-from swarming.paging import MAX_PAGE, Page, TaskQuery, decode_text_cursor, encode_text_cursor, fitting, listing_of
+from swarming.paging import MAX_PAGE, Page, TaskQuery
 from swarming.pending import Pending
 from swarming.policy import Policy
 from swarming.reaping import Reaper
@@ -164,6 +161,10 @@ class Scheduler:
             lease.watched_s = self._clock.monotonic()
         return await self._outputs.read(view.attempt.run_id, offset, length), view.state
 
+    def holds(self, run_id: str) -> bool:
+        """Say whether a run goes on, so that its bot may still print."""
+        return self._ledger.leases.of_run(run_id) is not None
+
     async def search(self, query: TaskQuery, cursor: str | None, limit: int) -> Page[TaskView]:
         """Return tasks, newest first."""
         page = await self._store.search(query, cursor, limit)
@@ -233,25 +234,11 @@ class Scheduler:
 
     async def bots(self, query: BotQuery, cursor: str | None, limit: int) -> Page[BotInfo]:
         """Return the bots that match, by id; raises InvalidInput for a cursor of something else."""
-        found = [info for info in (seat.info for seat in self._ledger.fleet) if query.finds(info)]
-        listing = listing_of("bot", query)
-        after = None if cursor is None else decode_text_cursor(listing, cursor)
-        start = 0 if after is None else bisect_right(found, after, key=lambda info: info.bot_id)
-        wanted = found[start : start + max(1, min(limit, MAX_PAGE))]
-        page = fitting(wanted, lambda info: len(msgspec.json.encode(info)))
-        more = start + len(page) < len(found)
-        return Page(tuple(page), encode_text_cursor(listing, page[-1].bot_id) if more else None)
+        return self._overview.bots(query, cursor, limit)
 
     async def count_bots(self, query: BotQuery) -> BotCount:
         """Return how many bots match, and what they are."""
-        found = [info for info in (seat.info for seat in self._ledger.fleet) if query.finds(info)]
-        return BotCount(
-            total=len(found),
-            quarantined=sum(bool(info.quarantined) for info in found),
-            maintenance=sum(bool(info.maintenance) for info in found),
-            dead=sum(info.is_dead for info in found),
-            busy=sum(info.run_id is not None for info in found),
-        )
+        return self._overview.count_bots(query)
 
     async def dimensions(self, pool: str | None) -> Aggregate:
         """Return the dimensions of all bots, or those of one pool; raises NotFound where there are no bots."""

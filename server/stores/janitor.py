@@ -15,7 +15,8 @@ from isolate.errors import IsolateError
 from server.stores.blobs import LocalBlobStores
 from server.stores.compaction import Compactor
 from server.stores.limits import BlobLimits
-from server.stores.sqlite_upkeep import Freed, PackRow, PackState
+from server.stores.records import OUTPUT_SPACE
+from server.stores.sqlite_upkeep import Age, Freed, PackRow, PackState
 
 WORTHWHILE = 0.5  # a pack that is half dead is compacted: no more than one byte is copied for each that is given back
 URGENT = 0.05  # the same when space is short
@@ -85,7 +86,7 @@ class Janitor:
     async def preview(self, dead_share: float = WORTHWHILE) -> Tidied:
         """Return what `run` would evict for its age, and compact of what is dead already; changes nothing."""
         evicted = Freed()
-        for age in await self._stores.upkeep.ages() if self.is_calm else []:
+        for age in await self._ages() if self.is_calm else []:
             evicted += await self._stores.upkeep.evictable(age.namespace, self._unused_h(age.name))
         packs = [row for row in await self._stores.upkeep.packs() if _is_worth(row, dead_share)]
         freed, copied = (sum(getattr(row, size) for row in packs) for size in ("committed_bytes", "live_bytes"))
@@ -107,7 +108,7 @@ class Janitor:
 
     async def _evict_unused(self) -> Freed:
         freed = Freed()
-        for age in await self._stores.upkeep.ages():
+        for age in await self._ages():
             cutoff_h = self._unused_h(age.name)
             if age.oldest_h is None or age.oldest_h > cutoff_h:
                 continue
@@ -121,7 +122,7 @@ class Janitor:
         upkeep, freed = self._stores.upkeep, Freed()
         needed_bytes = shortage_bytes - sum(row.dead_bytes for row in await upkeep.packs())
         while freed.size_bytes < needed_bytes:
-            ages = [age for age in await upkeep.ages() if age.oldest_h is not None]
+            ages = [age for age in await self._ages() if age.oldest_h is not None]
             oldest = min(ages, key=lambda age: age.oldest_h or 0, default=None)
             cutoff_h = _hours_before(self._clock.now(), self._stores.limits.promised_s)
             if oldest is None or oldest.oldest_h is None or oldest.oldest_h > cutoff_h:
@@ -129,6 +130,10 @@ class Janitor:
             freed += await upkeep.evict(oldest.namespace, oldest.oldest_h)
             await self._pause()
         return freed
+
+    async def _ages(self) -> list[Age]:
+        """Return what may be evicted: what tasks printed is kept as long as they are, and goes with them."""
+        return [age for age in await self._stores.upkeep.ages() if age.name != OUTPUT_SPACE.name]
 
     async def _compact(self, shortage_bytes: int, dead_share: float) -> tuple[int, int, int]:
         """Compact the packs that are worth it, and others while there is a shortage; the most dead first."""

@@ -13,8 +13,9 @@ import contextlib
 import errno
 import os
 import queue
+import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,22 @@ MAX_WAITING_BYTES = 64 << 20  # of appends not written yet; beyond, bots are ask
 SYNC_THREADS = 4  # a sync mostly waits for the disk
 GROUP_APPENDS = 500  # synced together; the files are open meanwhile
 _DIGITS_IN_DIRECTORY = 11  # hex digits of a run id that are not in the name of its directory: 2^20 ms and the rest
+_NUMBER = re.compile("[0-9a-f]+")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """A file that was not written to for a while."""
+
+    run_id: str
+    path: Path
+    size_bytes: int
+    changed_ns: int
+
+    def content(self, start: int, length: int) -> bytes:
+        """Return some of it; empty when it is gone. Blocks."""
+        return _read(self.path, start, length) or b""
 
 
 @dataclass(slots=True)
@@ -71,6 +87,10 @@ class FileOutputs:
             self._waiting_bytes -= len(data)
 
     async def read(self, run_id: str, start: int, length: int) -> bytes:
+        return await self.find(run_id, start, length) or b""
+
+    async def find(self, run_id: str, start: int, length: int) -> bytes | None:
+        """Do what `read` does; None where there is no file."""
         return await asyncio.to_thread(_read, self._path(run_id), start, length)
 
     async def size(self, run_id: str) -> int:
@@ -79,6 +99,30 @@ class FileOutputs:
     async def forget(self, before: float) -> int:
         last = ids.number(before, 0) >> (4 * (_DIGITS_IN_DIRECTORY - 1))
         return await asyncio.to_thread(_remove_directories, self._root, last)
+
+    def quiet(self, before: float, limit: int, goes_on: Callable[[str], bool]) -> list[Quiet]:
+        """Return up to `limit` files not written to since `before`, of runs that do not go on; blocks."""
+        found: list[Quiet] = []
+        for directory in sorted(_directories(self._root), key=lambda path: int(path.name, 16)):
+            for path in list(directory.iterdir()):
+                with contextlib.suppress(FileNotFoundError):  # its time was over at this moment
+                    state = path.stat()
+                    if state.st_mtime < before and not goes_on(path.name):
+                        found.append(Quiet(path.name, path, state.st_size, state.st_mtime_ns))
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def remove(self, files: Sequence[Quiet]) -> None:
+        """Remove files that are as they were found, and directories that are empty then; blocks."""
+        for one in files:
+            with contextlib.suppress(FileNotFoundError):
+                state = one.path.stat()
+                if (state.st_size, state.st_mtime_ns) == (one.size_bytes, one.changed_ns):
+                    one.path.unlink()
+        for directory in {one.path.parent for one in files}:
+            with contextlib.suppress(OSError):  # something is in it
+                directory.rmdir()
 
     async def close(self) -> None:
         """Finish what was asked for; later appends raise Unavailable."""
@@ -124,7 +168,11 @@ class FileOutputs:
             try:
                 is_new_place = _make_directory(append.path.parent)
                 is_new = not append.path.exists()
-                file = os.open(append.path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+                try:
+                    file = _open(append.path)
+                except FileNotFoundError:  # the directory went at this moment, because it was empty
+                    is_new_place = _make_directory(append.path.parent)
+                    file = _open(append.path)
                 stack.callback(os.close, file)
                 _write(file, append.start, append.data)
             except OSError as error:
@@ -160,6 +208,10 @@ def _make_directory(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
 
 
 def _write(file: int, start: int, data: bytes) -> None:
@@ -204,24 +256,26 @@ def _resolve(append: _Append) -> None:
 def _remove_directories(root: Path, last: int) -> int:
     """Remove the directories numbered below `last`; returns how many files that were."""
     count = 0
-    for directory in list(root.iterdir()):
-        try:
-            is_old = int(directory.name, 16) < last
-        except ValueError:  # not ours
-            continue
-        if is_old:
+    for directory in _directories(root):
+        if int(directory.name, 16) < last:
             for path in list(directory.iterdir()):
                 path.unlink(missing_ok=True)
                 count += 1
-            directory.rmdir()
+            with contextlib.suppress(FileNotFoundError):  # whoever took its last file took it too
+                directory.rmdir()
     return count
 
 
-def _read(path: Path, start: int, length: int) -> bytes:
+def _directories(root: Path) -> list[Path]:
+    """Return our directories below `root`, and nothing else that may be there."""
+    return [path for path in root.iterdir() if _NUMBER.fullmatch(path.name)]
+
+
+def _read(path: Path, start: int, length: int) -> bytes | None:
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return b""
+        return None
     try:
         parts = []
         while length > 0 and (part := os.pread(file, min(length, 1 << 20), start)):

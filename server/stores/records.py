@@ -7,13 +7,14 @@ hold; `wrong_in` looks at the contents as well.
 from __future__ import annotations
 
 from isolate.cas.block import Block, ChunkList, decode_record
-from isolate.cas.digest import Algorithm, Namespace
+from isolate.cas.digest import BLAKE3, Algorithm, Codec, Namespace
 from isolate.cas.layout import BLOCK, OLD, RECIPE
 from isolate.cas.old_bytes import Segment
 from isolate.errors import BlobCorrupt, InvalidRecord
 from server.stores.sqlite_index import Kind
 
 OLD_SUFFIX = "~old"  # of the name under which old bytes lie beside their namespace
+OUTPUT_SPACE = Namespace("~output", BLAKE3, Codec.ZSTD)  # what tasks printed; no client can spell its name
 MAGICS: dict[int, bytes] = {Kind.BLOCK: BLOCK, Kind.RECIPE: RECIPE, Kind.OLD: OLD, Kind.OLD_LAST: OLD}
 
 Opened = Block | ChunkList | Segment
@@ -21,7 +22,7 @@ Opened = Block | ChunkList | Segment
 
 def namespace_of(name: str) -> Namespace:
     """Return the namespace that packs below the directory `name` belong to; raises InvalidNamespace."""
-    return Namespace.parse(name.removesuffix(OLD_SUFFIX))
+    return OUTPUT_SPACE if name == OUTPUT_SPACE.name else Namespace.parse(name.removesuffix(OLD_SUFFIX))
 
 
 def opened(record: bytes, algorithm: Algorithm) -> Opened:

@@ -234,3 +234,17 @@ DELETE FROM results WHERE id = ?;
 -- delete_old_events --
 -- Events of bots from before a time.
 DELETE FROM events WHERE number IN (SELECT number FROM events INDEXED BY events_by_time WHERE at < ? ORDER BY at LIMIT ?);
+
+-- save_output --
+-- Which blob has what a run printed; again after a stop in between.
+INSERT OR REPLACE INTO outputs (execution_id, try_number, digest, size) VALUES (?, ?, ?, ?);
+
+-- find_output --
+-- Which blob has what a run printed.
+SELECT digest, size FROM outputs WHERE execution_id = ? AND try_number = ?;
+
+-- delete_old_outputs --
+-- The rows of some runs of tasks made before a time.
+DELETE FROM outputs WHERE (execution_id, try_number) IN (
+    SELECT execution_id, try_number FROM outputs WHERE execution_id < ? ORDER BY execution_id LIMIT ?
+);

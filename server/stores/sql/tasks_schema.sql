@@ -131,3 +131,13 @@ CREATE TRIGGER secrets_end AFTER UPDATE OF state ON tasks WHEN NEW.state NOT IN 
 BEGIN
     DELETE FROM secrets WHERE task_id = NEW.id;
 END;
+
+-- schema_4 --
+-- What runs printed that are over: which blob of the namespace for it. While a run goes on its output is a file.
+CREATE TABLE outputs (
+    execution_id INTEGER NOT NULL,
+    try_number INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    PRIMARY KEY (execution_id, try_number)
+) WITHOUT ROWID;
