@@ -35,6 +35,13 @@ _IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.ELOOP}
 _HINT = "\n<See the task's page for commands to help diagnose this issue by reproducing the task locally>"
 
 
+class Layers(NamedTuple):
+    """Where to see what a run directory will hold, and where to add to it, when it is not in its place yet."""
+
+    lower: Path
+    upper: Path
+
+
 class CannotRun(InvalidInput):
     """The command as given cannot run; the message, of several lines, is for its output, its exit code is 1."""
 
@@ -54,15 +61,18 @@ def prepare(
     run_dir: Path,
     outdir: Path | None,
     bot_file: str | None,
+    layers: Layers | None = None,
 ) -> Command:
     """Return the command that `words` and `env` mean in `run_dir`; raises CannotRun, InternalFailure."""
     if not words:
         raise CannotRun(_NO_COMMAND)
-    cwd = working_directory(run_dir, relative_cwd)
+    cwd = working_directory(run_dir, relative_cwd, layers)
     if cwd is None:
         raise CannotRun(_OUTSIDE)
     # Looked up first, then substituted: a parameter in the name of the program is not searched for in PATH.
-    program, *arguments = [substitute(word, outdir, bot_file) for word in resolve(words, cwd, env.get("PATH", ""))]
+    seen = _Seen(os.path.realpath(run_dir), layers)
+    found = resolve(words, cwd, env.get("PATH", ""), seen)
+    program, *arguments = [substitute(word, outdir, bot_file) for word in found]
     return Command([absolute(program, cwd), *arguments], cwd, env)
 
 
@@ -121,37 +131,66 @@ def inner_path(text: str) -> str:
         raise InvalidInput(f"Path {text!r} is not inside the run directory") from error
 
 
-def working_directory(run_dir: Path, relative: str) -> Path | None:
+def working_directory(run_dir: Path, relative: str, layers: Layers | None = None) -> Path | None:
     """Return where `relative` really is, made if it was not there; None when it leads out of `run_dir`.
 
     Raises InternalFailure when something else is in the way.
     """
-    root = os.path.realpath(run_dir)
+    root = os.path.realpath(run_dir if layers is None else layers.lower)
     place = os.path.realpath(os.path.join(root, relative))
     if not f"{place}/".startswith(f"{root}/"):
         return None
+    inside = os.path.relpath(place, root)
     try:
-        os.makedirs(place, exist_ok=True)
+        if layers is None:
+            os.makedirs(place, exist_ok=True)
+        elif not os.path.isdir(place):
+            if not os.path.isdir(_nearest(place)):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            os.makedirs(layers.upper / inside, exist_ok=True)
     except OSError as error:
         in_the_way = "it is, or is below, something else" if error.errno in _IN_THE_WAY else error.strerror
         raise InternalFailure(f"Cannot use {relative!r} as a directory of the run directory: {in_the_way}") from error
-    return Path(place)
+    return Path(os.path.normpath(os.path.join(os.path.realpath(run_dir), inside)))
 
 
-def resolve(argv: Sequence[str], cwd: Path, search_path: str) -> list[str]:
+def _nearest(path: str) -> str:
+    """Return `path`, or what is there and nearest above it."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+class _Seen(NamedTuple):
+    """Tells where to look for what a command will find at a path."""
+
+    run_dir: str = ""
+    layers: Layers | None = None
+
+    def at(self, path: str) -> str:
+        plain = os.path.normpath(path)
+        if self.layers is None or not f"{plain}/".startswith(f"{self.run_dir}/"):
+            return path
+        return os.path.join(self.layers.lower, os.path.relpath(plain, self.run_dir))
+
+
+_HERE = _Seen()
+
+
+def resolve(argv: Sequence[str], cwd: Path, search_path: str, seen: _Seen = _HERE) -> list[str]:
     """Return `argv` starting with the path of a program, whether or not it exists.
 
     `x.py` is run by Python; a bare name is looked for in `cwd` and then in `search_path` (the child's PATH); any other
     relative name is relative to `cwd`.
     """
     program, *arguments = argv
-    if "\\" in program and not os.path.lexists(os.path.join(cwd, program)):
+    if "\\" in program and not os.path.lexists(seen.at(os.path.join(cwd, program))):
         program = program.replace("\\", "/")  # written on Windows; here it is an ordinary character
     if program.endswith(".py"):
         program, arguments = "python", [program, *arguments]
     if "/" not in program:
         names = [program] if program not in _ALSO_CALLED else [program, _ALSO_CALLED[program]]
-        program = next((path for name in names if (path := _search(name, cwd, search_path))), program)
+        program = next((path for name in names if (path := _search(name, cwd, search_path, seen))), program)
     return [program, *arguments]
 
 
@@ -160,9 +199,10 @@ def absolute(program: str, cwd: Path) -> str:
     return program if program.startswith("/") else os.path.normpath(cwd / program)
 
 
-def _search(name: str, cwd: Path, search_path: str) -> str:
+def _search(name: str, cwd: Path, search_path: str, seen: _Seen) -> str:
     for folder in [str(cwd), *filter(None, search_path.split(os.pathsep))]:
         path = os.path.join(cwd, folder, name)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
+        place = seen.at(path)
+        if os.path.isfile(place) and os.access(place, os.X_OK):
             return path
     return ""

@@ -49,7 +49,7 @@ def _say_without_effect(ctx: click.Context, option: click.Parameter, value: int 
 DIRECTORY = _Place(path_type=Path, file_okay=False)
 FILE = _Place(path_type=Path, dir_okay=False)
 
-_WAYS = ["auto", "hardlink", "reflink", "copy"]  # values of `mapper.How`
+_WAYS = ["auto", "hardlink", "reflink", "copy", "overlay"]  # values of `mapper.How`, and one more
 
 caching = all_of(
     click.option("--cache", "cache_dir", type=DIRECTORY, help="Where files are kept."),
@@ -63,7 +63,8 @@ caching = all_of(
 inputs = all_of(
     click.option("--map", "mapping", type=click.Choice(_WAYS), default="auto", show_default=True,
                  help="How files get from the cache into the tree; auto links, reflink shares the bytes of files "
-                      "of their own, and both copy where they cannot."),
+                      "of their own, and both copy where they cannot; overlay mounts a tree that is kept (Linux), "
+                      "and is auto where it cannot."),
     click.option("--verify-inputs", is_flag=True, help="Hash what the cache has before it is used."),
 )  # fmt: skip
 isolation = all_of(

@@ -6,6 +6,7 @@ cache that the tree shares are the ones that were mapped; only a tree that was v
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -16,6 +17,7 @@ from isolate.clock import Clock
 from isolate.errors import InternalFailure, NoSpace
 from isolate.fetch import Fetched, fetch
 from isolate.monitor import Monitor
+from run_isolated.command import Layers
 from run_isolated.mapper import How
 from run_isolated.mapping import Ready, map_fetched, reuse
 from run_isolated.result import Transfer
@@ -25,6 +27,9 @@ from run_isolated.waiting import in_thread
 
 class Inputs:
     """One mapped tree."""
+
+    overlay: Sequence[str] = ()  # nothing has to be mounted
+    layers: Layers | None = None
 
     def __init__(
         self, cache: LocalCache, trees: Trees | None, before: Usage, ready: Ready, place: Path, duration_s: float
@@ -72,6 +77,13 @@ class Inputs:
             await in_thread(cache.close)
             raise
         return cls(cache, trees, before, ready, destination, clock.monotonic() - started_s)
+
+    def give(self, trees: Trees) -> bool:
+        """Keep the tree now, before any command had it; False, and it stays where it is, when it cannot be kept."""
+        self.verify()
+        is_kept = self._ready.keep(trees, self._cache, self._place, self._place.parent / "kept")
+        self._is_good = False  # nothing is left to be kept
+        return is_kept
 
     def verify(self) -> None:
         """Raise InternalFailure when a file of the cache was overwritten; to be called when the command is over."""

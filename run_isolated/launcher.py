@@ -27,6 +27,7 @@ _CODE = (
 COMMAND_LINE = ("-I", "-S", "-c", _CODE)
 TERMINATE, KILL = b"T", b"K"
 LOWER_PRIORITY, NO_NETWORK, LIMITED = b"p", b"n", b"l"
+TRIAL = b"t"
 
 _HEADER_BYTES = 8  # length of a request, big-endian
 # A process in uninterruptible sleep (a dead network disk) does not die of SIGKILL; waiting for ever would hang the run.
@@ -44,29 +45,40 @@ class Request(NamedTuple):
     cwd: bytes
     argv: list[bytes]
     env: dict[bytes, bytes]
-    wishes: bytes = b""  # of LOWER_PRIORITY, NO_NETWORK, and LIMITED: not without the group
+    wishes: bytes = b""  # of LOWER_PRIORITY, NO_NETWORK, LIMITED: not without the group, TRIAL: only see if it mounts
     group: bytes = b""  # control group to run in, if there is one
+    overlay: tuple[bytes, ...] = ()  # what to mount first, see overlay.py
 
     @classmethod
-    def of(cls, argv: Sequence[str], cwd: str, env: Mapping[str, str], wishes: bytes = b"", group: str = "") -> Request:
+    def of(
+        cls,
+        argv: Sequence[str],
+        cwd: str,
+        env: Mapping[str, str],
+        wishes: bytes = b"",
+        group: str = "",
+        overlay: Sequence[str] = (),
+    ) -> Request:
         """Return the request for texts; raises ValueError for one with a NUL, which no system call can pass on."""
         if any("\0" in text for text in (cwd, *argv, *env, *env.values())):
             raise ValueError("embedded null byte")
         encode = os.fsencode
         variables = {encode(key): encode(value) for key, value in env.items()}
-        return cls(encode(cwd), [encode(part) for part in argv], variables, wishes, encode(group))
+        mounted = tuple(map(encode, overlay))
+        return cls(encode(cwd), [encode(part) for part in argv], variables, wishes, encode(group), mounted)
 
     def encode(self) -> bytes:
         variables = [key + b"=" + value for key, value in self.env.items()]
-        count = str(len(self.argv)).encode()
-        body = b"\0".join([self.wishes, self.group, self.cwd, count, *self.argv, *variables])
+        counts = [str(len(texts)).encode() for texts in (self.overlay, self.argv)]
+        body = b"\0".join([self.wishes, self.group, self.cwd, *counts, *self.overlay, *self.argv, *variables])
         return len(body).to_bytes(_HEADER_BYTES) + body
 
     @classmethod
     def decode(cls, body: bytes) -> Request:
-        wishes, group, cwd, count, *rest = body.split(b"\0")
+        wishes, group, cwd, mounted, count, *rest = body.split(b"\0")
+        overlay, rest = tuple(rest[: int(mounted)]), rest[int(mounted) :]
         variables = (text.partition(b"=") for text in rest[int(count) :])
-        return cls(cwd, rest[: int(count)], {key: value for key, _, value in variables}, wishes, group)
+        return cls(cwd, rest[: int(count)], {key: value for key, _, value in variables}, wishes, group, overlay)
 
 
 def main(control: int, owner: int) -> None:
@@ -83,6 +95,11 @@ def main(control: int, owner: int) -> None:
     linux.become_subreaper()
     linux.die_with_parent(signal.SIGHUP, owner)
     request, orders = _receive(control)
+    while request is not None and TRIAL in request.wishes:
+        from run_isolated import overlay
+
+        _answer(control, f"tried {overlay.trial(request.overlay)}")
+        request, orders = _receive(control)
     if request is not None:
         _Launch(control, owner, awake, orders).serve(request)
     os._exit(0)  # nothing to tidy up, and the interpreter's own way out takes 5 ms
@@ -130,7 +147,7 @@ class _Launch:
         error = self._start(request)
         if error:
             self._end_group()
-            self._answer(error)
+            _answer(self._control, error)
             return
         while self._status is None and self._obey():
             self._wait()
@@ -141,7 +158,7 @@ class _Launch:
         if self._status is None:  # survived SIGKILL: it counts among the survivors
             self._status, self._ended_s = int(signal.SIGKILL), time.monotonic()
         code = os.waitstatus_to_exitcode(self._status)
-        self._answer(f"exited {code} {self._ended_s - started_s:.6f} {survivors} {out_of_memory}")
+        _answer(self._control, f"exited {code} {self._ended_s - started_s:.6f} {survivors} {out_of_memory}")
 
     def _start(self, request: Request) -> str:
         """Start the command; return "failed" or "refused" and why that is impossible, "" when it runs."""
@@ -231,9 +248,10 @@ class _Launch:
             return 0
         return max(1, len(self._group.processes()))
 
-    def _answer(self, line: str) -> None:
-        with suppress(OSError):  # the owner may be gone; then nobody wants to know
-            os.write(self._control, line.replace("\n", " ").encode() + b"\n")
+
+def _answer(control: int, line: str) -> None:
+    with suppress(OSError):  # the owner may be gone; then nobody wants to know
+        os.write(control, line.replace("\n", " ").encode(errors="backslashreplace") + b"\n")
 
 
 def _become(request: Request, launcher: int, tell: int) -> NoReturn:
@@ -248,6 +266,11 @@ def _become(request: Request, launcher: int, tell: int) -> NoReturn:
             problem = linux.leave_network()
             if problem:
                 _refuse(tell, problem)
+        if request.overlay:
+            from run_isolated import overlay
+
+            if problem := overlay.enter(*request.overlay):
+                _refuse(tell, f"The tree cannot be mounted any more: {problem}")
         linux.die_with_parent(signal.SIGKILL, launcher)  # after what changes our rights, which would undo it
         signal.set_wakeup_fd(-1)
         for number in _RESET:

@@ -12,9 +12,10 @@ import signal
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
-_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+CLONE_NEWNS, CLONE_NEWUSER, _CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 0x4000, 0x40000
 _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -63,25 +64,60 @@ def leave_network() -> str:
     """
     if not sys.platform.startswith("linux"):
         return "A run without network needs Linux"
-    import ctypes
-
-    user, group = os.geteuid(), os.getegid()
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.unshare(_CLONE_NEWNET) and library.unshare(_CLONE_NEWUSER | _CLONE_NEWNET):
-        return f"A run without network is not allowed here: {os.strerror(ctypes.get_errno())}"
     try:
-        if os.geteuid() != user:
-            for name, text in (
-                ("setgroups", "deny"),
-                ("uid_map", f"{user} {user} 1"),
-                ("gid_map", f"{group} {group} 1"),
-            ):
-                with open(f"{_PROC}/self/{name}", "w", encoding="ascii") as file:
-                    file.write(text)
+        leave(_CLONE_NEWNET)
+    except OSError as error:
+        return f"A run without network is not allowed here: {error.strerror}"
+    try:
         _raise_loopback()
     except OSError as error:
         return f"A run without network is not possible here: {error.strerror}"
     return ""
+
+
+def leave(namespaces: int) -> None:
+    """Move to namespaces of our own; raises OSError.
+
+    Whoever may not needs a user namespace for it as well, in which it is called what it was called before: until it
+    executes something, it may there what root may.
+    """
+    user, group = os.geteuid(), os.getegid()
+    try:
+        unshare(namespaces)
+    except OSError:
+        unshare(CLONE_NEWUSER | namespaces)
+        map_ids("self", f"{user} {user} 1", f"{group} {group} 1", set_groups=False)
+
+
+def unshare(namespaces: int) -> None:
+    """Move to new namespaces of these kinds; raises OSError."""
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.unshare(namespaces):
+        _raise(ctypes.get_errno())
+
+
+def map_ids(process: int | str, users: str, groups: str, *, set_groups: bool) -> None:
+    """Say what the users and groups of a process that is new in its user namespace are called there."""
+    texts = [("uid_map", users), ("gid_map", groups)]
+    for name, text in texts if set_groups else [("setgroups", "deny"), *texts]:
+        with open(f"{_PROC}/{process}/{name}", "w", encoding="ascii") as file:
+            file.write(text)
+
+
+def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
+    """Mount `source`, or change the mount at `target`, as `flags` say; raises OSError."""
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    texts = [os.fsencode(text) for text in (source, target, kind)]
+    if library.mount(*texts, ctypes.c_ulong(flags), os.fsencode(options)):
+        _raise(ctypes.get_errno())
+
+
+def _raise(number: int) -> NoReturn:
+    raise OSError(number, os.strerror(number))
 
 
 def _raise_loopback() -> None:

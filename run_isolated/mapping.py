@@ -44,11 +44,10 @@ class Ready:
     listed: Path | None = None  # what it should hold; else that of `tree`
     tree: Plan | None = None  # None: it cannot be kept
 
-    def keep(self, trees: Trees, cache: LocalCache, place: Path, beside: Path) -> None:
-        """Keep the tree at `place` for the next run, if it can be; its proof was found good."""
+    def keep(self, trees: Trees, cache: LocalCache, place: Path, beside: Path) -> bool:
+        """Keep the tree at `place` for the next run, and return if it could be; its proof was found good."""
         described = self._described(cache)
-        if described is not None:
-            trees.keep(self.root, place, *described, beside)
+        return described is not None and trees.keep(self.root, place, *described, beside)
 
     def _described(self, cache: LocalCache) -> tuple[About, Shared, Iterable[Folder] | Path] | None:
         if self.about is not None and self.shared is not None and self.listed is not None:
@@ -96,7 +95,7 @@ def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path) -> Re
         linked = tuple((path, *variant) for path, (variant, _) in zip(paths, shared, strict=True))
         directories: list[str] = []
         wanted = _noting(taken.folders(), directories)
-        with _sources(cache) as sources:
+        with sources_of(cache) as sources:
             if trees.renewed(taken, wanted, taken.about.names, sources, beside / "aside", destination):
                 about = taken.about
                 return Ready(
@@ -154,7 +153,7 @@ def _from_near(cache: LocalCache, trees: Trees, tree: Plan, destination: Path) -
     if len(known) < len(variants):
         return None  # evicted by somebody's hand; `apply` says which
     wanted = folders_of(tree, known, trees.facts)
-    with _sources(cache) as sources:
+    with sources_of(cache) as sources:
         if not trees.renewed(taken, wanted, tree.names, sources, beside / "aside", destination):
             return None
     return Mapped(tuple((path, *variant) for path, variant in zip(paths, variants, strict=True)), 0)
@@ -196,7 +195,7 @@ def _variants(tree: Plan) -> list[Variant]:
 
 
 @contextmanager
-def _sources(cache: LocalCache) -> Iterator[Sources]:
+def sources_of(cache: LocalCache) -> Iterator[Sources]:
     above = len(str(cache.files_dir)) + 1
     with directory(cache.files_dir) as files:
         yield Sources(

@@ -28,7 +28,7 @@ from isolate.clock import Clock
 from isolate.errors import InternalFailure
 from run_isolated import linux
 from run_isolated.cgroups import NO_LIMITS, Group, Limits, make, own_group
-from run_isolated.launcher import COMMAND_LINE, KILL, LIMITED, LOWER_PRIORITY, NO_NETWORK, TERMINATE, Request
+from run_isolated.launcher import COMMAND_LINE, KILL, LIMITED, LOWER_PRIORITY, NO_NETWORK, TERMINATE, TRIAL, Request
 
 # In the environment of the command: its work directory. Leftovers of a run whose launcher was killed are found by it.
 MARK = "RUN_ISOLATED_WORK_DIR"
@@ -91,6 +91,12 @@ class Launcher:
                     await writer.wait_closed()
                 await launcher._see_it_end()
 
+    async def mounts(self, overlay: Sequence[str]) -> str:
+        """Return why this system would not let a command have `overlay`, or ""; tried out, and undone."""
+        self._writer.write(Request.of([], "", {}, TRIAL, overlay=overlay).encode())
+        word, _, problem = (await self._answer()).partition(" ")
+        return problem if word == "tried" else "the process that watches over the command was killed"
+
     async def run(
         self,
         argv: Sequence[str],
@@ -104,19 +110,22 @@ class Launcher:
         lower_priority: bool = False,
         no_network: bool = False,
         group: CommandGroup | None = None,
+        overlay: Sequence[str] = (),
     ) -> Ended:
         """Run `argv` (its first item a path) in `cwd` with exactly `env`, and return how it ended.
 
         After `hard_timeout_s`, or when `stop` is set: SIGTERM to its process group, SIGKILL to whatever is left when
         the grace is over. 0 or None for a time means for ever. Raises InternalFailure when the launcher was
-        killed, or when this system does not allow what was asked for. Of `group` nothing is left either.
+        killed, or when this system does not allow what was asked for. Of `group` nothing is left either. `overlay` is
+        mounted for the command alone, see overlay.py.
         """
         self._group = group
         wishes = LOWER_PRIORITY * lower_priority + NO_NETWORK * no_network
         if group is not None:
             wishes += LIMITED * group.is_limited
         try:
-            request = Request.of(argv, str(cwd), env, wishes, group="" if group is None else group.group.path)
+            path = "" if group is None else group.group.path
+            request = Request.of(argv, str(cwd), env, wishes, path, overlay)
         except ValueError as error:
             return Ended(1, 0.0, start_error=str(error))
         self._writer.write(request.encode())

@@ -50,6 +50,7 @@ class Stats:
     upload: Transfer | None = None
     initial_number_items: int | None = None  # the local cache before the run
     initial_size_bytes: int | None = None
+    mapped: str = ""  # for who asked for an overlay: "overlay", or what there was instead, and why
 
     def to_json(self) -> dict[str, object]:
         download: dict[str, object] = {}
@@ -57,6 +58,8 @@ class Stats:
             download |= {"initial_number_items": self.initial_number_items, "initial_size": self.initial_size_bytes}
         if self.download is not None:
             download |= self.download.to_json()
+        if self.mapped:
+            download["mapped"] = self.mapped
         isolated: dict[str, object] = {"download": download}
         if self.upload is not None:
             isolated["upload"] = self.upload.to_json()

@@ -6,9 +6,10 @@
                                  /tree
 
 Knows no command and no store of blobs. A tree is taken by moving it away, which succeeds for one process only, and
-comes back by moving it here as a whole: it is never used by two runs, and what a killed run had taken is deleted with
-its work directory. The invariants: what is taken was compared name by name before anybody sees it (see renewal.py); no
-tree is believed that was mapped in another boot; there are at most MAX_TREES, of MAX_NAMES names together.
+comes back by moving it here as a whole; what a killed run had taken is deleted with its work directory. Or it is used
+where it is, by runs that cannot change it (see lowers.py): while one of them has it locked, nobody takes or deletes it.
+The invariants: what is taken was compared name by name before anybody sees it (see renewal.py); no tree is believed
+that was mapped in another boot; there are at most MAX_TREES, of MAX_NAMES names together.
 """
 
 from __future__ import annotations
@@ -21,19 +22,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from isolate.cas.cache import LocalCache
 from isolate.cas.cache_doubt import has_mounts
-from isolate.cas.digest import BLAKE3
 from isolate.errors import InternalFailure, InvalidRecord, IsolateError
 from isolate.monitor import Monitor
 from run_isolated import folders
 from run_isolated.deletion import delete_tree
 from run_isolated.folders import Facts, Folder, Variant
 from run_isolated.renewal import NotReusable, Sources, renew
+from run_isolated.sealing import sealed, unsealed
 
 MAX_TREES = 8
 MAX_NAMES = 4_000_000  # in all kept trees: a directory entry each, and about 100 bytes in the list
@@ -42,10 +42,8 @@ SKETCH = 64  # digests that stand for a tree when we look for one that is near
 NEAR = 0.5  # of the sketch must be the same, and of the names
 VERSION = 1
 
-T = TypeVar("T", bound=msgspec.Struct)
-
 _NAME = re.compile(r"[0-9a-f]{40,128}-[0-9a-f]{12}")
-_GONE, _LOCK = "gone-", "lock"
+_GONE, _COMING, _LOCK = "gone-", "coming-", "lock"
 
 
 class About(msgspec.Struct, frozen=True, array_like=True):
@@ -82,7 +80,7 @@ class Taken:
 
     def shared(self) -> Shared | None:
         """Return what it has of the cache; None when that cannot be told any more."""
-        return _unsealed(self.path / "shared", Shared)
+        return unsealed(self.path / "shared", Shared)
 
     def folders(self) -> Iterator[Folder]:
         """Yield what it should hold; raises InvalidRecord."""
@@ -97,6 +95,23 @@ class Trees:
         self._cache, self._monitor, self._policy = cache, monitor, cache.policy
         self._root = cache.root / "trees"
         self.facts = Facts(cache.namespace.algorithm)
+
+    def same(self, root: bytes) -> Iterator[Taken]:
+        """Yield the trees of the manifest `root`, the one used last first, where they are: see lowers.py."""
+        for _, name in self._used():
+            if name.startswith(f"{root.hex()}-") and (about := self._about(self._root / name)) is not None:
+                yield Taken(self._root / name, about)
+
+    def staging(self) -> Path:
+        """Return a directory for making a tree on the file system of the cache; whoever locks it keeps it."""
+        path = self._root / f"{_COMING}{secrets.token_hex(6)}"
+        path.mkdir(mode=0o700, parents=True)
+        return path
+
+    def retire(self, path: Path) -> None:
+        """Offer a tree to nobody any more; it is deleted once nobody uses it."""
+        with suppress(OSError):
+            os.rename(path, self._root / f"{_GONE}{path.name}")
 
     def take_same(self, root: bytes, beside: Path) -> Taken | None:
         """Move a tree of the manifest `root` into the directory `beside`; None when there is none."""
@@ -152,8 +167,8 @@ class Trees:
             else:
                 with open(beside / "folders", "wb") as file:
                     folders.write(file, wanted)
-            (beside / "about").write_bytes(_sealed(about))
-            (beside / "shared").write_bytes(_sealed(shared))
+            (beside / "about").write_bytes(sealed(about))
+            (beside / "shared").write_bytes(sealed(shared))
             os.rename(tree, beside / "tree")
             os.utime(beside, (self._cache.clock.now(),) * 2)
             os.rename(beside, self._root / name)
@@ -201,14 +216,15 @@ class Trees:
         if about is None:
             return None
         try:
-            os.rename(self._root / name, beside)
-        except OSError:  # another run was faster, or works on another file system
+            with _alone(self._root / name):
+                os.rename(self._root / name, beside)
+        except OSError:  # another run was faster, or uses it where it is, or works on another file system
             return None
         return Taken(beside, about)
 
     def _about(self, path: Path) -> About | None:
         """Return what is known of a kept tree; None when that is of no use here."""
-        about = _unsealed(path / "about", About)
+        about = unsealed(path / "about", About)
         current = (VERSION, self._cache.namespace.name, self._cache.boot_id)
         return about if about and (about.version, about.namespace, about.boot_id) == current else None
 
@@ -240,7 +256,7 @@ class Trees:
 
     def _delete(self, name: str) -> None:
         gone = self._root / (name if name.startswith(_GONE) else f"{_GONE}{name}")
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, BlockingIOError), _alone(self._root / name):
             os.rename(self._root / name, gone)  # from now on nobody takes it
             try:
                 delete_tree(gone)
@@ -248,19 +264,15 @@ class Trees:
                 self._monitor.problem(error)
 
 
-def _sealed(value: msgspec.Struct) -> bytes:
-    body = msgspec.msgpack.encode(value)
-    return BLAKE3.digest(body) + body
-
-
-def _unsealed(path: Path, kind: type[T]) -> T | None:
-    """Return what was sealed, to the last bit; None when there is nothing of the kind."""
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Lock a directory; raises BlockingIOError while somebody uses what is in it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        sealed = path.read_bytes()
-        check, body = sealed[: BLAKE3.digest_bytes], sealed[BLAKE3.digest_bytes :]
-        return msgspec.msgpack.decode(body, type=kind) if BLAKE3.digest(body) == check else None
-    except (OSError, msgspec.DecodeError):
-        return None
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sketch_of(digests: Iterable[bytes]) -> bytes:

@@ -34,6 +34,7 @@ from run_isolated.command import (
     substitute,
     working_directory,
 )
+from run_isolated.exposure import Exposure
 from run_isolated.process import MARK, CommandGroup, Launcher
 from run_isolated.result import OutputsRef, RunResult, Stats, Transfer
 from run_isolated.spec import NamedCache, RunSpec
@@ -44,6 +45,7 @@ if TYPE_CHECKING:  # what concerns trees is imported when there is one: a plain 
     from run_isolated.distant import DistantStore
     from run_isolated.inputs import Inputs
     from run_isolated.installed import Installed
+    from run_isolated.overlaid import Overlaid
 
 __all__ = ["NamedCache", "OutputsRef", "RunResult", "RunSpec", "Stats", "Transfer", "preload", "run"]
 
@@ -83,7 +85,7 @@ class _Attempt:
     def __init__(self, stdout: int | None, stop: asyncio.Event, monitor: Monitor, clock: Clock) -> None:
         self.result = RunResult()
         self._stdout, self._stop, self._monitor, self._clock = stdout, stop, monitor, clock
-        self._inputs: Inputs | None = None
+        self._inputs: Inputs | Overlaid | None = None
         self._installed: Installed | None = None
 
     def fail(self, cause: BaseException) -> None:
@@ -110,6 +112,8 @@ class _Attempt:
         group = CommandGroup.make(work.path, spec.group_parent, Limits(*spec.limits))
         if group is not None:
             stack.push_async_callback(in_thread, group.end)
+        exposure = Exposure(spec.content_cache_dir)
+        stack.callback(exposure.end)
         launcher = await stack.enter_async_context(Launcher.started(self._stdout))  # gets ready while we fetch
         store = None
         if spec.server is not None:
@@ -118,11 +122,13 @@ class _Attempt:
             distant = DistantStore(spec.server, spec.namespace, self._clock, self._monitor)
             store = await stack.enter_async_context(distant)
             if spec.isolated is not None:
-                await self._map(spec.isolated, spec, store, work)
+                await self._map(spec.isolated, spec, store, work, launcher)
         elif spec.isolated is not None:
             raise InternalFailure("Inputs need a server to be fetched from")
         if self._installed is not None:
             await in_thread(partial(self._installed.install, spec.named_caches, work.run))
+        if not self._overlay:
+            await in_thread(exposure.begin)
         await self._execute(spec, work, launcher, group)
         if self._installed is not None:
             await in_thread(self._installed.uninstall)
@@ -159,28 +165,23 @@ class _Attempt:
         if self._inputs is not None:
             self._inputs.close()
 
-    async def _map(self, root: str, spec: RunSpec, store: DistantStore, work: WorkDir) -> None:
-        """Fetch and map the input tree."""
-        from run_isolated.inputs import Inputs
-        from run_isolated.mapper import How
+    @property
+    def _overlay(self) -> Sequence[str]:
+        """What is mounted for the command, see overlay.py; without it, the command can reach the cache."""
+        return () if self._inputs is None else self._inputs.overlay
 
-        loading = Inputs.load(
-            store,
-            root,
-            work.run,
-            spec.content_cache_dir,
-            spec.cache_policy,
-            self._clock,
-            self._monitor,
-            How(spec.mapping),
-            verify=spec.verify_inputs,
-            keep=not spec.leak_temp_dir,
-        )
-        self._inputs = inputs = await unless_stopped(self._stop, loading)
+    async def _map(self, root: str, spec: RunSpec, store: DistantStore, work: WorkDir, launcher: Launcher) -> None:
+        """Fetch and map the input tree."""
+        from run_isolated.placing import placed
+
+        placing = placed(root, spec, store, work, launcher.mounts, self._clock, self._monitor)
+        inputs, how = await unless_stopped(self._stop, placing)
+        self._inputs = inputs
         stats = Stats(
             download=inputs.transfer,
             initial_number_items=inputs.before.items,
             initial_size_bytes=inputs.before.size_bytes,
+            mapped=how,
         )
         self.result = replace(self.result, stats=stats)
 
@@ -200,6 +201,7 @@ class _Attempt:
                 lower_priority=spec.lower_priority,
                 no_network=spec.no_network,
                 group=group,
+                overlay=self._overlay,
             )
             if ended.start_error:
                 raise cannot_start(command, ended.start_error)
@@ -253,16 +255,17 @@ def _is_real(place: Path) -> bool:
     return os.path.realpath(place) == str(place) and place.is_dir()
 
 
-def _command(spec: RunSpec, inputs: Inputs | None, work: WorkDir) -> Command:
+def _command(spec: RunSpec, inputs: Inputs | Overlaid | None, work: WorkDir) -> Command:
     """Return what to execute; raises CannotRun, InternalFailure."""
     words, relative_cwd = list(spec.command), spec.relative_cwd
     if inputs is not None and not spec.raw_command:
         words, relative_cwd = [*inputs.command, *words], inputs.relative_cwd or ""
     out_dir = None if spec.server is None else work.out
+    layers = None if inputs is None else inputs.layers
     for path in spec.outputs:
-        working_directory(work.run, os.path.dirname(inner_path(path)))
+        working_directory(work.run, os.path.dirname(inner_path(path)), layers)
     changes = {key: substitute(value, out_dir, spec.bot_file) for key, value in spec.env.items()}
     env = environment(spec.base_env, changes, spec.env_prefixes, work.run, work.temp)
     if spec.switch_to_account is not None:
         env = switched(env, spec.switch_to_account, work.path / "luci_context.json")
-    return prepare(words, relative_cwd, env | {MARK: str(work.path)}, work.run, out_dir, spec.bot_file)
+    return prepare(words, relative_cwd, env | {MARK: str(work.path)}, work.run, out_dir, spec.bot_file, layers)

@@ -16,6 +16,8 @@ from run_isolated.cgroups import NO_LIMITS, Limits
 
 MAX_AGE_S = 21 * 24 * 3600  # of a cached file nobody used, as in 2020
 
+OVERLAY = "overlay"  # the one way of mapping that is no value of `mapper.How`
+
 
 class NamedCache(NamedTuple):
     """A directory that outlives the run, and where the command finds it."""
@@ -51,7 +53,7 @@ class RunSpec:
     max_cache_items: int = 100_000
     min_free_space_bytes: int = 2 << 30
     leak_temp_dir: bool = False  # keep the work directory for inspection
-    mapping: str = "auto"  # how inputs get into the tree: a value of `mapper.How`
+    mapping: str = "auto"  # how inputs get into the tree: a value of `mapper.How`, or OVERLAY
     verify_inputs: bool = False  # hash what the cache has before it is used
     named_caches: Sequence[NamedCache] = ()
     named_cache_root: Path | str | None = None  # where they are kept; None: `named_caches` in `root_dir`

@@ -1,0 +1,130 @@
+"""Kept trees that are used where they are: as the lower layer of overlays, by any number of runs at once.
+
+Knows no mount and no command. A tree is held by a shared lock on its directory, so that nobody moves or deletes it.
+Commands that run over it cannot reach it (see overlay.py); those that run beside it can, as long as they see the cache,
+and `exposure` knows of them. The invariant: a tree that `is_good` is what its manifest says, because it was compared
+name by name (see renewal.py), and since then no command was able to reach it. Nothing is ever corrected in place.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+
+import msgspec
+
+from isolate.cas.cache import LocalCache
+from isolate.cas.files import write_atomic
+from isolate.errors import InvalidRecord
+from run_isolated.exposure import Exposure
+from run_isolated.mapper import Mapped
+from run_isolated.mapping import TOUCH_S, sources_of
+from run_isolated.proof import Proof
+from run_isolated.renewal import NotReusable, renew
+from run_isolated.reuse import Shared, Taken, Trees, shared_files
+from run_isolated.sealing import sealed, unsealed
+
+_PROVEN = "proven"
+
+
+class Proven(msgspec.Struct, frozen=True, array_like=True):
+    """When a tree was found to be as it should."""
+
+    since_ns: int  # ctime, on the cache's file system, from which on somebody else may have written
+    number: bytes  # of `Exposure` before the comparison; none when it was of no use
+    touched_s: int  # when the cache was last told that the files were used
+
+
+@dataclass(frozen=True, slots=True)
+class Lower:
+    """A tree that is ours as long as `lock` is open, and others' too."""
+
+    kept: Taken
+    shared: Shared
+    lock: int
+    cache: LocalCache
+    trees: Trees
+
+    def is_good(self) -> bool:
+        """Whether it holds what it should, and nothing else: known, or compared now."""
+        number = Exposure(self.cache.root).number()
+        proven = unsealed(self.kept.path / _PROVEN, Proven)
+        if proven is None or not number or proven.number != number:
+            proven = self._compared(self.kept.about.proven_ns if proven is None else proven.since_ns, number or b"")
+        if proven is not None and self.cache.clock.now() - proven.touched_s >= TOUCH_S:
+            self.cache.touch([variant for variant, _ in shared_files(self.shared, self.trees.facts)])
+            proven = self._noted(proven.since_ns, proven.number)
+        return proven is not None
+
+    def _compared(self, since_ns: int, number: bytes) -> Proven | None:
+        """Compare it; files that are new since `since_ns` are hashed. None when it is not what it should be."""
+        files = shared_files(self.shared, self.trees.facts)
+        with suppress(NotReusable, InvalidRecord, ValueError):
+            pin = self.cache.pin(blob.digest for (blob, _), _ in files)
+            try:
+                paths = self.cache.unchanged(files)
+                if paths is None:
+                    return None
+                linked = tuple((path, *variant) for path, (variant, _) in zip(paths, files, strict=True))
+                marker_ns = Proof.start(self.cache, Mapped(linked, 0), pin).marker_ns
+                with sources_of(self.cache) as found:
+                    aside = self.kept.path / "aside"
+                    renew(self.kept.tree, self.kept.folders(), self.trees.facts, found, since_ns, aside, limit=0)
+                return self._noted(marker_ns, number) if marker_ns else None
+            finally:
+                pin.release()
+        return None
+
+    def _noted(self, since_ns: int, number: bytes) -> Proven:
+        proven = Proven(since_ns, number, int(self.cache.clock.now()))
+        with suppress(OSError):  # a full disk: the next run compares it again
+            write_atomic(self.kept.path / _PROVEN, sealed(proven))
+        return proven
+
+    def release(self) -> None:
+        """Let it go; whoever wants to may move or delete it now."""
+        os.close(self.lock)
+
+    def give_up(self) -> None:
+        """Let it go because it is not as it should be: nobody else is to start with it."""
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # alone, it can be corrected: see `Trees.renewed`
+        except BlockingIOError:
+            self.trees.retire(self.kept.path)
+        finally:
+            os.close(self.lock)
+
+
+def hold(cache: LocalCache, trees: Trees, root: bytes) -> Lower | None:
+    """Return a good tree of the manifest `root`; None when there is none."""
+    for kept in trees.same(root):
+        lower = _held(cache, trees, kept)
+        if lower is None:
+            continue
+        try:
+            if lower.is_good():
+                os.utime(kept.path, (cache.clock.now(),) * 2)
+                return lower
+        except BaseException:
+            lower.release()
+            raise
+        lower.give_up()
+    return None
+
+
+def _held(cache: LocalCache, trees: Trees, kept: Taken) -> Lower | None:
+    """Lock a tree; None when it was taken or is being deleted meanwhile."""
+    try:
+        lock = os.open(kept.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock), os.lstat(kept.path)) and (shared := kept.shared()) is not None:
+            return Lower(kept, shared, lock, cache, trees)
+    except OSError:
+        pass
+    os.close(lock)
+    return None

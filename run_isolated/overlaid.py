@@ -1,0 +1,144 @@
+"""The inputs of a run over a kept tree: mounted for the command alone, and unchanged whatever the command does.
+
+Decides whether a run can have that, and says why not. The kernel's part is in overlay.py, the trees' in lowers.py. The
+invariants: the tree is held until `close`; what the command writes is in the work directory and is deleted with it;
+when `verify` returns, the tree is what was mounted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from isolate.cas.cache import CachePolicy, LocalCache, Usage
+from isolate.cas.store import BlobStore
+from isolate.clock import Clock
+from isolate.errors import InternalFailure
+from isolate.monitor import Monitor
+from run_isolated.command import Layers
+from run_isolated.deletion import delete_tree
+from run_isolated.inputs import Inputs
+from run_isolated.lowers import Lower, hold
+from run_isolated.result import Transfer
+from run_isolated.reuse import Trees
+from run_isolated.waiting import in_thread
+from run_isolated.workdir import WorkDir
+
+Mounts = Callable[[Sequence[str]], Awaitable[str]]  # says why a command could not have an overlay, or ""
+
+_PRIVATE = 0o700
+_NOT_KEPT = "the tree is not kept: it has less than 256 names, a tar, or files that cannot be links to the cache"
+
+
+class CannotOverlay(Exception):
+    """No overlay for a run; the text says why."""
+
+
+class Overlaid:
+    """One tree, ready to be mounted: `overlay` says how, see overlay.py."""
+
+    def __init__(self, lower: Lower, work: WorkDir, before: Usage, transfer: Transfer) -> None:
+        """Use `load`."""
+        about = lower.kept.about
+        self.command = tuple(os.fsdecode(word) for word in about.command)
+        self.relative_cwd = None if about.relative_cwd is None else os.fsdecode(about.relative_cwd)
+        self.before, self.transfer = before, transfer
+        self.overlay = _overlay(work, lower.cache, lower.kept.tree)
+        self.layers = Layers(lower.kept.tree, Path(self.overlay[1]))
+        self._lower = lower
+
+    @classmethod
+    async def load(
+        cls,
+        store: BlobStore,
+        root: str,
+        work: WorkDir,
+        cache_dir: Path,
+        policy: CachePolicy,
+        clock: Clock,
+        monitor: Monitor,
+        mounts: Mounts,
+        *,
+        verify: bool = False,
+    ) -> Self:
+        """Get the tree whose hash is `root` ready to be mounted in `work`; raises CannotOverlay, IsolateError.
+
+        With `verify`, what the cache has is hashed first, and the tree is made anew.
+        """
+        started_s = clock.monotonic()
+        cache = await in_thread(partial(LocalCache.open, cache_dir, store.namespace, policy, clock, monitor))
+        try:
+            before = await in_thread(cache.usage)
+            problem = await mounts(await in_thread(partial(_trial, work, cache)))
+            if problem:
+                raise CannotOverlay(problem)
+            trees, digest = Trees(cache, monitor), store.namespace.algorithm.parse_hex(root.lower())
+            came = None
+            lower = None if verify else await in_thread(partial(hold, cache, trees, digest))
+            if lower is None:
+                came = await _make(store, root, trees, cache, monitor, verify=verify)
+                lower = await in_thread(partial(hold, cache, trees, digest))
+            if lower is None:
+                raise CannotOverlay(_NOT_KEPT)
+        except BaseException:
+            await in_thread(cache.close)
+            raise
+        hot = lower.shared.sizes if came is None else came.items_hot
+        cold = () if came is None else came.items_cold
+        return cls(lower, work, before, Transfer(clock.monotonic() - started_s, tuple(cold), tuple(hot)))
+
+    def verify(self) -> None:
+        """Raise InternalFailure when the tree was changed below the overlay; to be called when the command is over."""
+        if not self._lower.is_good():
+            raise InternalFailure("The tree below the overlay was changed while the command ran")
+
+    def close(self) -> None:
+        """Let the tree and the cache go, trimmed if that is due."""
+        cache = self._lower.cache
+        try:
+            self._lower.release()
+            evicted = cache.trim() if cache.is_over() else []
+            self._lower.trees.trim(evicted=bool(evicted))
+        finally:
+            cache.close()
+
+
+async def _make(
+    store: BlobStore, root: str, trees: Trees, cache: LocalCache, monitor: Monitor, *, verify: bool
+) -> Transfer:
+    """Fetch and map a tree where trees are kept, on the file system of the cache, and keep it if it can be kept."""
+    staging = await in_thread(trees.staging)
+    place = staging / "ir"
+    lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        place.mkdir(mode=_PRIVATE)
+        made = await Inputs.load(store, root, place, cache.root, cache.policy, cache.clock, monitor, verify=verify)
+        try:
+            await in_thread(partial(made.give, trees))
+        finally:
+            await in_thread(made.close)
+        return made.transfer
+    finally:
+        os.close(lock)
+        await in_thread(partial(delete_tree, staging))
+
+
+def _trial(work: WorkDir, cache: LocalCache) -> list[str]:
+    """Return an overlay to try out; raises CannotOverlay."""
+    if work.path.is_relative_to(os.path.realpath(cache.root)):
+        raise CannotOverlay("the work directory is in the cache, which the command must not see")
+    return _overlay(work, cache, cache.root, "trial-")  # a work directory serves one mount only
+
+
+def _overlay(work: WorkDir, cache: LocalCache, lower: Path, prefix: str = "") -> list[str]:
+    """Make the directories for one mount, and return what to mount."""
+    above = work.path / "overlay"
+    upper, aside = above / f"{prefix}upper", above / f"{prefix}work"
+    for path in (above, upper, aside):
+        path.mkdir(mode=_PRIVATE, exist_ok=True)
+    return [str(path) for path in (lower, upper, aside, work.run, os.path.realpath(cache.root), above)]

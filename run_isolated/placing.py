@@ -1,0 +1,51 @@
+"""The inputs of a run get to where its command finds them: in the way that was asked for, or in the usual one.
+
+Knows which runs cannot have an overlay because of what else they ask for. The invariant: who asked for one and did not
+get it is told why.
+"""
+
+from __future__ import annotations
+
+from isolate.cas.store import BlobStore
+from isolate.clock import Clock
+from isolate.monitor import Monitor
+from run_isolated.inputs import Inputs
+from run_isolated.mapper import How
+from run_isolated.overlaid import CannotOverlay, Mounts, Overlaid
+from run_isolated.spec import OVERLAY, RunSpec
+from run_isolated.workdir import WorkDir
+
+
+async def placed(
+    root: str, spec: RunSpec, store: BlobStore, work: WorkDir, mounts: Mounts, clock: Clock, monitor: Monitor
+) -> tuple[Inputs | Overlaid, str]:
+    """Fetch the tree whose hash is `root` for a run in `work`; raises IsolateError.
+
+    Also returns what became of the wish for an overlay: "overlay", or the way taken instead, and why; "" without one.
+    """
+    cache_dir, policy, verify = spec.content_cache_dir, spec.cache_policy, spec.verify_inputs
+    how, became = spec.mapping, ""
+    if how == OVERLAY:
+        try:
+            _check(spec)
+            overlaid = await Overlaid.load(store, root, work, cache_dir, policy, clock, monitor, mounts, verify=verify)
+        except CannotOverlay as reason:
+            how, became = How.LINK.value, f"{How.LINK.value}: {reason}"
+            monitor.problem(f"No overlay for this run, files are linked or copied: {reason}")
+        else:
+            return overlaid, OVERLAY
+    keep = not spec.leak_temp_dir
+    inputs = await Inputs.load(
+        store, root, work.run, cache_dir, policy, clock, monitor, How(how), verify=verify, keep=keep
+    )
+    return inputs, became
+
+
+def _check(spec: RunSpec) -> None:
+    """Raise CannotOverlay for a run whose tree must be there when its command is not."""
+    if spec.leak_temp_dir:
+        raise CannotOverlay("the tree is to be kept for inspection, and an overlay ends with its command")
+    if spec.named_caches:
+        raise CannotOverlay("named caches are moved into the tree")
+    if spec.outputs:
+        raise CannotOverlay("outputs are taken from the tree when the command is over")
