@@ -19,14 +19,14 @@ from isolate.cas.cache import LocalCache
 from isolate.cas.files import write_atomic
 from isolate.errors import InvalidRecord
 from run_isolated.exposure import Exposure
-from run_isolated.mapper import Mapped
 from run_isolated.mapping import TOUCH_S, sources_of
-from run_isolated.proof import Proof
+from run_isolated.proof import new_marker_ns
 from run_isolated.renewal import NotReusable, renew
 from run_isolated.reuse import Shared, Taken, Trees, shared_files
 from run_isolated.sealing import sealed, unsealed
 
 _PROVEN = "proven"
+_ASIDE = "aside"  # where surplus would go; there is none, since nothing is corrected
 
 
 class Proven(msgspec.Struct, frozen=True, array_like=True):
@@ -61,18 +61,19 @@ class Lower:
     def _compared(self, since_ns: int, number: bytes) -> Proven | None:
         """Compare it; files that are new since `since_ns` are hashed. None when it is not what it should be."""
         files = shared_files(self.shared, self.trees.facts)
+        variants = [variant for variant, _ in files]
         with suppress(NotReusable, InvalidRecord, ValueError):
-            pin = self.cache.pin(blob.digest for (blob, _), _ in files)
+            pin = self.cache.pin(blob.digest for blob, _ in variants)
             try:
-                paths = self.cache.unchanged(files)
-                if paths is None:
+                # What has other names than those below `trees/` is replaced in the cache, and so is a tree that has it.
+                self.cache.settle(variants, self.kept.path / _ASIDE)
+                marker_ns = new_marker_ns(self.cache)
+                if not marker_ns or self.cache.unchanged(files) is None:
                     return None
-                linked = tuple((path, *variant) for path, (variant, _) in zip(paths, files, strict=True))
-                marker_ns = Proof.start(self.cache, Mapped(linked, 0), pin).marker_ns
                 with sources_of(self.cache) as found:
-                    aside = self.kept.path / "aside"
+                    aside = self.kept.path / _ASIDE
                     renew(self.kept.tree, self.kept.folders(), self.trees.facts, found, since_ns, aside, limit=0)
-                return self._noted(marker_ns, number) if marker_ns else None
+                return self._noted(marker_ns, b"" if self.cache.in_doubt(variants) else number)
             finally:
                 pin.release()
         return None

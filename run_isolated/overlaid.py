@@ -96,6 +96,9 @@ class Overlaid:
         if not self._lower.is_good():
             raise InternalFailure("The tree below the overlay was changed while the command ran")
 
+    def put_away(self) -> None:
+        """Do nothing: the tree is where trees are kept, and what was written above it is nobody's."""
+
     def close(self) -> None:
         """Let the tree and the cache go, trimmed if that is due."""
         cache = self._lower.cache

@@ -73,7 +73,7 @@ class Proof:
     @classmethod
     def start(cls, cache: LocalCache, mapped: Mapped, pin: Pin, layout: Layout) -> Self:
         """Set the marker: when this returns, the command may start."""
-        return cls(cache, mapped, pin, layout, _marker_ns(cache) if mapped.linked else 0)
+        return cls(cache, mapped, pin, layout, new_marker_ns(cache) if mapped.linked else 0)
 
     def check(self) -> Verdict:
         """Hash what may have been written to since the marker; drop what is wrong from the cache.
@@ -165,7 +165,7 @@ def _now_ns(cache: LocalCache) -> int:
         discard(path)
 
 
-def _marker_ns(cache: LocalCache) -> int:
+def new_marker_ns(cache: LocalCache) -> int:
     """Return a ctime later than that of everything done so far; 0 when the clock does not move.
 
     A write from now on has this ctime or a later one: `check` includes equality, so no second wait is needed.

@@ -105,6 +105,8 @@ class _Attempt:
         settle = partial(settled, parent=spec.group_parent, clock=self._clock, monitor=self._monitor)
         await in_thread(partial(sweep, spec.root_dir, settle, self._monitor))
         work = await in_thread(partial(WorkDir.make, spec.root_dir, keep=spec.leak_temp_dir))
+        exposure = Exposure(spec.content_cache_dir)
+        stack.callback(exposure.end)  # when the doubts that it leaves are noted
         stack.push_async_callback(in_thread, self._let_go)
         stack.push_async_callback(in_thread, work.close)
         stack.push_async_callback(in_thread, partial(self._put_back, work))
@@ -112,8 +114,6 @@ class _Attempt:
         group = CommandGroup.make(work.path, spec.group_parent, Limits(*spec.limits))
         if group is not None:
             stack.push_async_callback(in_thread, group.end)
-        exposure = Exposure(spec.content_cache_dir)
-        stack.callback(exposure.end)
         launcher = await stack.enter_async_context(Launcher.started(self._stdout))  # gets ready while we fetch
         store = None
         if spec.server is not None:

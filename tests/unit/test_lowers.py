@@ -67,8 +67,9 @@ class Machine:
         with self.exposed():
             command(work.run)
         inputs.verify()
-        inputs.close()
+        inputs.put_away()
         work.close()
+        inputs.close()
 
     def exposed(self) -> ExposedWhile:
         return ExposedWhile(self.cache_dir)
@@ -90,8 +91,8 @@ class Run:
         try:
             self.overlaid.verify()
         finally:
-            self.overlaid.close()
             self._work.close()
+            self.overlaid.close()
 
 
 class ExposedWhile:
@@ -222,6 +223,19 @@ async def test_links_and_overlays_hand_a_tree_to_each_other(machine: Machine) ->
     overlaid.end()
     await machine.link(root)
     assert len(machine.kept) == 1
+
+
+async def test_a_name_outside_of_the_tree_is_none_of_the_next_tree(machine: Machine) -> None:
+    root = await put_tree(machine.store, TREE)
+    (await machine.load(root)).end()
+    stash = machine.path / "stash"
+    await machine.link(root, lambda tree: os.link(tree / "many/f3", stash))
+    first = await machine.load(root)
+    overwrite(stash)  # as a command over the tree could do, since it does not see only the cache
+    first.end()
+    second = await machine.load(root)
+    assert read_tree(second.lower) == TREE
+    second.end()
 
 
 async def test_verified_inputs_are_right_also_where_nobody_looks(machine: Machine) -> None:
