@@ -16,7 +16,7 @@ import msgspec
 
 from isolate.cas.digest import DEFAULT_NAMESPACE
 from isolate.errors import InvalidInput
-from swarming import bots, model, wire, wire_files, wire_in, wire_rules
+from swarming import bots, model, wire, wire_files, wire_in, wire_rules, wire_stats
 from swarming.cache_hints import UNKNOWN
 from swarming.wire_new import files_ref
 
@@ -191,7 +191,11 @@ def update(said: UpdateMessage, own_servers: Collection[str]) -> bots.TaskUpdate
         raise InvalidInput("bot_overhead is expected with duration only")
     if said.outputs_ref is not None:
         wire_files.check_files_ref(said.outputs_ref)
-    stats = {"bot_overhead": said.bot_overhead, "isolated_stats": said.isolated_stats, "cipd_stats": said.cipd_stats}
+    stats = {
+        "bot_overhead": said.bot_overhead,
+        "isolated_stats": wire_stats.isolated(said.isolated_stats),
+        "cipd_stats": wire_stats.fitting(said.cipd_stats),
+    }
     return bots.TaskUpdate(
         output=_output(said.output),
         output_start=said.output_chunk_start or 0,
@@ -203,7 +207,7 @@ def update(said: UpdateMessage, own_servers: Collection[str]) -> bots.TaskUpdate
         cost_usd=said.cost_usd,
         outputs=files_ref(said.outputs_ref, own_servers),
         stats={key: value for key, value in stats.items() if value is not None} or None,
-        cipd_pins=said.cipd_pins,
+        cipd_pins=wire_stats.fitting(said.cipd_pins),
     )
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from isolate.errors import InvalidInput
-from swarming import bots, model, wire_bot
+from swarming import bots, model, wire_bot, wire_stats
 
 # §4.3 of the protocol: a bot of 2020 compares exactly these.
 MANIFEST_KEYS = {
@@ -233,3 +233,21 @@ def test_commands() -> None:
     assert spelt(bots.Terminate("a1")) == {"cmd": "terminate", "task_id": "a1"}
     assert spelt(bots.Restart("m")) == {"cmd": "restart", "message": "m"}
     assert spelt(bots.Run(execution(), ATTEMPT))["cmd"] == "run"
+
+
+def test_details_are_kept_as_far_as_they_fit() -> None:
+    def kept(**fields: Any) -> bots.TaskUpdate:
+        said = {"id": "b", "task_id": "t", "exit_code": 0, "duration": 1.0, "bot_overhead": 0.5, **fields}
+        return wire_bot.update(wire_bot.decode_update(json.dumps(said).encode()), ())
+
+    def stats(size: int) -> dict[str, Any]:
+        return {"download": {"duration": 2.0, "items_cold": "x" * size}}
+
+    around = len(json.dumps(stats(0), separators=(",", ":")))
+    fits = stats(wire_stats.MAX_BYTES - around)
+    assert (kept(isolated_stats=fits).stats or {})["isolated_stats"] == fits
+    too_large = stats(wire_stats.MAX_BYTES - around + 1)
+    assert (kept(isolated_stats=too_large).stats or {})["isolated_stats"] == {"download": {"duration": 2.0}}
+    odd = {"download": {"x": "x" * wire_stats.MAX_BYTES}}
+    assert kept(isolated_stats=odd, cipd_stats=odd).stats == {"bot_overhead": 0.5}
+    assert (kept(cipd_pins=odd).cipd_pins, kept(cipd_pins={"a": 1}).cipd_pins) == (None, {"a": 1})
