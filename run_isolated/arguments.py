@@ -126,7 +126,7 @@ def wanted_caches(given: Sequence[tuple[str, str, str]]) -> list[NamedCache]:
         if cache.path == ".":
             raise InvalidInput(f"--named-cache {name} cannot be the run directory itself")
         for other in wanted:
-            if name == other.name or f"{cache.path}/".startswith(f"{other.path}/"):
+            if name == other.name or cache.path == other.path:
                 raise InvalidInput(f"--named-cache {name} at {path!r} collides with {other.name} at {other.path!r}")
         wanted.append(cache)
     return wanted

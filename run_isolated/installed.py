@@ -73,10 +73,10 @@ class Installed:
                 trim_caches(caches, shortage_bytes)
 
     def install(self, wanted: Sequence[NamedCache], run_dir: Path) -> None:
-        """Move the caches `wanted` into the tree at `run_dir`; raises InternalFailure."""
+        """Move the caches `wanted` into the tree at `run_dir`, outer ones first; raises InternalFailure."""
         if wanted:
             write_atomic(run_dir.parent / WHENCE, os.fsencode(self._caches.root))
-        for name, path, _ in wanted:
+        for name, path, _ in sorted(wanted, key=lambda cache: inner_path(cache.path)):
             parent, last = os.path.split(inner_path(path))
             place = working_directory(run_dir, parent)
             if place is None or last in {"", "."}:

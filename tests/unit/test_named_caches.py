@@ -213,10 +213,13 @@ def test_oldest_goes_first_across_caches(tmp_path: Path, clock: ManualClock, mon
     assert trim_caches([], lambda: 1) == []
 
 
-def test_run_gives_back_in_reverse_what_it_took(tmp_path: Path, clock: ManualClock, monitor: TallyMonitor) -> None:
+@pytest.mark.parametrize("step", [1, -1])
+def test_run_gives_back_in_reverse_what_it_took(
+    tmp_path: Path, clock: ManualClock, monitor: TallyMonitor, step: int
+) -> None:
     run_dir = tmp_path / "ir"
     run_dir.mkdir()
-    wanted = [NamedCache("outer", "x"), NamedCache("inner", "x/y/z")]
+    wanted = [NamedCache("outer", "x"), NamedCache("inner", "x/y/z")][::step]
     installed = Installed(tmp_path / "root", CachePolicy(), clock, monitor)
     for _ in range(2):
         installed.make_room(wanted, lambda: pytest.fail("there is room"))
