@@ -56,17 +56,20 @@ class Ended:
 class Launcher:
     """A launcher process that waits for its one command."""
 
-    def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._process, self._reader, self._writer = process, reader, writer
+    def __init__(
+        self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, looks: int
+    ) -> None:
+        self._process, self._reader, self._writer, self._looks = process, reader, writer, looks
         self._reason: Literal["", "timeout", "stop"] = ""
         self._group: CommandGroup | None = None
 
     @classmethod
     @asynccontextmanager
-    async def started(cls, stdout: int | None) -> AsyncIterator[Launcher]:
+    async def started(cls, stdout: int | None, *, looks: int = _LOOKS) -> AsyncIterator[Launcher]:
         """Start a launcher whose command writes stdout and stderr to `stdout`, or inherits all three of ours.
 
-        Start early: it needs some 15 ms. On leaving, it and all its descendants are gone.
+        Start early: it needs some 15 ms. On leaving, it and all its descendants are gone: it is killed when it did not
+        do as it was told after so many `looks`, each of _LOOK_S.
         """
         ours, its = socket.socketpair()
         with ours:
@@ -82,7 +85,7 @@ class Launcher:
                     start_new_session=True,
                 )
             reader, writer = await asyncio.open_connection(sock=ours)
-            launcher = cls(process, reader, writer)
+            launcher = cls(process, reader, writer, looks)
             try:
                 yield launcher
             finally:
@@ -193,7 +196,7 @@ class Launcher:
         until nobody is left to stop it, and let it go on.
         """
         pid = self._process.pid
-        for _ in range(_LOOKS):
+        for _ in range(self._looks):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):
                     await self._process.wait()

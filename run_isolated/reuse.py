@@ -17,7 +17,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -158,7 +157,7 @@ class Trees:
         """
         if about.names < MIN_NAMES or not about.boot_id or not about.proven_ns:
             return False
-        name = f"{root.hex()}-{secrets.token_hex(6)}"
+        name = f"{root.hex()}-{os.urandom(6).hex()}"
         try:
             self._root.mkdir(exist_ok=True)
             beside.mkdir(mode=0o700)

@@ -244,6 +244,28 @@ async def test_command_that_stops_its_launcher_ends_in_time(output: Output, grac
     assert daemon is None or not alive(daemon)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="descendants are told by /proc")
+async def test_launcher_that_never_ends_is_killed_with_all_that_stems_from_it(output: Output) -> None:
+    code = DAEMON + "print(os.getpid(), os.getppid(), flush=True); signal.pause()"
+    async with Launcher.started(output.write, looks=0) as launcher:
+        waiting = asyncio.ensure_future(
+            launcher.run(
+                (*PYTHON, code),
+                Path("/"),
+                ENV,
+                hard_timeout_s=0,
+                grace_period_s=0,
+                stop=asyncio.Event(),
+                clock=ManualClock(),
+            )
+        )
+        pids = [int(await output.line()), *map(int, (await output.line()).split())]
+        os.kill(pids[-1], signal.SIGSTOP)  # and nobody lets it go on
+        waiting.cancel()
+    assert all(wait_for_end(pid) for pid in pids)
+    assert output.rest() == ""
+
+
 async def test_cancelling_kills_at_once(output: Output) -> None:
     code = DAEMON + "print(os.getpid(), flush=True); signal.pause()"
     async with running(output, (*PYTHON, code), grace_s=1000) as run:
