@@ -13,7 +13,7 @@ from isolate.clock import Clock
 from isolate.monitor import Monitor
 from run_isolated.process import end_leftovers
 from run_isolated.spec import RunSpec
-from run_isolated.workdir import sweep
+from run_isolated.workdir import is_kept, sweep
 
 
 def settled(work_dir: Path, parent: str | None, clock: Clock, monitor: Monitor) -> int:
@@ -23,7 +23,7 @@ def settled(work_dir: Path, parent: str | None, clock: Clock, monitor: Monitor) 
     """
     from run_isolated.installed import take_back
 
-    ended = end_leftovers(work_dir, parent)
+    ended = end_leftovers(work_dir, parent, by_place=not is_kept(work_dir))
     take_back(work_dir, clock, monitor)
     return ended
 

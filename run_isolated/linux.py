@@ -234,7 +234,7 @@ def descendants(everyone: Iterable[Process], ancestor: int) -> list[Process]:
     return found
 
 
-def of_directory(directory: str, variable: str) -> list[Process]:
+def of_directory(directory: str, variable: str, *, by_place: bool = True) -> list[Process]:
     """Return processes that belong to `directory`: by `variable` in their initial environment, or by working in it."""
     mark = os.fsencode(f"{variable}={directory}")
     return [
@@ -242,7 +242,10 @@ def of_directory(directory: str, variable: str) -> list[Process]:
         for process in processes()
         if process.pid != os.getpid()
         and process.alive
-        and (_works_in(process.pid, directory) or mark in _read(f"{_PROC}/{process.pid}/environ").split(b"\0"))
+        and (
+            (by_place and _works_in(process.pid, directory))
+            or mark in _read(f"{_PROC}/{process.pid}/environ").split(b"\0")
+        )
     ]
 
 

@@ -259,11 +259,11 @@ def _group_name(work_dir: Path) -> str:
     return f"run_isolated-{work_dir.name}"
 
 
-def end_leftovers(work_dir: Path, parent: str | None = None) -> int:
+def end_leftovers(work_dir: Path, parent: str | None = None, *, by_place: bool = True) -> int:
     """Kill what still belongs to a run whose launcher is gone; return how many processes it were.
 
-    They are found by their control group, below `parent` as in `CommandGroup.make`, by their environment and by where
-    they work.
+    They are found by their control group, below `parent` as in `CommandGroup.make`, by their environment and, unless
+    the directory may be somebody else's by now, by where they work.
     """
     ended = 0
     if above := _parent(parent):
@@ -271,7 +271,7 @@ def end_leftovers(work_dir: Path, parent: str | None = None) -> int:
         ended += len(group.processes())
         group.end(_GROUP_END_S)
     for _ in range(_PASSES):
-        victims = linux.of_directory(str(work_dir), MARK)
+        victims = linux.of_directory(str(work_dir), MARK, by_place=by_place)
         if not victims:
             break
         linux.kill(victims)

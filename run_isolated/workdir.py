@@ -28,8 +28,8 @@ from run_isolated.deletion import OWNER, delete_tree
 
 __all__ = ["WorkDir", "abandoned", "delete_tree", "sweep"]
 
-_NAME = re.compile(r"ir-[0-9a-f]{12}")
 _KEPT_PREFIX = "kept-"
+_NAME = re.compile(rf"({_KEPT_PREFIX})?ir-[0-9a-f]{{12}}")
 _PRIVATE = 0o700
 _PAUSES_S = (0.1, 1.0)  # before trying again to delete: a network disk or the kernel may need a moment
 
@@ -72,15 +72,22 @@ class WorkDir:
 
     @property
     def is_kept(self) -> bool:
-        return self.path.name.startswith(_KEPT_PREFIX)
+        return is_kept(self.path)
 
     def close(self) -> None:
-        """Delete it unless it is to be kept; raises InternalFailure."""
+        """Delete it, or if it is to be kept leave it to whoever wanted that; raises InternalFailure."""
         try:
-            if not self.is_kept:
+            if self.is_kept:
+                (self.path / OWNER).unlink(missing_ok=True)
+            else:
                 _delete_in_the_end(self.path)
         finally:
             os.close(self.owner)
+
+
+def is_kept(path: Path) -> bool:
+    """Whether a work directory is to be kept when its run is over."""
+    return path.name.startswith(_KEPT_PREFIX)
 
 
 def _make_scattered(path: Path) -> None:
@@ -118,12 +125,15 @@ def _lock(path: Path) -> int:
 
 
 def sweep(root: Path, end_processes: Callable[[Path], object], monitor: Monitor) -> None:
-    """End and delete what runs that were killed left in `root`; what cannot be deleted is reported."""
+    """End what runs that were killed left in `root`, and delete what was not to be kept; what cannot be is reported."""
     for path in abandoned(root):
         monitor.count("abandoned_runs")
         end_processes(path)
         try:
-            delete_tree(path)
+            if is_kept(path):
+                (path / OWNER).unlink(missing_ok=True)  # once: from now on it is its user's
+            else:
+                delete_tree(path)
         except InternalFailure as error:
             monitor.problem(error)
 

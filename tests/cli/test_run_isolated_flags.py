@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +133,40 @@ def test_named_cache_survives_a_runner_that_is_killed(root: Path, tmp_path: Path
     command = [COMMAND, "--root-dir", root, *flags, sys.executable, "-c", code]
     assert subprocess.run(command, cwd=tmp_path).returncode == -9
     assert run(root, *flags, "cat", "a/file").stdout == "kept"
+
+
+def test_kept_directory_of_a_killed_run_stays_and_nothing_else_of_it(root: Path, tmp_path: Path) -> None:
+    flags: list[str | Path] = ["--named-cache-root", tmp_path / "named", "--named-cache", "a", "a", "-1"]
+    runner = "int(open(f'/proc/{os.getppid()}/stat').read().rpartition(')')[2].split()[1])"
+    code = (
+        "import os, time; open('a/file', 'w').write('kept'); open('own', 'w'); told, tell = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid(); os.chdir('/'); print(os.getpid(), flush=True); os.close(tell); time.sleep(1000)\n"
+        "os.close(tell); os.read(told, 1)\n"
+        f"for pid in ({runner}, os.getppid()): os.kill(pid, 9)"
+    )
+    command = [COMMAND, "--root-dir", root, *flags, "--leak-temp-dir", sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        daemon = os.pidfd_open(int(killed.stdout.readline()))
+        assert killed.wait() == -9
+    (kept,) = root.iterdir()
+    reader = subprocess.Popen(["sleep", "1000"], cwd=kept)  # of whoever looks into what was kept
+    try:
+        command = [COMMAND, "--root-dir", root, *flags, "cat", "a/file"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "kept", "")
+        assert select.select([daemon], [], [], 20)[0]
+        assert reader.poll() is None
+    finally:
+        reader.kill()
+        reader.wait()
+        if not select.select([daemon], [], [], 0)[0]:
+            signal.pidfd_send_signal(daemon, signal.SIGKILL)
+    os.close(daemon)
+    assert list(root.iterdir()) == [kept]
+    assert sorted(os.listdir(kept / "ir")) == ["own"]
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/run_isolated-{kept.name}"))
 
 
 def test_parameter_without_a_value_stays_and_is_told(root: Path) -> None:
