@@ -103,7 +103,7 @@ class Trees:
 
     def staging(self) -> Path:
         """Return a directory for making a tree on the file system of the cache; whoever locks it keeps it."""
-        path = self._root / f"{_COMING}{secrets.token_hex(6)}"
+        path = self._root / f"{_COMING}{os.urandom(6).hex()}"
         path.mkdir(mode=0o700, parents=True)
         return path
 
