@@ -18,7 +18,7 @@ from isolate.errors import IsolateError
 from isolate.hands import Crew, Remote
 from isolate.hashing import FileReader, Hashed
 from isolate.pool import Pool, default_workers
-from isolate.scan import ScanRules, scan
+from isolate.scan import ScanRules, Stamp, scan
 from isolate.sender import JOB_BYTES, JOB_FILES
 
 NOWHERE = Remote("http://127.0.0.1:1", Namespace.parse(DEFAULT_NAMESPACE), "bench")  # hashing never asks it anything
@@ -36,24 +36,26 @@ def main(root: str, workers: int) -> None:
     click.echo(f"{files} {size_bytes} {time.perf_counter() - started_s:.4f}")
 
 
-def jobs(root: str) -> Iterator[list[str]]:
+def jobs(root: str) -> Iterator[tuple[list[str], list[Stamp]]]:
     """Yield files in the portions that an archive gives to a worker."""
     paths: list[str] = []
+    stamps: list[Stamp] = []
     size_bytes = 0
     for found in scan(root, ScanRules(is_denied=denylist((), defaults=False))):
         if found.stamp is None:
             continue
         paths.append(f"{root}/{found.path}")
+        stamps.append(found.stamp)
         size_bytes += found.stamp[0]
         if len(paths) >= JOB_FILES or size_bytes >= JOB_BYTES:
-            yield paths
-            paths, size_bytes = [], 0
-    yield paths
+            yield paths, stamps
+            paths, stamps, size_bytes = [], [], 0
+    yield paths, stamps
 
 
 def here(root: str) -> tuple[int, int]:
     reader = FileReader(BLAKE3)
-    return summed(one for paths in jobs(root) for one in reader.hash(paths))
+    return summed(one for job in jobs(root) for one in reader.hash(*job))
 
 
 async def in_pool(root: str, workers: int) -> tuple[int, int]:
@@ -61,8 +63,8 @@ async def in_pool(root: str, workers: int) -> tuple[int, int]:
     waiting = jobs(root)
 
     async def work(crew: Crew) -> None:
-        for paths in waiting:
-            results.extend((await crew.hash(paths)).files)
+        for paths, stamps in waiting:
+            results.extend((await crew.hash(paths, stamps)).files)
 
     async with Pool(NOWHERE, workers) as pool, asyncio.TaskGroup() as group:
         for _ in range(workers * JOBS_EACH):

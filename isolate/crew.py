@@ -18,6 +18,7 @@ from isolate.errors import InternalFailure
 from isolate.hands import Batch, Crew, Hands, Remote, Target
 from isolate.monitor import Monitor
 from isolate.pool import Pool, default_workers
+from isolate.scan import Stamp
 from isolate.upload import Wanted
 
 START_AFTER_JOBS = 8
@@ -48,9 +49,9 @@ class GrowingCrew:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def hash(self, paths: Sequence[str]) -> Batch:
+    async def hash(self, paths: Sequence[str], stamps: Sequence[Stamp] = ()) -> Batch:
         crew = await self._next()
-        batch = await crew.hash(paths)
+        batch = await crew.hash(paths, stamps)
         return Batch(batch.files, OURSELVES) if crew is self._hands else batch
 
     async def cut(self, path: str) -> list[Blob]:

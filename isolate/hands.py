@@ -19,6 +19,7 @@ from isolate.effort import Threads
 from isolate.errors import IsolateError
 from isolate.hashing import FileReader, Hashed
 from isolate.monitor import Monitor
+from isolate.scan import Stamp
 from isolate.upload import Uploader, Wanted
 
 UPLOADING = 2  # jobs of one process: one waits for the server to acknowledge while the next is compressed
@@ -59,8 +60,8 @@ class Batch(NamedTuple):
 class Crew(Protocol):
     """Who hashes and uploads."""
 
-    async def hash(self, paths: Sequence[str]) -> Batch:
-        """Return for each file the name of its content, or why it has none."""
+    async def hash(self, paths: Sequence[str], stamps: Sequence[Stamp] = ()) -> Batch:
+        """Return for each file the name of its content, or why it has none; see `FileReader.hash`."""
         ...
 
     async def cut(self, path: str) -> list[Blob]:
@@ -92,8 +93,8 @@ class Hands:
         self._threads.close()
         await self._stack.aclose()
 
-    async def hash(self, paths: Sequence[str]) -> Batch:
-        return Batch(await self._threads.run(self._reader.hash, paths))
+    async def hash(self, paths: Sequence[str], stamps: Sequence[Stamp] = ()) -> Batch:
+        return Batch(await self._threads.run(self._reader.hash, paths, stamps))
 
     async def cut(self, path: str) -> list[Blob]:
         return await self._threads.run(self._reader.cut, path)

@@ -7,6 +7,7 @@ how a job is done; never carries the content of a file.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -16,6 +17,7 @@ from isolate.cas.digest import Blob
 from isolate.cas.store import Written
 from isolate.errors import InternalFailure, IsolateError
 from isolate.hashing import Hashed
+from isolate.scan import Stamp
 
 MAX_MESSAGE_BYTES = 64 << 20  # a batch of paths is below 3 MB; more means that the two sides disagree
 _LENGTH_BYTES = 4
@@ -38,10 +40,11 @@ class Setup(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class HashJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Hash these files; the paths are joined by NUL, which none of them can hold."""
+    """Hash these files; the paths are joined by NUL, which none of them can hold. Stamps: as `FileReader.hash`."""
 
     number: int
     paths: bytes
+    stamps: list[Stamp] = []
 
 
 class CutJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -60,11 +63,15 @@ class UploadJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class HashDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The answer to a HashJob, in its order; None for each file that has no digest, and why."""
+    """The answer to a HashJob: the digests of files with the stamps that it named, in its order, and the others.
+
+    These are named by their place in the job.
+    """
 
     number: int
-    files: list[Hashed | None]
-    failures: list[Failure]
+    digests: bytes
+    others: list[tuple[int, Hashed]]
+    failures: list[tuple[int, Failure]]
 
 
 class CutDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -146,12 +153,30 @@ def unpack_paths(packed: bytes) -> list[str]:
     return os.fsdecode(packed).split("\0") if packed else []
 
 
-def hash_done(number: int, results: Sequence[Hashed | IsolateError]) -> HashDone:
-    failures = [pack_error(result) for result in results if isinstance(result, IsolateError)]
-    return HashDone(number, [None if isinstance(result, IsolateError) else result for result in results], failures)
+def hash_done(number: int, results: Sequence[Hashed | IsolateError], stamps: Sequence[Stamp]) -> HashDone:
+    digests: list[bytes] = []
+    others: list[tuple[int, Hashed]] = []
+    failures: list[tuple[int, Failure]] = []
+    for at, result in enumerate(results):
+        if isinstance(result, IsolateError):
+            failures.append((at, pack_error(result)))
+        elif stamps and result.stamp is stamps[at]:
+            digests.append(result.blob.digest)
+        else:
+            others.append((at, result))
+    return HashDone(number, b"".join(digests), others, failures)
 
 
-def hashed(done: HashDone) -> list[Hashed | IsolateError]:
-    """Return the results of a HashJob as they were before they travelled."""
-    failures = iter(done.failures)
-    return [unpack_error(next(failures)) if file is None else file for file in done.files]
+def hashed(done: HashDone, stamps: Sequence[Stamp]) -> list[Hashed | IsolateError]:
+    """Return the results of a HashJob with these `stamps` as they were before they travelled."""
+    unusual: dict[int, Hashed | IsolateError] = dict(done.others)
+    unusual.update((at, unpack_error(failure)) for at, failure in done.failures)
+    usual = [stamp for at, stamp in enumerate(stamps) if at not in unusual] if unusual else stamps
+    digest_bytes = len(done.digests) // len(usual) if usual else 0
+    found: list[Hashed | IsolateError] = [
+        Hashed(Blob(digest, stamp[0]), stamp)
+        for (digest,), stamp in zip(struct.iter_unpack(f"{digest_bytes}s", done.digests), usual, strict=True)
+    ] if usual else []  # fmt: skip
+    for at in sorted(unusual):
+        found.insert(at, unusual[at])
+    return found

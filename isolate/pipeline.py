@@ -126,9 +126,10 @@ class Pipeline:
                     self._monitor.expect("hashed_files", unread_files)
                     self._monitor.expect("hashed_bytes", unread_bytes)
                     slab.read_at_ns = int(self._clock.now() * 1e9)
-                    paths = [self._source(slab.entries[index]) for index in slab.unknown]
+                    files = [slab.entries[index] for index in slab.unknown]
+                    paths, stamps = [self._source(file) for file in files], [file.stamp for file in files if file.stamp]
                     await self._unsent.acquire()
-                    slab.hashing = self._tasks.create_task(self._crew.hash(paths))
+                    slab.hashing = self._tasks.create_task(self._crew.hash(paths, stamps))
                 await queue.put(slab)
         await queue.put(None)
 

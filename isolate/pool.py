@@ -39,6 +39,7 @@ from isolate.messages import (
     unframed,
     unpack_error,
 )
+from isolate.scan import Stamp
 from isolate.upload import Wanted
 
 # All processes of an archive may use 300 MB: the parent takes up to 115, each worker up to 60.
@@ -77,10 +78,10 @@ class Pool:
         for worker in self._workers:
             await worker.left()
 
-    async def hash(self, paths: Sequence[str]) -> Batch:
-        reply, hand = await self._read(lambda number: HashJob(number, pack_paths(paths)))
+    async def hash(self, paths: Sequence[str], stamps: Sequence[Stamp] = ()) -> Batch:
+        reply, hand = await self._read(lambda number: HashJob(number, pack_paths(paths), list(stamps)))
         assert isinstance(reply, HashDone), "a worker answers what it was asked"
-        return Batch(hashed(reply), hand)
+        return Batch(hashed(reply, stamps), hand)
 
     async def cut(self, path: str) -> list[Blob]:
         reply, _ = await self._read(lambda number: CutJob(number, os.fsencode(path)))

@@ -66,8 +66,8 @@ class _Worker:
 
     async def _do(self, job: Job) -> Reply:
         match job:
-            case HashJob(number, paths):
-                return hash_done(number, (await self._hands.hash(unpack_paths(paths))).files)
+            case HashJob(number, paths, stamps):
+                return hash_done(number, (await self._hands.hash(unpack_paths(paths), stamps)).files, stamps)
             case CutJob(number, path):
                 return CutDone(number, await self._hands.cut(os.fsdecode(path)))
             case UploadJob(number, paths, pieces):

@@ -55,13 +55,11 @@ class Algorithm:
     name: str
     code: int
     digest_bytes: int
-    hasher: Callable[[], Hasher]
+    hasher: Callable[..., Hasher]  # takes the first bytes, if there are any yet
 
     def digest(self, content: bytes | bytearray | memoryview) -> bytes:
         """Return the digest of `content`."""
-        hasher = self.hasher()
-        hasher.update(content)
-        return hasher.digest()
+        return self.hasher(content).digest()
 
     def parallel_hasher(self) -> Hasher:
         """Return a hasher that spreads large updates (megabytes) over every core, if the function can."""
@@ -75,7 +73,7 @@ class Algorithm:
         return bytes.fromhex(text)
 
 
-SHA1 = Algorithm("sha-1", 1, 20, lambda: hashlib.sha1(usedforsecurity=False))
+SHA1 = Algorithm("sha-1", 1, 20, lambda content=b"": hashlib.sha1(content, usedforsecurity=False))
 SHA256 = Algorithm("sha-256", 2, 32, hashlib.sha256)
 SHA512 = Algorithm("sha-512", 3, 64, hashlib.sha512)
 BLAKE3 = Algorithm("blake3-256", 4, 32, blake3)

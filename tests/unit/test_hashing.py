@@ -164,3 +164,36 @@ def test_of_what_was_hashed_the_youngest_is_kept(tmp_path: Path, monkeypatch: py
     for name, blob in zip(("twin", "c", "b", "a"), reversed(blobs), strict=True):
         reader.read(str(names / name), blob, None)
     assert opened == ["twin", "a"]
+
+
+def test_a_file_with_the_stamp_it_is_known_by_costs_four_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(tmp_path, {"f": b"content", "empty": b""})
+    paths = [str(tmp_path / "f"), str(tmp_path / "empty")]
+    stamps = [stamp_of(os.stat(path)) for path in paths]
+    reader, calls = FileReader(BLAKE3), list[str]()
+    for name in ("open", "read", "fstat", "close", "lseek", "stat", "lstat"):
+        call: Any = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given, call=call, name=name: (calls.append(name), call(*given))[1])
+    found = reader.hash(paths, stamps)
+    monkeypatch.undo()
+    assert calls == ["open", "read", "fstat", "close"] * 2
+    assert found == reader.hash(paths)
+    assert [one.stamp for one in found if isinstance(one, Hashed)] == stamps
+
+
+@pytest.mark.parametrize("field", range(5))
+def test_another_stamp_than_the_one_it_was_known_by_is_found(tmp_path: Path, field: int) -> None:
+    write_tree(tmp_path, {"f": b"content"})
+    stamp = stamp_of((tmp_path / "f").stat())
+    known: Any = tuple(value + (index == field) for index, value in enumerate(stamp))
+    assert FileReader(BLAKE3).hash([str(tmp_path / "f")], [known]) == [Hashed(Blob(BLAKE3.digest(b"content"), 7), stamp)]
+
+
+def test_what_was_a_file_when_it_was_looked_at_is_judged_as_ever(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"f": b"1", "gone": b"2"})
+    stamps = [stamp_of((tmp_path / name).stat()) for name in ("f", "gone")]
+    (tmp_path / "f").unlink()
+    (tmp_path / "gone").unlink()
+    os.mkfifo(tmp_path / "f")
+    results = FileReader(BLAKE3).hash([str(tmp_path / name) for name in ("f", "gone")], stamps)
+    assert [type(result) for result in results] == [InvalidInput, FileChanged]
