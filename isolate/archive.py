@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequen
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import BlobStore
@@ -28,12 +28,14 @@ from isolate.isolated import Manifest, dumps
 from isolate.monitor import Monitor
 from isolate.pipeline import Built, Pipeline
 from isolate.scan import Found, ScanRules, scan
-from isolate.selection import Selection
 from isolate.sender import Sender
 from isolate.statcache import StatCache
 from isolate.upload import Wanted
 
-__all__ = ["ArchiveOptions", "Archived", "Remote", "Selection", "archive_file", "archive_files", "archive_tree"]
+if TYPE_CHECKING:
+    from isolate.selection import Selection
+
+__all__ = ["ArchiveOptions", "Archived", "Remote", "archive_file", "archive_files", "archive_tree"]
 
 ATTEMPTS = 3  # of a tree that changes while it is read, or that took longer than the store promises to keep it
 MIN_PROMISED_S = 3_600.0

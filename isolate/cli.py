@@ -91,13 +91,13 @@ def archive_command(
 
     Of a PATH everything is stored; a directory that a .isolate selects goes without its *.pyc, *.swp, .git and .svn.
     """
-    wish = wish_of(given)
-    if wish.isolate_file is None and wish.isolated is None:
+    if given["isolate_file"] is None and given["isolated"] is None:
         if not files:
             raise click.UsageError("Nothing to archive: name directories or files, or a .isolate with -i")
         target, options = target_of(server, namespace), options_of(given, leave_out_junk=False)
         hashes = store_each(console, files, target, options, "  ")
     else:
+        wish = wish_of(given)
         if files or wish.isolated is None:
             raise click.UsageError("-i FILE.isolate and -s FILE.isolated go together, and with no PATH")
         target, options = target_of(server, namespace), options_of(given, leave_out_junk=True)

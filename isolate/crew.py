@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from isolate.cas.digest import Blob
 from isolate.cas.store import BlobStore, Written
@@ -17,9 +17,11 @@ from isolate.clock import Clock
 from isolate.errors import InternalFailure
 from isolate.hands import Batch, Crew, Hands, Remote, Target
 from isolate.monitor import Monitor
-from isolate.pool import Pool, default_workers
 from isolate.scan import Stamp
 from isolate.upload import Wanted
+
+if TYPE_CHECKING:
+    from isolate.pool import Pool
 
 START_AFTER_JOBS = 8
 THREADS = 2  # of this process: one hashes or compresses while another waits for the disk
@@ -32,14 +34,12 @@ class GrowingCrew:
     def __init__(self, target: Target, store: BlobStore, workers: int | None, clock: Clock, monitor: Monitor) -> None:
         """`store` is `target` as opened by this process."""
         self._hands = Hands(store, THREADS, clock, monitor)
-        self._workers = default_workers() if workers is None else workers
+        self._workers = workers
+        self._growing_for = target if isinstance(target, Remote) and workers != 0 else None
         self._pool: Pool | None = None
-        if isinstance(target, Remote) and self._workers:
-            self._pool = Pool(target, self._workers)
         self._monitor = monitor
         self._stack = AsyncExitStack()
         self._starting = asyncio.Lock()
-        self._started = False
         self._jobs = 0
 
     async def __aenter__(self) -> Self:
@@ -70,14 +70,17 @@ class GrowingCrew:
     async def _next(self) -> Crew:
         """Return who does the next job."""
         self._jobs += 1
-        if self._pool is None or self._jobs <= START_AFTER_JOBS:
-            return self._hands
-        async with self._starting:
-            if self._pool is not None and not self._started:
-                try:
-                    await self._stack.enter_async_context(self._pool)
-                    self._started = True
-                except InternalFailure as error:
-                    self._monitor.problem(f"{error}; going on without")
-                    self._pool = None
+        if self._jobs > START_AFTER_JOBS:
+            async with self._starting:
+                if self._growing_for is not None:
+                    target, self._growing_for = self._growing_for, None
+                    try:
+                        self._pool = await self._stack.enter_async_context(self._new_pool(target))
+                    except InternalFailure as error:
+                        self._monitor.problem(f"{error}; going on without")
         return self._pool or self._hands
+
+    def _new_pool(self, target: Remote) -> Pool:
+        from isolate.pool import Pool, default_workers  # a tree of ten files does not pay for its import, either
+
+        return Pool(target, self._workers or default_workers())

@@ -19,7 +19,6 @@ from json.encoder import encode_basestring_ascii as _quoted
 from operator import attrgetter
 from typing import Any
 
-from isolate import canonical
 from isolate.cas.digest import BLAKE3, Algorithm, Blob, Namespace
 from isolate.entries import (
     Entry,
@@ -115,6 +114,8 @@ def entry_text(entry: Entry, *, ours: bool) -> str:
 
 def loads(data: bytes | bytearray | memoryview, namespace: Namespace) -> Manifest:
     """Return the manifest written as `data`, one part of a tree; raises InvalidManifest."""
+    from isolate import canonical  # who only writes manifests does without msgspec
+
     text = _bounded(data)
     record, entries = canonical.read(text, namespace) or (_parse_json(text), None)
     version = _version(record.pop("version", "1.0"), namespace.algorithm)

@@ -103,3 +103,11 @@ def test_a_stdout_that_takes_no_more_is_one_line(tmp_path: Path) -> None:
     line = ["sh", "-c", 'ulimit -f 0; "$0" -c "$1" --version > "$2"', sys.executable, script, str(tmp_path / "out")]
     done = subprocess.run(line, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "swarming: error: File too large\n")
+
+
+def test_a_small_tree_does_not_pay_for_what_large_ones_and_isolate_files_need() -> None:
+    needed = "isolate.cli, isolate.steps, isolate.storing, isolate.config, isolate.cas.remote"
+    script = f"import {needed}, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert "isolate.archive" in loaded
+    assert not {"isolate.pool", "msgspec", "isolate.selection", "isolate.choosing", "rich"} & {*loaded}

@@ -166,14 +166,21 @@ def test_of_what_was_hashed_the_youngest_is_kept(tmp_path: Path, monkeypatch: py
     assert opened == ["twin", "a"]
 
 
+def noted(name: str, call: Any, calls: list[str]) -> Any:
+    def noting(*given: Any) -> Any:
+        calls.append(name)
+        return call(*given)
+
+    return noting
+
+
 def test_a_file_with_the_stamp_it_is_known_by_costs_four_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tree(tmp_path, {"f": b"content", "empty": b""})
     paths = [str(tmp_path / "f"), str(tmp_path / "empty")]
     stamps = [stamp_of(os.stat(path)) for path in paths]
     reader, calls = FileReader(BLAKE3), list[str]()
     for name in ("open", "read", "fstat", "close", "lseek", "stat", "lstat"):
-        call: Any = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *given, call=call, name=name: (calls.append(name), call(*given))[1])
+        monkeypatch.setattr(os, name, noted(name, getattr(os, name), calls))
     found = reader.hash(paths, stamps)
     monkeypatch.undo()
     assert calls == ["open", "read", "fstat", "close"] * 2
