@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from server.stores.blobs import LocalBlobStore, LocalBlobStores
 from server.stores.limits import BlobLimits
 from server.stores.open import open_blob_stores
 from server.stores.packs import TRUST_S
+from server.stores.sqlite_index import BlockRow
 from tests.clock import ManualClock
 from tests.pack_faults import FaultyFiles
 from tests.records import blob_of, block_of
@@ -399,3 +400,42 @@ async def test_a_place_is_a_directory(tmp_path: Path, spelling: Callable[[Path],
 async def test_other_places_are_not_known(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="carrier-pigeon"):
         await open_blob_stores("carrier-pigeon://loft", ManualClock(), TallyMonitor())
+
+
+async def test_readers_of_one_tree_at_a_time_share_what_one_of_them_has_read(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = contents(30, size=200_000)  # three batches
+    for number in range(0, 30, 3):
+        await site.put(*wanted[number : number + 3])
+    loaded: list[int] = []
+    load = site.stores.presence.load
+
+    async def counted(rows: Sequence[BlockRow]) -> tuple[list[BlockRow], list[bytes | None]]:
+        loaded.extend(row.id for row in rows)
+        return await load(rows)
+
+    monkeypatch.setattr(site.stores.presence, "load", counted)
+    blobs = [blob_of(content) for content in wanted]
+    found = await asyncio.gather(*[site.read(*blobs) for _ in range(5)])
+    assert [record for record in found[0] if isinstance(record, Block)] == found[1] == found[4]
+    assert len(found[0]) == 10
+    assert sorted(loaded) == sorted(set(loaded))
+    # Nobody reads any more, so nothing is held that the disk would not give.
+    flipped = bytearray(site.pack.read_bytes())
+    flipped[300] ^= 1
+    site.pack.write_bytes(bytes(flipped))
+    assert [type(record) for record in await site.read(*blobs)] == [Block] * 9 + [Absent]
+
+
+async def test_of_what_readers_share_little_is_kept_and_part_of_a_record_is_made_anew(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.stores.reading.SHARED_BYTES", 700_000)  # of eight times as much
+    wanted = contents(30, size=200_000)
+    await site.store.write(stream(*[block_of(*wanted[number : number + 5]) for number in range(0, 30, 5)]))
+    blobs = [blob_of(content) for content in wanted]
+    whole, part, other = await asyncio.gather(site.read(*blobs), site.read(*blobs[::5]), site.read(*blobs))
+    assert whole == other
+    # One of five contents each, with nothing else.
+    assert [blob for record in part if isinstance(record, Block) for blob in record.entries] == blobs[::5]
