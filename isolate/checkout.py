@@ -19,18 +19,19 @@ from isolate.clock import SystemClock
 from isolate.errors import InvalidInput, InvalidManifest
 from isolate.fetch import fetch
 from isolate.hands import Remote, open_target
-from isolate.isolated import Manifest
 from isolate.monitor import Monitor
+from isolate.parts import Tree
 from isolate.recreate import Failure, recreate
 from isolate.scan import Found
 from run_isolated.command import absolute, resolve
 from run_isolated.deletion import delete_tree
-from run_isolated.mapper import How, apply, plan
+from run_isolated.mapper import How, apply
+from run_isolated.plans import Plans
 
 
 async def download_tree(
     source: Remote, root: str, content: bytes | None, target: Path, folder: Path, policy: CachePolicy, monitor: Monitor
-) -> Manifest:
+) -> Tree:
     """Bring the tree `root` to `target`, a directory that is new or empty; `content` is its manifest if known."""
     if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise InvalidInput(f"{str(target)!r} exists and is not an empty directory")
@@ -45,10 +46,10 @@ async def download_tree(
                 raise InvalidManifest(f"{root} is not the hash of a tree: {error}") from error
             with fetched.pin, _beside(target) as beside:
                 # Nothing is visible before it is whole; taking the place of an empty directory is one step, too.
-                apply(plan(fetched.manifest), cache, Path(beside, "tree"), How.COPY)
+                apply(Plans(fetched.tree), cache, Path(beside, "tree"), How.COPY)
                 os.rename(Path(beside, "tree"), target)
             cache.trim()
-    return fetched.manifest
+    return fetched.tree
 
 
 @contextmanager

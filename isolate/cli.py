@@ -273,7 +273,7 @@ def archive_paths_command(
 @click.pass_obj
 def download_paths_command(console: Console, /, target: Path, **given: Any) -> None:
     """Bring a tree or single files back; prints how to run the command of a tree."""
-    manifest = fetch(console, target=target, **given)
-    if manifest is not None and manifest.command:
-        click.echo(f"To run this test please run from the directory {target / (manifest.relative_cwd or '.')}:")
-        click.echo(f"  {' '.join(manifest.command)}")
+    tree = fetch(console, target=target, **given)
+    if tree is not None and tree.command:
+        click.echo(f"To run this test please run from the directory {target / (tree.relative_cwd or '.')}:")
+        click.echo(f"  {' '.join(tree.command)}")

@@ -1,43 +1,34 @@
 """From one hash to a cache that holds the whole tree: manifest, includes, then what the cache lacks.
 
-Knows no disk and no transport: a `BlobStore` gives, a `LocalCache` keeps. Records are received while the ones before
-are decompressed, verified and written by a thread; large blobs go through their recipes, straight into one file.
+Knows no disk and no transport: a `BlobStore` gives, a `LocalCache` keeps. The parts of a large manifest are read one
+by one, each time they are needed: from the cache, where they are pinned like all else.
 
-Invariants: what was fetched is pinned from before the first look until the pin in `Fetched` is released; memory is
-bounded by STREAMS x (AHEAD + 2) blocks, whatever the tree; nothing that was not asked for is kept.
+Invariants: what was fetched is pinned from before the first look until the pin in `Fetched` is released; memory does
+not depend on the tree, but for eight bytes per blob.
 """
 
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from struct import Struct
 
-from isolate.cas.block import Block, ChunkList
-from isolate.cas.cache import BlobWriter, LocalCache, Pin
+from isolate.cas.cache import LocalCache, Pin
 from isolate.cas.digest import Blob
 from isolate.cas.store import BlobStore
-from isolate.entries import MAX_PARTS
-from isolate.errors import (
-    BlobCorrupt,
-    BlobsMissing,
-    InvalidManifest,
-    InvalidRecord,
-    IsolateError,
-    StoredCorrupt,
-    first_cause,
-)
-from isolate.isolated import MAX_MANIFEST_BYTES, Manifest, loads, resolve
+from isolate.entries import Entry
+from isolate.errors import BlobsMissing, InvalidManifest
+from isolate.isolated import MAX_MANIFEST_BYTES, Manifest, loads
 from isolate.monitor import Monitor
-from isolate.receiving import Record, each
+from isolate.parts import Parts, Tree
+from isolate.spool import Spool
+from isolate.transfer import STREAMS, UNKNOWN_SIZE, Transfer
 
-STREAMS = 2  # parallel reads: enough to keep a thread busy while another one waits for the network
 MAX_READ = 10_000  # blobs asked for in one call
 MIN_READ = 512  # a smaller call is not worth its own stream
-CHUNK_READ = 256  # chunks of a large blob asked for in one call: about 256 MiB, in any order
-_UNKNOWN_SIZE = -1  # stores read by digest; a manifest's size is learnt when it comes
+MAX_SEEN = 1 << 17  # blobs known to have been looked up; one that comes again much later is looked up again
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +36,15 @@ class Fetched:
     """A tree that is in the cache as a whole, for as long as `pin` is not released."""
 
     root: bytes  # digest of the manifest
-    manifest: Manifest  # with all includes merged
+    tree: Tree
     pin: Pin
-    cold: tuple[Blob, ...]  # had to be transferred, manifests included
-    hot: tuple[Blob, ...]  # were there
+    cold: Sequence[int]  # sizes of what had to be transferred, manifests included
+    hot: Sequence[int]  # and of what was there; in a large tree, a blob that comes again much later once more
 
     @property
     def downloaded_bytes(self) -> int:
         """Plain bytes transferred."""
-        return sum(blob.size for blob in self.cold)
+        return sum(self.cold)
 
 
 async def fetch(
@@ -63,16 +54,17 @@ async def fetch(
     monitor: Monitor,
     *,
     wanted: Callable[[str], object] | None = None,
+    verify: bool = False,
 ) -> Fetched:
     """Return the tree whose hash is `root`, all of it in `cache` and pinned; of some paths only those `wanted`.
 
-    Raises InvalidDigest, InvalidManifest, BlobsMissing naming the path that needs it, StoredCorrupt when the store
-    sends wrong bytes, NoSpace, and what the store raises.
+    With `verify`, what the cache has is hashed first. Raises InvalidDigest, InvalidManifest, BlobsMissing naming the
+    path that needs it, StoredCorrupt when the store sends wrong bytes, NoSpace, and what the store raises.
     """
     digest = store.namespace.algorithm.parse_hex(root.lower())
     pin = await asyncio.to_thread(cache.pin, [digest])
     try:
-        return await _Fetch(store, cache, monitor, pin).run(digest, wanted)
+        return await _Fetch(store, cache, monitor, pin).run(digest, wanted, verify=verify)
     except BaseException:
         pin.release()
         raise
@@ -82,183 +74,131 @@ class _Fetch:
     """One tree on its way into the cache."""
 
     def __init__(self, store: BlobStore, cache: LocalCache, monitor: Monitor, pin: Pin) -> None:
-        self._store, self._cache, self._monitor, self._pin = store, cache, monitor, pin
-        self._cold: list[Blob] = []
-        self._hot: list[Blob] = []
+        self._namespace, self._cache, self._monitor, self._pin = store.namespace, cache, monitor, pin
+        self._transfer = Transfer(store, cache, monitor)
+        self._hot = array("Q")
 
-    async def run(self, root: bytes, wanted: Callable[[str], object] | None) -> Fetched:
-        manifest = await self._manifest(root)
+    async def run(self, root: bytes, wanted: Callable[[str], object] | None, *, verify: bool) -> Fetched:
+        tree = await self._tree(root)
         if wanted is not None:
-            manifest = replace(manifest, entries=tuple(entry for entry in manifest.entries if wanted(entry.path)))
-        blobs = list(manifest.blobs())
-        executables = list(
-            dict.fromkeys(entry.blob for entry in manifest.entries if entry.blob and entry.is_executable)
-        )
-        absent = await asyncio.to_thread(self._absent, blobs, executables)
-        lacking = {blob.digest for blob in absent}
-        self._hot += [blob for blob in blobs if blob.digest not in lacking]
+            tree = tree.only(wanted)
+        looking = _Looking(self._cache, self._pin, self._namespace.algorithm.digest_bytes, verify=verify)
+        await asyncio.to_thread(looking.run, tree)
+        self._hot += looking.hot
         self._monitor.count("known_blobs", len(self._hot))
-        self._monitor.count("known_bytes", sum(blob.size for blob in self._hot))
-        self._monitor.expect("fetched_blobs", len(absent))
-        self._monitor.expect("fetched_bytes", sum(blob.size for blob in absent))
+        self._monitor.count("known_bytes", sum(self._hot))
+        self._monitor.expect("fetched_blobs", looking.absent_blobs)
+        self._monitor.expect("fetched_bytes", looking.absent_bytes)
         try:
-            await self._transfer(absent)
+            await self._transfer.run(looking.batches(), doubtful=looking.has_forgotten)
         except BlobsMissing as error:
-            gone = set(error.digests)
-            path = next(entry.path for entry in manifest.entries if entry.blob and entry.blob.digest in gone)
+            path = await asyncio.to_thread(_path_of_any, tree, set(error.digests))
             raise BlobsMissing(error.digests, f"the store, needed by {path!r}") from error
-        return Fetched(root, manifest, self._pin, tuple(self._cold), tuple(self._hot))
+        return Fetched(root, tree, self._pin, self._transfer.sizes, self._hot)
 
-    def _absent(self, blobs: Sequence[Blob], executables: Sequence[Blob]) -> list[Blob]:
-        self._pin.extend(blob.digest for blob in blobs)
-        absent = self._cache.absent(blobs)
-        self._cache.absent(executables, executable=True)  # drops those that were damaged
-        self._pin.restart()  # what was wrong until now is gone, and nothing of ours was linked to it
-        return absent
-
-    async def _manifest(self, root: bytes) -> Manifest:
+    async def _tree(self, root: bytes) -> Tree:
         """Return the tree with its includes; each level of them is one read."""
-        parts: dict[bytes, Manifest] = {}
+        parts = Parts(self._namespace.algorithm)
         level = [root]
         while level:
-            lacking = await asyncio.to_thread(self._load_cached, level, parts)
-            if lacking:
-                await asyncio.to_thread(self._pin.extend, lacking)
-                await self._transfer([Blob(digest, _UNKNOWN_SIZE) for digest in lacking])
-                gone = await asyncio.to_thread(self._load_cached, lacking, parts)
+            lacking = await asyncio.to_thread(self._add_cached, level, parts)
+            self._hot.extend([size for size in lacking.values() if size is not None])
+            gone = [digest for digest, size in lacking.items() if size is None]
+            if gone:
+                await asyncio.to_thread(self._pin.extend, gone)
+                await self._transfer.run(iter(_in_batches([Blob(digest, UNKNOWN_SIZE) for digest in gone])))
+                sizes = await asyncio.to_thread(self._add_cached, gone, parts)
+                gone = [digest for digest, size in sizes.items() if size is None]
                 if gone:  # the store sent it, and it is not here: somebody emptied the cache meanwhile
                     raise BlobsMissing(gone, f"the cache {self._cache.root}")
-            includes = dict.fromkeys(part for digest in level for part in parts[digest].includes)
-            level = [digest for digest in includes if digest not in parts]
-            if len(parts) + len(level) > MAX_PARTS:
-                raise InvalidManifest(f"The tree has more than {MAX_PARTS} includes")
-        return await asyncio.to_thread(resolve, root, parts)
+            level = parts.below(level)
+        return await asyncio.to_thread(parts.tree, root, self._part)
 
-    def _load_cached(self, digests: Sequence[bytes], parts: dict[bytes, Manifest]) -> list[bytes]:
-        """Add the manifests that are in the cache to `parts`; returns the others."""
-        namespace, lacking = self._store.namespace, []
+    def _add_cached(self, digests: Sequence[bytes], parts: Parts) -> dict[bytes, int | None]:
+        """Add the manifests that are in the cache to `parts`; returns the sizes of these, and None for the others."""
+        sizes: dict[bytes, int | None] = {}
         for digest in digests:
-            content = b"" if digest == namespace.empty.digest else self._cache.read(digest, MAX_MANIFEST_BYTES)
-            if content is None:
-                lacking.append(digest)
-                continue
-            parts[digest] = loads(content, namespace)
-            if all(blob.digest != digest for blob in self._cold):
-                self._hot.append(Blob(digest, len(content)))
-        return lacking
+            content = self._content(digest)
+            sizes[digest] = None if content is None else len(content)
+            if content is not None:
+                parts.add(digest, loads(content, self._namespace))
+        return sizes
 
-    async def _transfer(self, blobs: Sequence[Blob]) -> None:
-        """Read `blobs` from the store into the cache, in several streams; raises BlobsMissing."""
-        size = min(MAX_READ, max(MIN_READ, -(-len(blobs) // STREAMS)))
-        batches = iter([blobs[start : start + size] for start in range(0, len(blobs), size)])
+    def _part(self, digest: bytes) -> Manifest:
+        """Return a part that was read before."""
+        content = self._content(digest)
+        if content is None:
+            raise BlobsMissing([digest], f"the cache {self._cache.root}")
+        return loads(content, self._namespace)
 
-        async def stream() -> None:
-            for batch in batches:
-                await _Batch(self._store, self._cache, self._monitor, batch, self._cold).run()
-
-        with _one_error():
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(STREAMS, -(-len(blobs) // size)) if blobs else 0):
-                    group.create_task(stream())
+    def _content(self, digest: bytes) -> bytes | None:
+        return b"" if digest == self._namespace.empty.digest else self._cache.read(digest, MAX_MANIFEST_BYTES)
 
 
-class _Batch:
-    """One read of blobs, and the large ones among them; appends to `cold` what it has kept."""
+class _Looking:
+    """A look at the cache for all blobs of a tree, run by run: pins them, and notes on disk what is absent."""
 
-    def __init__(
-        self, store: BlobStore, cache: LocalCache, monitor: Monitor, blobs: Sequence[Blob], cold: list[Blob]
-    ) -> None:
-        self._store, self._cache, self._monitor, self._cold = store, cache, monitor, cold
-        self._left = {blob.digest: blob for blob in blobs}
-        self._recipes: list[ChunkList] = []
+    def __init__(self, cache: LocalCache, pin: Pin, digest_bytes: int, *, verify: bool) -> None:
+        self._cache, self._pin, self._verify = cache, pin, verify
+        self._layout = Struct(f"<{digest_bytes}sQ")
+        self._absent = Spool(cache.temporary)  # a record for each batch
+        self._waiting: list[Blob] = []
+        self._seen: dict[bytes, int] = {}  # digest to size
+        self.has_forgotten = False  # so that some may be among the absent twice
+        self.absent_blobs = self.absent_bytes = 0
+        self.hot = array("Q")
 
-    async def run(self) -> None:
-        await each(self._store, list(self._left.values()), self._keep)
-        for recipe in self._recipes:
-            await self._keep_large(recipe)
-        if self._left:
-            raise BlobsMissing(list(self._left), "the store")
+    def run(self, tree: Tree) -> None:
+        for entries in tree.runs():
+            self._look_up(entries)
+        self._spool(self._waiting)
+        self._waiting = []
+        self._pin.restart()  # what was wrong until now is gone, and nothing of ours was linked to it
 
-    def _keep(self, records: Sequence[Record]) -> None:
-        """Write what was asked for into the cache, in one transaction; runs in a thread."""
-        contents = []
-        for record in records:
-            match record:
-                case Block():
-                    contents += [(blob, content) for blob, content in _verified(record) if self._take(blob)]
-                case ChunkList(blob):
-                    if blob.digest in self._left:
-                        self._recipes.append(record)
-        if contents:
-            self._cache.add_verified(contents)
-            self._done([blob for blob, _ in contents])
+    def _look_up(self, entries: Sequence[Entry]) -> None:
+        if len(self._seen) > MAX_SEEN:
+            self._seen, self.has_forgotten = {}, True
+        blobs, seen = [], self._seen
+        for path, _, blob, _, _ in entries:
+            if blob is not None and blob[1]:
+                if blob[0] not in seen:
+                    seen[blob[0]] = blob[1]
+                    blobs.append(blob)
+                elif seen[blob[0]] != blob[1]:
+                    raise InvalidManifest(f"{path!r} gives blob {blob[0].hex()} a second size, {blob[1]} bytes")
+        executables = list(dict.fromkeys(entry.blob for entry in entries if entry.blob and entry.is_executable))
+        self._pin.extend(blob.digest for blob in blobs)
+        absent = self._cache.absent(blobs)
+        lacking = set(absent)
+        variants = set(self._cache.absent(executables, executable=True))  # drops those that were damaged
+        if self._verify:  # drops those that are wrong
+            files = [(blob, False) for blob in blobs if blob not in lacking]
+            right = self._cache.recheck(files + [(blob, True) for blob in executables if blob not in variants])
+            wrong = [variant[0] for variant in files if variant not in right]
+            absent += wrong
+            lacking.update(wrong)
+        self.hot.extend([blob.size for blob in blobs if blob not in lacking])
+        self.absent_blobs += len(absent)
+        self.absent_bytes += sum(blob.size for blob in absent)
+        self._waiting += absent
+        while len(self._waiting) >= 2 * STREAMS * MAX_READ:  # the last ones are shared by the streams
+            self._spool(self._waiting[: STREAMS * MAX_READ])
+            self._waiting = self._waiting[STREAMS * MAX_READ :]
 
-    def _take(self, blob: Blob) -> bool:
-        """Whether `blob` was asked for and is new; raises InvalidManifest when its size was announced wrongly."""
-        wanted = self._left.pop(blob.digest, None)
-        if wanted is None:
-            return False
-        if wanted.size not in {blob.size, _UNKNOWN_SIZE}:
-            raise InvalidManifest(f"Blob {blob.digest.hex()} has {blob.size} bytes, its manifest says {wanted.size}")
-        if wanted.size == _UNKNOWN_SIZE and blob.size > MAX_MANIFEST_BYTES:
-            raise InvalidManifest(f"Blob {blob.digest.hex()} of {blob.size} bytes is too large for a manifest")
-        return True
+    def _spool(self, blobs: Sequence[Blob]) -> None:
+        for batch in _in_batches(blobs):
+            self._absent.append(b"".join([self._layout.pack(*blob) for blob in batch]))
 
-    async def _keep_large(self, recipe: ChunkList) -> None:
-        if not self._take(recipe.blob):
-            return
-        offsets: dict[Blob, list[int]] = {}
-        offset = 0
-        for chunk in recipe.chunks:
-            offsets.setdefault(chunk, []).append(offset)
-            offset += chunk.size
-        if offset != recipe.blob.size:
-            raise StoredCorrupt(recipe.blob, b"", "a recipe of the store")
-        with await asyncio.to_thread(self._cache.writer, recipe.blob) as writer:
-            chunks = list(offsets)
-            for start in range(0, len(chunks), CHUNK_READ):
-                part = {chunk: offsets[chunk] for chunk in chunks[start : start + CHUNK_READ]}
-                await each(self._store, list(part), partial(self._write, part, writer))
-                if part:
-                    raise BlobsMissing([recipe.blob.digest], "the store")
-            with _store_at_fault():
-                await asyncio.to_thread(writer.commit)
-        self._done([recipe.blob])
-
-    def _write(self, offsets: dict[Blob, list[int]], writer: BlobWriter, records: Sequence[Record]) -> None:
-        """Write the chunks among `records` to all their places, forgetting these; runs in a thread."""
-        for record in records:
-            if isinstance(record, Block):
-                for chunk, content in _verified(record):
-                    for offset in offsets.pop(chunk, ()):
-                        writer.write_at(offset, content)
-
-    def _done(self, blobs: Sequence[Blob]) -> None:
-        self._cold += blobs
-        self._monitor.count("fetched_blobs", len(blobs))
-        self._monitor.count("fetched_bytes", sum(blob.size for blob in blobs))
+    def batches(self) -> Iterator[Sequence[Blob]]:
+        """Yield what was absent."""
+        for packed in self._absent:
+            yield [Blob(*fields) for fields in self._layout.iter_unpack(packed)]
 
 
-def _verified(block: Block) -> Iterator[tuple[Blob, memoryview]]:
-    with _store_at_fault():
-        yield from block.contents()
+def _in_batches(blobs: Sequence[Blob]) -> list[Sequence[Blob]]:
+    size = min(MAX_READ, max(MIN_READ, -(-len(blobs) // STREAMS)))
+    return [blobs[start : start + size] for start in range(0, len(blobs), size)]
 
 
-@contextmanager
-def _store_at_fault() -> Iterator[None]:
-    """Say who sent the wrong bytes."""
-    try:
-        yield
-    except BlobCorrupt as error:
-        raise StoredCorrupt(error.blob, error.found, "the store") from error
-    except InvalidRecord as error:
-        raise IsolateError(f"The store sent a damaged block: {error}") from error
-
-
-@contextmanager
-def _one_error() -> Iterator[None]:
-    """Raise the error that made a group of tasks end, alone: it is what callers decide on."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        raise first_cause(group) from group
+def _path_of_any(tree: Tree, digests: set[bytes]) -> str:
+    return next(entry.path for entry in tree.entries() if entry.blob and entry.blob.digest in digests)

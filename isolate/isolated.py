@@ -12,7 +12,7 @@ written through a link; a blob has one size. All else raises InvalidManifest, wi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from json.encoder import encode_basestring_ascii as _quoted
@@ -139,52 +139,6 @@ def loads(data: bytes | bytearray | memoryview, namespace: Namespace) -> Manifes
     for key in record:
         raise InvalidManifest(f"Unknown key {key!r}")
     return manifest
-
-
-def merge(parts: Sequence[Manifest]) -> Manifest:
-    """Return the whole tree of `parts`: the root, then its includes left to right, depth first.
-
-    The first definition of a path wins; so do the first command that is not empty and, independently, the first
-    `relative_cwd`. Raises InvalidManifest when the parts contradict each other.
-    """
-    ordered = _united([part.entries for part in parts if part.entries])
-    check_tree(ordered)
-    return Manifest(
-        algorithm=parts[0].algorithm,
-        entries=tuple(ordered),
-        command=next((part.command for part in parts if part.command), ()),
-        relative_cwd=next((part.relative_cwd for part in parts if part.relative_cwd is not None), None),
-        read_only=parts[0].read_only,
-    )
-
-
-def _united(runs: Sequence[Sequence[Entry]]) -> list[Entry]:
-    """Return the entries of sorted `runs`, sorted; of two with one path that of the earlier run."""
-    if all(one[-1].path < other[0].path for one, other in pairwise(runs)):
-        return [entry for run in runs for entry in run]  # ranges of one large tree, as we and others write it
-    entries: dict[str, Entry] = {}
-    for run in runs:
-        for entry in run:
-            entries.setdefault(entry.path, entry)
-    return sorted(entries.values())
-
-
-def resolve(root: bytes, parts: Mapping[bytes, Manifest]) -> Manifest:
-    """Return the tree of `root` with all its includes merged; `parts` holds every manifest that is reachable.
-
-    Raises InvalidManifest when a part is reached twice: 2020 refuses even a diamond, and so no cycle can exist.
-    """
-    ordered: list[Manifest] = []
-    seen: set[bytes] = set()
-    pending = [root]
-    while pending:
-        digest = pending.pop()
-        if digest in seen:
-            raise InvalidManifest(f"Include {digest.hex()} is retrieved recursively")
-        seen.add(digest)
-        ordered.append(parts[digest])
-        pending.extend(reversed(parts[digest].includes))
-    return merge(ordered) if len(ordered) > 1 else ordered[0]
 
 
 def _bounded(data: bytes | bytearray | memoryview) -> bytes:

@@ -1,7 +1,7 @@
 """Trees of a server, looked at by their hash: manifests are read, contents only if asked for.
 
-Knows no cache and no disk but the files it is told to write to. The invariant: what is shown is verified against the
-hash it was asked for by.
+Knows no cache. The parts of a large manifest wait in a file without a name. The invariants: what is shown is verified
+against the hash it was asked for by; memory does not depend on the size of a tree.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import posixpath
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, NoReturn
 
 from isolate.cas.digest import Namespace
 from isolate.download import stream_blob
-from isolate.entries import MAX_PARTS, Entry, Kind
+from isolate.entries import Entry, Kind
 from isolate.errors import InvalidInput, InvalidManifest, NotFound, first_cause
 from isolate.hands import Remote
 from isolate.http import HttpClient
-from isolate.isolated import MAX_MANIFEST_BYTES, Manifest, loads, resolve
+from isolate.isolated import MAX_MANIFEST_BYTES, Manifest, loads
 from isolate.monitor import Monitor
+from isolate.parts import Parts, Tree, entry_at_or_after
+from isolate.spool import Spool, temporary_path
 
-READS = 8  # manifests asked for at a time
+READS = 4  # manifests asked for at a time, about 3 MB each
 MAX_LINKS = 40  # followed for one path, as Linux does
 
 
@@ -38,31 +40,32 @@ class RemoteTree:
 
     def __init__(self, client: HttpClient, namespace: Namespace) -> None:
         self._client, self._namespace = client, namespace
-        self.manifest = Manifest(algorithm=namespace.algorithm)
+        self._contents = Spool(temporary_path)  # of the parts, which are read again when they are needed
+        self._places: dict[bytes, int] = {}
+        self.tree = Tree.of(Manifest(algorithm=namespace.algorithm))
 
-    async def open(self, root: bytes, content: bytes | None = None) -> Manifest:
+    async def open(self, root: bytes, content: bytes | None = None) -> Tree:
         """Read the manifest `root` and its includes; `content` is what the root is known to be.
 
         Raises BlobsMissing, InvalidManifest, StoredCorrupt, and what the client raises.
         """
-        parts: dict[bytes, Manifest] = {} if content is None else {root: manifest_of(content, self._namespace, root)}
+        parts = Parts(self._namespace.algorithm)
+        if content is not None:
+            self._add(root, content, parts)
         level = [root]
         while level:
-            await self._read([digest for digest in level if digest not in parts], parts)
-            includes = dict.fromkeys(part for digest in level for part in parts[digest].includes)
-            level = [digest for digest in includes if digest not in parts]
-            if len(parts) + len(level) > MAX_PARTS:
-                raise InvalidManifest(f"The tree has more than {MAX_PARTS} includes")
-        self.manifest = await asyncio.to_thread(resolve, root, parts)
-        return self.manifest
+            await self._read([digest for digest in level if digest not in self._places], parts)
+            level = parts.below(level)
+        self.tree = await asyncio.to_thread(parts.tree, root, self._part)
+        return self.tree
 
-    async def _read(self, digests: Sequence[bytes], parts: dict[bytes, Manifest]) -> None:
+    async def _read(self, digests: Sequence[bytes], parts: Parts) -> None:
         """Add the manifests `digests` to `parts`."""
         waiting = iter(digests)
 
         async def work() -> None:
             for digest in waiting:
-                parts[digest] = await self._part(digest)
+                self._add(digest, await self._content(digest), parts)
 
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -71,7 +74,7 @@ class RemoteTree:
         except BaseExceptionGroup as group:
             raise first_cause(group) from group
 
-    async def _part(self, digest: bytes) -> Manifest:
+    async def _content(self, digest: bytes) -> bytes:
         content = bytearray()
 
         def keep(piece: bytes) -> int:
@@ -81,28 +84,28 @@ class RemoteTree:
             return len(piece)
 
         await stream_blob(self._client, self._namespace, digest, keep)
-        return manifest_of(content, self._namespace, digest)
+        return bytes(content)
 
-    async def write_file(self, path: str, write: Callable[[bytes], int]) -> None:
-        """Hand the content of the file at `path` to `write`, links within the tree followed; raises NotFound."""
-        entry = find(self.manifest, path)
+    def _add(self, digest: bytes, content: bytes, parts: Parts) -> None:
+        parts.add(digest, manifest_of(content, self._namespace, digest))
+        self._places[digest] = len(self._contents)
+        self._contents.append(content)
+
+    def _part(self, digest: bytes) -> Manifest:
+        return manifest_of(self._contents[self._places[digest]], self._namespace, digest)
+
+    async def write_file(self, entry: Entry, write: Callable[[bytes], int]) -> None:
+        """Hand the content of a file of the tree to `write`."""
         assert entry.blob is not None, "a file has content"
         await stream_blob(self._client, self._namespace, entry.blob.digest, write)
 
 
-def manifest_of(content: bytes | bytearray, namespace: Namespace, digest: bytes) -> Manifest:
-    """Return the manifest that the blob `digest` is; raises InvalidManifest that says which blob is none."""
+def manifest_of(content: bytes, namespace: Namespace, digest: bytes) -> Manifest:
+    """Return the manifest that is the content of blob `digest`; raises InvalidManifest."""
     try:
         return loads(content, namespace)
     except InvalidManifest as error:
         raise InvalidManifest(f"{digest.hex()} is not the hash of a tree: {error}") from error
-
-
-async def open_tree(client: HttpClient, source: Remote, root: bytes, content: bytes | None = None) -> RemoteTree:
-    """Return the tree `root` with its manifest read."""
-    tree = RemoteTree(client, source.namespace)
-    await tree.open(root, content)
-    return tree
 
 
 def client_for(source: Remote, monitor: Monitor) -> HttpClient:
@@ -110,14 +113,14 @@ def client_for(source: Remote, monitor: Monitor) -> HttpClient:
     return HttpClient(source.url, user_agent=source.user_agent, monitor=monitor)
 
 
-def find(manifest: Manifest, path: str) -> Entry:
+def find(tree: Tree, path: str) -> Entry:
     """Return the file that `path` leads to; raises NotFound, InvalidInput for what has no content."""
-    known = {entry.path: entry for entry in manifest.entries}
     here = posixpath.normpath(path)
     for _ in range(MAX_LINKS):
-        entry = known.get(here)
+        names, has_below = _on_the_way(tree, here)
+        entry = names.get(here)
         if entry is None:
-            here = _through_link(known, here, path)
+            here = _through_link(names, here) or _no_file(tree, path, is_directory=has_below)
         elif entry.kind is Kind.LINK:
             assert entry.target is not None, "a link has a target"
             here = posixpath.normpath(posixpath.join(posixpath.dirname(here), entry.target))
@@ -128,7 +131,23 @@ def find(manifest: Manifest, path: str) -> Entry:
     raise NotFound(f"The tree has no file {path!r}: it leads through too many links")
 
 
-def _through_link(known: dict[str, Entry], here: str, path: str) -> str:
+def _on_the_way(tree: Tree, here: str) -> tuple[dict[str, Entry], bool]:
+    """Return what the tree has at `here` and above it, and whether it has anything below."""
+    parts = here.split("/")
+    names = ["/".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    found: dict[str, Entry] = {}
+    has_below = False
+    for run in tree.runs():
+        for name in names:
+            entry = entry_at_or_after(run, name)
+            if entry is not None and entry.path == name:
+                found[name] = entry
+        below = entry_at_or_after(run, f"{here}/")
+        has_below = has_below or (below is not None and below.path.startswith(f"{here}/"))
+    return found, has_below
+
+
+def _through_link(known: dict[str, Entry], here: str) -> str | None:
     """Return where `here`, which is no entry, leads by a link above it."""
     parts = here.split("/")
     for end in range(1, len(parts)):
@@ -136,48 +155,80 @@ def _through_link(known: dict[str, Entry], here: str, path: str) -> str:
         if link is not None and link.target is not None:
             above = posixpath.join(posixpath.dirname(link.path), link.target)
             return posixpath.normpath(posixpath.join(above, *parts[end:]))
-    if any(name.startswith(f"{here}/") for name in known):
+    return None
+
+
+def _no_file(tree: Tree, path: str, *, is_directory: bool) -> NoReturn:
+    if is_directory:
         raise InvalidInput(f"{path!r} is a directory")
-    tar = next((entry.path for entry in known.values() if entry.kind is Kind.TAR), None)
+    tar = next((entry.path for entry in tree.entries() if entry.kind is Kind.TAR), None)
     hint = "" if tar is None else f" (hint: only `download` opens tars, such as {tar!r})"
     raise NotFound(f"The tree has no file {path!r}{hint}")
 
 
-def below(manifest: Manifest, paths: Sequence[str]) -> list[Entry]:
-    """Return the entries at or below any of `paths`, all without any; raises NotFound for one that names nothing."""
-    if not paths:
-        return list(manifest.entries)
+def below(tree: Tree, paths: Sequence[str]) -> Iterator[Entry]:
+    """Yield the entries at or below any of `paths`, all without any; raises NotFound, first, if one names nothing."""
     wanted = [posixpath.normpath(path) for path in paths]
-    chosen = []
-    met = set()
-    for entry in manifest.entries:
-        mine = [path for path in wanted if path in {".", entry.path} or entry.path.startswith(f"{path}/")]
-        if mine:
-            chosen.append(entry)
-            met.update(mine)
-    for path in wanted:
-        if path not in met:
-            raise NotFound(f"The tree has nothing at {path!r}")
-    return chosen
+    for path in _not_in(tree, wanted):
+        raise NotFound(f"The tree has nothing at {path!r}")
+    for entry in tree.entries():
+        if not wanted or any(path in {".", entry.path} or entry.path.startswith(f"{path}/") for path in wanted):
+            yield entry
 
 
-def tars_text(entries: Sequence[Entry]) -> str:
-    """Return what to say of tars among what is shown, for there `download` makes other files; nothing without any."""
-    tars = [entry.path for entry in entries if entry.kind is Kind.TAR]
-    if not tars:
-        return ""
-    more = f" and {len(tars) - 1} more" if len(tars) > 1 else ""
-    return f"{tars[0]!r}{more}: in place of a tar `download` puts what is in it, which is not shown here"
+def _not_in(tree: Tree, wanted: Sequence[str]) -> list[str]:
+    """Return those of some paths that nothing is at or below."""
+    missing = list(wanted)
+    for run in tree.runs() if missing else ():
+        for path in list(missing):
+            at, under = entry_at_or_after(run, path), entry_at_or_after(run, f"{path}/")
+            is_at = at is not None and at.path == path
+            if path == "." or is_at or (under is not None and under.path.startswith(f"{path}/")):
+                missing.remove(path)
+    return missing
 
 
-def differences(before: Manifest, after: Manifest) -> Iterator[Change]:
+class Shown:
+    """What there is to say of entries that were shown."""
+
+    def __init__(self) -> None:
+        self.entries = self.size_bytes = self._tars = 0
+        self._first_tar = ""
+
+    def passing(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield `entries`, counted."""
+        for entry in entries:
+            self.entries += 1
+            self.size_bytes += 0 if entry.blob is None else entry.blob.size
+            if entry.kind is Kind.TAR:
+                self._first_tar = self._first_tar or entry.path
+                self._tars += 1
+            yield entry
+
+    def tars_text(self) -> str:
+        """Return what to say of tars, for there `download` makes other files; nothing without any."""
+        if not self._tars:
+            return ""
+        more = f" and {self._tars - 1} more" if self._tars > 1 else ""
+        return f"{self._first_tar!r}{more}: in place of a tar `download` puts what is in it, which is not shown here"
+
+
+def differences(before: Tree, after: Tree) -> Iterator[Change]:
     """Yield where two trees differ, by path; contents are compared by digest."""
-    old = {entry.path: entry for entry in before.entries}
-    new = {entry.path: entry for entry in after.entries}
-    for path in sorted(old.keys() | new.keys()):
-        one, other = old.get(path), new.get(path)
-        if one != other:
-            yield Change(path, one, other)
+    ones, others = before.entries(), after.entries()
+    one, other = next(ones, None), next(others, None)
+    while one is not None or other is not None:
+        if other is None or (one is not None and one.path < other.path):
+            assert one is not None, "one of them is there"
+            yield Change(one.path, one, None)
+            one = next(ones, None)
+        elif one is None or other.path < one.path:
+            yield Change(other.path, None, other)
+            other = next(others, None)
+        else:
+            if one != other:
+                yield Change(one.path, one, other)
+            one, other = next(ones, None), next(others, None)
 
 
 def long_line(entry: Entry) -> str:

@@ -23,7 +23,7 @@ from isolate.terminal import Console, TerminalMonitor
 
 if TYPE_CHECKING:
     from isolate.hands import Remote
-    from isolate.isolated import Manifest
+    from isolate.parts import Tree
 
 Result = TypeVar("Result")
 
@@ -97,8 +97,8 @@ def fetch(
     max_items: int,
     use_symlinks: bool,
     **given: Any,
-) -> Manifest | None:
-    """Bring a tree or files to `target`; returns the manifest of a tree."""
+) -> Tree | None:
+    """Bring a tree or files to `target`; returns the tree, if it is one."""
     from isolate.cas.cache import CachePolicy
     from isolate.checkout import download_tree
     from isolate.download import download_files
@@ -120,9 +120,9 @@ def fetch(
     )
     with console.watch() as monitor, _remaining(console, monitor), _cache_folder(cache) as folder:
         started_s = time.monotonic()
-        manifest = run(download_tree(source, root.hex(), content, target, folder, policy, monitor))
+        tree = run(download_tree(source, root.hex(), content, target, folder, policy, monitor))
         console.note(fetched_line(monitor.snapshot(), time.monotonic() - started_s))
-        return manifest
+        return tree
 
 
 @contextmanager

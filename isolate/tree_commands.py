@@ -5,6 +5,7 @@ A root beside `cli`, which adds them to its group. Everything heavy is imported 
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ from isolate.streams import read_stdin, write_nowhere
 from isolate.terminal import EXIT_FAILED, EXIT_HELP, Console, log_options, summary_option, version_option
 
 if TYPE_CHECKING:
-    from isolate.isolated import Manifest
+    from isolate.parts import Tree
     from isolate.remote_tree import Change
 
 common = flags.all_of(summary_option, log_options, version_option)
@@ -49,13 +50,14 @@ def ls_command(console: Console, /, tree: str, paths: tuple[str, ...], *, long: 
 
     HASH is that of a tree, or a local .isolated.
     """
-    from isolate.remote_tree import below, long_line, shown, tars_text
+    from isolate.remote_tree import Shown, below, long_line, shown
 
-    entries = below(_manifest(console, tree, **given), paths)
+    told = Shown()
+    entries = told.passing(below(_opened(console, tree, **given), paths))
     _print(map(long_line, entries) if long else (shown(entry.path) for entry in entries))
-    if told := tars_text(entries):
-        console.warn(told)
-    console.note(f"{len(entries)} entries of {sum(entry.blob.size for entry in entries if entry.blob)} bytes")
+    if text := told.tars_text():
+        console.warn(text)
+    console.note(f"{told.entries} entries of {told.size_bytes} bytes")
 
 
 @click.command("cat", cls=Command, epilog=EXIT_HELP)
@@ -66,19 +68,20 @@ def ls_command(console: Console, /, tree: str, paths: tuple[str, ...], *, long: 
 @click.pass_obj
 def cat_command(console: Console, /, tree: str, paths: tuple[str, ...], **given: Any) -> None:
     """Print files of a tree, links followed."""
-    from isolate.remote_tree import RemoteTree, client_for, find, tars_text
+    from isolate.remote_tree import RemoteTree, Shown, client_for, find
 
     source, root, content = source_of(tree, **given)
 
     async def copy() -> None:
         with console.watch() as monitor:
             async with client_for(source, monitor) as client:
-                tree = RemoteTree(client, source.namespace)
-                manifest = await tree.open(root, content)
+                tree, told = RemoteTree(client, source.namespace), Shown()
+                await tree.open(root, content)
                 for path in paths:
-                    await tree.write_file(path, sys.stdout.buffer.write)
-                if told := tars_text([find(manifest, path) for path in paths]):
-                    console.warn(told)
+                    for entry in told.passing([find(tree.tree, path)]):
+                        await tree.write_file(entry, sys.stdout.buffer.write)
+                if text := told.tars_text():
+                    console.warn(text)
 
     try:
         run(copy())
@@ -98,13 +101,15 @@ def diff_command(console: Console, /, before: str, after: str, *, exit_code: boo
     """Tell what the second tree has added (A), deleted (D) or changed (M); no content is fetched."""
     from isolate.remote_tree import differences
 
-    one, other = (_manifest(console, tree, **given) for tree in (before, after))
+    one, other = (_opened(console, tree, **given) for tree in (before, after))
     if one.algorithm is not other.algorithm:
         raise click.UsageError(f"Hashes of {one.algorithm.name} and {other.algorithm.name} cannot be compared")
-    changes = list(differences(one, other))
-    _print(map(_change_line, changes))
-    console.note(f"{len(changes)} paths differ")
-    return EXIT_FAILED if changes and exit_code else 0
+    numbers = itertools.count()
+    changes = (_change_line(change) for change, _ in zip(differences(one, other), numbers, strict=False))
+    _print(changes)
+    differing = next(numbers)
+    console.note(f"{differing} paths differ")
+    return EXIT_FAILED if differing and exit_code else 0
 
 
 @click.command("fmt", cls=Command, epilog=EXIT_HELP)
@@ -158,13 +163,13 @@ def _rewrite(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _manifest(console: Console, tree: str, **given: Any) -> Manifest:
-    """Return the manifest of a tree with its includes merged."""
+def _opened(console: Console, tree: str, **given: Any) -> Tree:
+    """Return a tree with its manifest read."""
     from isolate.remote_tree import RemoteTree, client_for
 
     source, root, content = source_of(tree, **given)
 
-    async def load() -> Manifest:
+    async def load() -> Tree:
         with console.watch() as monitor:
             async with client_for(source, monitor) as client:
                 return await RemoteTree(client, source.namespace).open(root, content)

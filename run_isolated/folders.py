@@ -1,28 +1,29 @@
-"""What each directory of a mapped tree holds, as it should be found on disk: pure, and written as a stream.
+"""What each directory of a mapped tree holds, as it should be found on disk, written and read as a stream.
 
-Knows no disk and no cache. One `Folder` after another, parents first, so that a tree of any size is compared while one
-of them is in memory. The invariant: when `read` comes to its end without an error, what it yielded was
-written by `write`, to the last bit.
+Knows no tree on disk and no cache. One `Folder` after another, parents first, so that a tree of any size is compared
+while one of them is in memory. The invariant: a directory is described once and whole, whichever runs it came in.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from os import fsdecode, fsencode
 from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from isolate.cas.digest import BLAKE3, Algorithm, Blob
-from isolate.errors import InvalidRecord
-from run_isolated.mapper import Plan, own_mode
+from isolate.cas.digest import Algorithm, Blob
+from isolate.errors import InvalidRecord, TooLarge
+from isolate.parts import may_follow_below
+from isolate.spool import Spool
+from run_isolated.linked import Variant
+from run_isolated.mapper import own_mode
+from run_isolated.plans import Plan
+from run_isolated.sealing import read_sealed, write_sealed
 
-_LENGTH_BYTES = 4
-MAX_FOLDER_BYTES = 1 << 30  # a directory of millions of names; more means that these are not our bytes
-
-Variant = tuple[Blob, bool]  # one file of the cache: its content, and whether it is executable
+MAX_FOLDER_NAMES = 1 << 18  # files in one directory, which is in memory as a whole: about 100 MB
 
 
 class Fact(NamedTuple):
@@ -48,6 +49,13 @@ class Facts:
     def pack(self, facts: Iterable[tuple[int, int, int, bool, bytes]]) -> bytes:
         pack = self._layout.pack
         return b"".join([pack(*fact) for fact in facts])
+
+    def known(self, packed: bytes) -> dict[Variant, tuple[int, int, int]]:
+        """Return size, mtime_ns and inode of each file of which facts were packed; raises InvalidRecord."""
+        return {
+            (Blob(digest, size), executable): (size, mtime_ns, inode)
+            for size, mtime_ns, inode, executable, digest in self.unpack(packed)
+        }
 
     def unpack(self, packed: bytes) -> Iterator[Fact]:
         """Yield what was packed; raises InvalidRecord."""
@@ -81,60 +89,87 @@ class _Content:
     folders: list[bytes] = field(default_factory=list)
 
 
-def folders_of(tree: Plan, cached: Mapping[Variant, tuple[int, int, int]], facts: Facts) -> Iterator[Folder]:
-    """Yield the directories of `tree`, parents first; `cached` says what its files are in the cache.
+Known = tuple[Plan, Mapping[Variant, tuple[int, int, int]]]  # a run, and what its files are in the cache
 
-    For trees without tars: what is in those nobody knows without reading them.
-    """
-    contents: dict[str, _Content] = {path: _Content() for path in ("", *tree.directories)}
-    for path in tree.directories:
-        above, _, name = path.rpartition("/")
-        contents[above].folders.append(fsencode(name))
-    for entry in tree.files:
-        if entry.blob is not None:
+
+class _Folders:
+    """The directories of a tree, described run by run."""
+
+    def __init__(self, facts: Facts, temporary: Callable[[], str]) -> None:
+        self._facts = facts
+        self._open: dict[str, _Content] = {"": _Content()}  # parents first
+        self._closed = Spool(temporary)  # what is below comes before what is above
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    def add(self, plan: Plan, cached: Mapping[Variant, tuple[int, int, int]]) -> None:
+        opened = self._open
+        for path in plan.directories:
+            opened[path] = _Content()
+        for path in plan.directories:
+            above, _, name = path.rpartition("/")
+            opened[above].folders.append(fsencode(name))
+        for entry in plan.files:
+            if entry.blob is not None:
+                above, _, name = entry.path.rpartition("/")
+                content, executable = opened[above], entry.is_executable
+                content.names.append(name)
+                content.facts.append((*cached[entry.blob, executable], executable, entry.blob.digest))
+        for entry in plan.empty_files:
             above, _, name = entry.path.rpartition("/")
-            content, executable = contents[above], entry.is_executable
-            content.names.append(name)
-            content.facts.append((*cached[entry.blob, executable], executable, entry.blob.digest))
-    for entry in tree.empty_files:
-        above, _, name = entry.path.rpartition("/")
-        contents[above].empties.append((fsencode(name), own_mode(entry)))
-    for entry in tree.links:
-        above, _, name = entry.path.rpartition("/")
-        contents[above].links.append((fsencode(name), fsencode(entry.target or "")))
-    for path, content in contents.items():
+            opened[above].empties.append((fsencode(name), own_mode(entry)))
+        for entry in plan.links:
+            above, _, name = entry.path.rpartition("/")
+            opened[above].links.append((fsencode(name), fsencode(entry.target or "")))
+        for path, content in opened.items():
+            if len(content.names) > MAX_FOLDER_NAMES:
+                raise TooLarge(f"Directory {path!r} has more than {MAX_FOLDER_NAMES} files")
+
+    def close(self, last: str) -> None:
+        """Put away the directories that nothing after the path `last` is in."""
+        for path in reversed(self._open):
+            if path and not may_follow_below(path, last):
+                self._closed.append(self._encode(self._folder(path, self._open[path])))
+        self._open = {path: content for path, content in self._open.items() if not path or may_follow_below(path, last)}
+
+    def all(self) -> Iterator[Folder]:
+        """Yield all directories, parents first."""
+        for path, content in self._open.items():
+            yield self._folder(path, content)
+        decode = msgspec.msgpack.Decoder(Folder).decode
+        for encoded in reversed(self._closed):
+            yield decode(encoded)
+
+    def _folder(self, path: str, content: _Content) -> Folder:
         files = fsencode("\0".join(content.names))
-        yield Folder(fsencode(path), files, facts.pack(content.facts), content.empties, content.links, content.folders)
+        facts = self._facts.pack(content.facts)
+        return Folder(fsencode(path), files, facts, content.empties, content.links, content.folders)
+
+
+def folders_of(runs: Iterable[Known], facts: Facts, temporary: Callable[[], str]) -> Iterator[Folder]:
+    """Yield the directories of a tree, parents first; raises TooLarge for one that is too large to be described.
+
+    For trees without tars: what is in those nobody knows without reading them. `temporary` returns a path for a file.
+    """
+    folders = _Folders(facts, temporary)
+    last = ""
+    for plan, cached in runs:
+        if last:
+            folders.close(last)
+        folders.add(plan, cached)
+        last = plan.last
+    yield from folders.all()
 
 
 def write(file: BinaryIO, folders: Iterable[Folder]) -> None:
     """Write `folders`, an end and a check."""
-    encode, hasher = msgspec.msgpack.Encoder().encode, BLAKE3.hasher()
-    for folder in folders:
-        body = encode(folder)
-        hasher.update(body)
-        file.write(len(body).to_bytes(_LENGTH_BYTES, "little") + body)
-    file.write(bytes(_LENGTH_BYTES) + hasher.digest())
+    write_sealed(file, map(msgspec.msgpack.Encoder().encode, folders))
 
 
 def read(file: BinaryIO) -> Iterator[Folder]:
     """Yield what was written; raises InvalidRecord for anything else, at the latest at the end."""
-    decode, hasher = msgspec.msgpack.Decoder(Folder).decode, BLAKE3.hasher()
-    while length := int.from_bytes(_exactly(file, _LENGTH_BYTES), "little"):
-        if length > MAX_FOLDER_BYTES:
-            raise InvalidRecord(f"A directory of {length} bytes in a kept tree")
-        body = _exactly(file, length)
-        hasher.update(body)
+    decode = msgspec.msgpack.Decoder(Folder).decode
+    for record in read_sealed(file):
         try:
-            yield decode(body)
+            yield decode(record)
         except msgspec.DecodeError as error:
             raise InvalidRecord(f"The list of a kept tree is damaged: {error}") from error
-    if file.read() != hasher.digest():
-        raise InvalidRecord("The list of a kept tree is damaged: its check differs")
-
-
-def _exactly(file: BinaryIO, length: int) -> bytes:
-    data = file.read(length)
-    if len(data) != length:
-        raise InvalidRecord("The list of a kept tree is cut off")
-    return data

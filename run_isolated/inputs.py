@@ -37,7 +37,7 @@ class Inputs:
         """Use `load`."""
         self.command, self.relative_cwd = ready.command, ready.relative_cwd
         self.before = before  # the cache, when we came
-        self.transfer = Transfer(duration_s, items_cold=tuple(ready.cold), items_hot=tuple(ready.hot))
+        self.transfer = Transfer(duration_s, items_cold=ready.cold, items_hot=ready.hot)
         self._cache, self._trees, self._ready, self._place = cache, trees, ready, place
         self._is_verified = self._is_good = False
 
@@ -119,23 +119,9 @@ async def _fetched(
 ) -> Fetched:
     """Return the tree `root`, in the cache; what earlier runs left goes when there is no space for it."""
     try:
-        fetched = await fetch(store, cache, root, monitor)
+        fetched = await fetch(store, cache, root, monitor, verify=verify)
     except NoSpace:
         if trees is None or not await in_thread(trees.clear):
             raise
-        fetched = await fetch(store, cache, root, monitor)
-    if verify and await in_thread(partial(_drop_damaged, cache, fetched)):
-        fetched.pin.release()
-        fetched = await fetch(store, cache, root, monitor)
+        fetched = await fetch(store, cache, root, monitor, verify=verify)
     return fetched
-
-
-def _drop_damaged(cache: LocalCache, fetched: Fetched) -> bool:
-    """Hash all files of a tree, the executable variants that are here too, and say whether one was wrong."""
-    hot = {blob.digest for blob in fetched.hot}
-    known = [entry for entry in fetched.manifest.entries if entry.blob and entry.blob.size and entry.blob.digest in hot]
-    plain = dict.fromkeys(entry.blob for entry in known if entry.blob)
-    variants = dict.fromkeys(entry.blob for entry in known if entry.blob and entry.is_executable)
-    lacking = set(cache.absent(list(variants), executable=True))
-    files = [(blob, False) for blob in plain] + [(blob, True) for blob in variants if blob not in lacking]
-    return len(cache.recheck(files)) < len(files)

@@ -19,10 +19,11 @@ from isolate.cas.cache import LocalCache
 from isolate.cas.files import write_atomic
 from isolate.errors import InvalidRecord
 from run_isolated.exposure import Exposure
-from run_isolated.mapping import TOUCH_S, sources_of
+from run_isolated.kept import Shared, Taken
+from run_isolated.mapping import TOUCH_S, sources_of, unchanged_files
 from run_isolated.proof import new_marker_ns
 from run_isolated.renewal import NotReusable, renew
-from run_isolated.reuse import Shared, Taken, Trees, shared_files
+from run_isolated.reuse import Trees
 from run_isolated.sealing import sealed, unsealed
 
 _PROVEN = "proven"
@@ -54,28 +55,25 @@ class Lower:
         if proven is None or not number or proven.number != number:
             proven = self._compared(self.kept.about.proven_ns if proven is None else proven.since_ns, number or b"")
         if proven is not None and self.cache.clock.now() - proven.touched_s >= TOUCH_S:
-            self.cache.touch([variant for variant, _ in shared_files(self.shared, self.trees.facts)])
+            with suppress(InvalidRecord):  # it was retired just now; the next run tells
+                for packed in self.shared.facts:
+                    self.cache.touch(list(self.trees.facts.known(packed)))
             proven = self._noted(proven.since_ns, proven.number)
         return proven is not None
 
     def _compared(self, since_ns: int, number: bytes) -> Proven | None:
         """Compare it; files that are new since `since_ns` are hashed. None when it is not what it should be."""
-        files = shared_files(self.shared, self.trees.facts)
-        variants = [variant for variant, _ in files]
-        with suppress(NotReusable, InvalidRecord, ValueError):
-            pin = self.cache.pin(blob.digest for blob, _ in variants)
-            try:
-                # What has other names than those below `trees/` is replaced in the cache, and so is a tree that has it.
-                self.cache.settle(variants, self.kept.path / _ASIDE)
-                marker_ns = new_marker_ns(self.cache)
-                if not marker_ns or self.cache.unchanged(files) is None:
-                    return None
-                with sources_of(self.cache) as found:
-                    aside = self.kept.path / _ASIDE
-                    renew(self.kept.tree, self.kept.folders(), self.trees.facts, found, since_ns, aside, limit=0)
-                return self._noted(marker_ns, b"" if self.cache.in_doubt(variants) else number)
-            finally:
-                pin.release()
+        aside, facts = self.kept.path / _ASIDE, self.trees.facts
+        with suppress(NotReusable, InvalidRecord, ValueError), self.cache.pin() as pin:
+            marker_ns = new_marker_ns(self.cache)
+            # What has other names than those below `trees/` is replaced in the cache, and so is a tree that has it.
+            linked = unchanged_files(self.cache, pin, self.shared, facts, aside)
+            if not marker_ns or linked is None:
+                return None
+            with sources_of(self.cache) as found:
+                renew(self.kept.tree, self.kept.folders(), facts, found, since_ns, aside, limit=0)
+            is_doubtful = any(self.cache.in_doubt(variants) for variants in linked)
+            return self._noted(marker_ns, b"" if is_doubtful else number)
         return None
 
     def _noted(self, since_ns: int, number: bytes) -> Proven:

@@ -1,8 +1,9 @@
-"""A manifest becomes a directory tree: decided first, made after.
+"""A tree is made as it was planned.
 
-Knows no store: what it maps is in the cache already, and pinned. `plan` is pure; `apply` makes directories parents
-first, then files, then links, so that nothing is ever written through a link, whatever the manifest or the file system
-(case, normalisation) make of the names. The invariant: nothing outside the destination is created or changed.
+Knows no store: what it maps is in the cache already, and pinned. `apply` makes the directories of a
+run parents first, then its files, and the links of all runs at the very end, so that nothing is ever written through a
+link, whatever the manifest or the file system (case, normalisation) make of the names. The invariants: nothing outside
+the destination is created or changed; memory does not depend on the size of the tree.
 
 Mapped by hard link a file is the cache's own: read-only, 0444 or 0555. Of its mode the executable bit is promised.
 """
@@ -11,19 +12,22 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+import msgspec
+
 from isolate.cas.cache import LocalCache
 from isolate.cas.digest import Blob
-from isolate.entries import Entry, Kind
+from isolate.entries import Entry
 from isolate.errors import BlobsMissing, InvalidInput, InvalidManifest, IsolateError, NoSpace
-from isolate.isolated import Manifest
-from isolate.paths import RelPath
+from isolate.spool import Spool
 from run_isolated import linux
+from run_isolated.linked import Linked, Variant
+from run_isolated.plans import Plan
 
 # Why a hard link is refused where a copy is possible: another device, too many links (65,000 on ext4), or a file system
 # or kernel setting that has none for us.
@@ -47,77 +51,74 @@ class How(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to make, in this order."""
-
-    directories: tuple[str, ...]  # parents first
-    empty_files: tuple[Entry, ...]
-    files: tuple[Entry, ...]
-    tars: tuple[Entry, ...]
-    links: tuple[Entry, ...]
-
-    @property
-    def names(self) -> int:
-        """How many names the tree has, not counting what is in tars."""
-        return len(self.directories) + len(self.empty_files) + len(self.files) + len(self.links)
-
-
-@dataclass(frozen=True, slots=True)
 class Mapped:
-    """What was made; `linked` are the files of the cache that the tree now shares, each once."""
+    """What was made; `linked` are the files of the cache that the tree now shares."""
 
-    linked: tuple[tuple[str, Blob, bool], ...]  # path in the cache, blob, executable
-    copied_files: int
+    linked: Linked
+    copied_files: int = 0
     problem: str = ""  # why it was not made as asked for
+    names: int = 0
+    tars: int = 0
 
 
-def plan(manifest: Manifest) -> Plan:
-    """Return how the tree of `manifest`, which has no includes left, is made."""
-    directories: dict[str, None] = {}
-    empty_files: list[Entry] = []
-    files: list[Entry] = []
-    tars: list[Entry] = []
-    links: list[Entry] = []
-    file, folder, link = Kind.FILE, Kind.DIR, Kind.LINK  # looking up a member takes longer than all else here
-    for entry in manifest.entries:
-        path, kind, blob, _, _ = entry
-        if blob is not None:
-            if kind is file:
-                (files if blob.size else empty_files).append(entry)
-            elif blob.size:
-                tars.append(entry)
-        elif kind is link:
-            links.append(entry)
-        parent = path if kind is folder else path.rpartition("/")[0]
-        if parent and parent not in directories:
-            directories |= dict.fromkeys(RelPath(parent).parents)
-            directories[parent] = None
-    return Plan(tuple(directories), tuple(empty_files), tuple(files), tuple(tars), tuple(links))
-
-
-def apply(tree: Plan, cache: LocalCache, destination: Path, how: How = How.LINK) -> Mapped:
+def apply(plans: Iterable[Plan], cache: LocalCache, destination: Path, how: How = How.LINK) -> Mapped:
     """Make the tree at `destination`, which is empty or does not exist.
 
     Raises InvalidInput when it is neither, InvalidManifest for names this file system cannot hold side by side,
     BlobsMissing when the cache lost a file, NoSpace. After an error what was made so far is the caller's to remove.
     """
-    sources = cache.paths([(entry.blob, how.is_shared and entry.is_executable) for entry in tree.files if entry.blob])
+    linked, late = Linked(cache.namespace.algorithm, cache.temporary), _Late(cache)
+    names = 0
     try:
         _make_destination(destination)
         with directory(destination) as root, directory(cache.files_dir) as files:
             maker = _Maker(root, files, how)
-            maker.make_directories(tree)
-            maker.make_files(tree.files, [source[len(str(cache.files_dir)) + 1 :] for source in sources])
-            for entry in tree.tars:
-                if entry.blob is not None:
-                    from run_isolated import tar  # few trees have one
-
-                    tar.extract(cache.path(entry.blob), destination, entry.path.rpartition("/")[0])
-            maker.make_links(tree.links)
+            above, shares = len(str(cache.files_dir)) + 1, how.is_shared
+            for run in plans:
+                shares = how.is_shared
+                sources = cache.paths(
+                    [(entry.blob, shares and entry.is_executable) for entry in run.files if entry.blob]
+                )
+                maker.make_directories(run)
+                linked.append(maker.make_files(run.files, [source[above:] for source in sources]))
+                late.add(run)
+                names += run.names
+            late.extract_tars(destination)
+            late.make_links(root)
     except OSError as error:
         raise _explained(error, destination) from error
-    linked = tuple((f"{cache.files_dir}/{source}", *what) for source, what in maker.linked.items())
-    return Mapped(linked, maker.copied_files, maker.problem)
+    return Mapped(linked, maker.copied_files, maker.problem, names, late.tars)
+
+
+class _Late:
+    """Tars and links, which have to wait until all directories and files are made."""
+
+    def __init__(self, cache: LocalCache) -> None:
+        self._cache = cache
+        self._tars, self._links = Spool(cache.temporary), Spool(cache.temporary)  # a record for each run
+        self.tars = 0
+
+    def add(self, run: Plan) -> None:
+        encode = msgspec.msgpack.encode
+        if run.tars:
+            self.tars += len(run.tars)
+            self._tars.append(encode([(os.fsencode(entry.path), *entry.blob) for entry in run.tars if entry.blob]))
+        if run.links:
+            links = [(os.fsencode(entry.path), os.fsencode(entry.target or "")) for entry in run.links]
+            self._links.append(encode(links))
+
+    def extract_tars(self, destination: Path) -> None:
+        for record in self._tars:
+            from run_isolated import tar  # few trees have one
+
+            for path, digest, size in msgspec.msgpack.decode(record):
+                archive = self._cache.path(Blob(digest, size))
+                tar.extract(archive, destination, os.fsdecode(path).rpartition("/")[0])
+
+    def make_links(self, root: int) -> None:
+        for record in self._links:
+            for path, target in msgspec.msgpack.decode(record):
+                os.symlink(target, path, dir_fd=root)
 
 
 class _Maker:
@@ -131,7 +132,6 @@ class _Maker:
         self._may_link = self._copies_are_shared = how.is_shared  # a copy in place of a link has the link's mode
         self._may_clone = how is How.REFLINK
         self._may_copy = how is not How.ONLY_LINK
-        self.linked: dict[str, tuple[Blob, bool]] = {}
         self.copied_files = 0
         self.problem = ""
 
@@ -142,18 +142,18 @@ class _Maker:
         for entry in tree.empty_files:
             os.close(os.open(entry.path, _CREATE, own_mode(entry), dir_fd=self._root))
 
-    def make_files(self, entries: Sequence[Entry], sources: Sequence[str]) -> None:
+    def make_files(self, entries: Sequence[Entry], sources: Sequence[str]) -> list[Variant]:
+        """Make files and return which of the cache they are links to, each once."""
+        linked: dict[Variant, None] = {}
         for entry, source in zip(entries, sources, strict=True):
+            blob, executable = entry.blob, entry.is_executable
             if self._may_link and self._link(source, entry.path):
-                if source not in self.linked and entry.blob is not None:
-                    self.linked[source] = (entry.blob, entry.is_executable)
+                if blob is not None:
+                    linked[blob, executable] = None
             else:
-                mode = (0o555 if entry.is_executable else 0o444) if self._copies_are_shared else own_mode(entry)
+                mode = (0o555 if executable else 0o444) if self._copies_are_shared else own_mode(entry)
                 self._copy(source, entry.path, mode)
-
-    def make_links(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            os.symlink(entry.target or "", entry.path, dir_fd=self._root)
+        return list(linked)
 
     def _link(self, source: str, path: str) -> bool:
         try:

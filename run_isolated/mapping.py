@@ -7,8 +7,8 @@ cache that it shares is pinned and in `proof`.
 
 from __future__ import annotations
 
-import itertools
 import os
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +19,15 @@ import msgspec
 from isolate.cas.cache import LocalCache, Pin
 from isolate.fetch import Fetched
 from isolate.monitor import Monitor
-from run_isolated.folders import Facts, Folder, Variant, folders_of
-from run_isolated.mapper import How, Mapped, Plan, apply, directory, plan
+from isolate.spool import Spool
+from run_isolated.folders import Facts, Folder, Known, folders_of
+from run_isolated.kept import About, Shared, Taken
+from run_isolated.linked import Linked, Variant
+from run_isolated.mapper import How, Mapped, apply, directory
+from run_isolated.plans import Plan, Plans
 from run_isolated.proof import Layout, Proof
-from run_isolated.renewal import Sources
-from run_isolated.reuse import MIN_NAMES, VERSION, About, Shared, Taken, Trees, shared_files, sketch_of
+from run_isolated.renewal import NotReusable, Sources
+from run_isolated.reuse import MIN_NAMES, VERSION, Trees, sketch_of
 
 TOUCH_S = 600  # the files of a tree that is used again and again are noted as used no more often
 
@@ -41,8 +45,9 @@ class Ready:
     hot: Sequence[int]  # and of what was there
     about: About | None = None  # when it was kept before
     shared: Shared | None = None
-    listed: Path | None = None  # what it should hold; else that of `tree`
-    tree: Plan | None = None  # None: it cannot be kept
+    listed: Path | None = None  # what it should hold; else that of `plans`
+    plans: Plans | None = None  # None: it cannot be kept
+    names: int = 0
 
     def keep(self, trees: Trees, cache: LocalCache, place: Path, beside: Path) -> bool:
         """Keep the tree at `place` for the next run, and return if it could be; its proof was found good."""
@@ -52,11 +57,7 @@ class Ready:
     def _described(self, cache: LocalCache) -> tuple[About, Shared, Iterable[Folder] | Path] | None:
         if self.about is not None and self.shared is not None and self.listed is not None:
             return msgspec.structs.replace(self.about, proven_ns=self.proof.marker_ns), self.shared, self.listed
-        if self.tree is None or self.tree.names < MIN_NAMES:
-            return None
-        known = self.proof.identities
-        variants = _variants(self.tree)
-        if not all(variant in known for variant in variants):
+        if self.plans is None or self.names < MIN_NAMES or self.proof.facts is None:
             return None
         facts = Facts(cache.namespace.algorithm)
         about = About(
@@ -67,14 +68,12 @@ class Ready:
             relative_cwd=None if self.relative_cwd is None else os.fsencode(self.relative_cwd),
             proven_ns=self.proof.marker_ns,
             touched_s=int(cache.clock.now()),
-            names=self.tree.names,
-            sketch=sketch_of(blob.digest for blob, _ in variants),
+            names=self.names,
+            sketch=_sketch(self.plans),
         )
-        shared = Shared(
-            sizes=[*self.cold, *self.hot],
-            linked=facts.pack((*known[blob, executable], executable, blob.digest) for blob, executable in variants),
-        )
-        return about, shared, folders_of(self.tree, known, facts)
+        known = map(facts.known, self.proof.facts)
+        folders = folders_of(zip(self.plans, known, strict=True), facts, cache.temporary)
+        return about, Shared(array("Q", self.cold) + array("Q", self.hot), self.proof.facts), folders
 
 
 def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path) -> Ready | None:
@@ -84,16 +83,13 @@ def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path) -> Re
     """
     beside = destination.parent / "same"
     taken = trees.take_same(root, beside)
-    has = taken.shared() if taken is not None else None
-    if taken is None or has is None:
+    shared = taken.shared() if taken is not None else None
+    if taken is None or shared is None:
         return None
-    shared = shared_files(has, trees.facts)
-    pin = cache.pin(itertools.chain([root], (blob.digest for (blob, _), _ in shared)))
-    cache.settle((variant for variant, _ in shared), beside)
-    paths = cache.unchanged(shared)
-    if paths is not None:
-        linked = tuple((path, *variant) for path, (variant, _) in zip(paths, shared, strict=True))
-        directories: list[str] = []
+    pin = cache.pin([root])
+    linked = unchanged_files(cache, pin, shared, trees.facts, beside)
+    if linked is not None:
+        directories = Spool(cache.temporary)
         wanted = _noting(taken.folders(), directories)
         with sources_of(cache) as sources:
             if trees.renewed(taken, wanted, taken.about.names, sources, beside / "aside", destination):
@@ -102,71 +98,96 @@ def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path) -> Re
                     root=root,
                     pin=pin,
                     proof=Proof.start(
-                        cache, Mapped(linked, 0), pin, _layout_of_list(destination, directories, taken, trees.facts)
+                        cache, linked, pin, _layout_of_list(destination, directories, taken, trees.facts)
                     ),
                     command=tuple(os.fsdecode(word) for word in about.command),
                     relative_cwd=None if about.relative_cwd is None else os.fsdecode(about.relative_cwd),
                     cold=(),
-                    hot=has.sizes,
-                    about=_touched(about, cache, [variant for variant, _ in shared]),
-                    shared=has,
+                    hot=shared.sizes,
+                    about=_touched(about, cache, linked),
+                    shared=shared,
                     listed=beside / "folders",
                 )
     pin.release()
     return None
 
 
+def unchanged_files(cache: LocalCache, pin: Pin, shared: Shared, facts: Facts, place: Path) -> Linked | None:
+    """Pin the files of the cache that a kept tree in `place` shares and return them; None when one is another one."""
+    linked = Linked(cache.namespace.algorithm, cache.temporary)
+    for packed in shared.facts:
+        known = facts.known(packed)
+        pin.extend(blob.digest for blob, _ in known)
+        cache.settle(known, place)
+        if not cache.unchanged(known.items()):
+            return None
+        linked.append(list(known))
+    return linked
+
+
 def map_fetched(
     cache: LocalCache, trees: Trees | None, fetched: Fetched, destination: Path, how: How, monitor: Monitor
 ) -> Ready:
     """Map a tree that is in the cache at `destination`, an empty directory; raises what `apply` raises."""
-    tree = plan(fetched.manifest)
+    plans = Plans(fetched.tree)
     mapped = None
-    if trees is not None and how.is_shared and tree.names >= MIN_NAMES and not tree.tars:
-        mapped = _from_near(cache, trees, tree, destination)
+    if trees is not None and how.is_shared and trees.has_any():
+        mapped = _from_near(cache, trees, plans, destination)
     if mapped is None:
-        mapped = apply(tree, cache, destination, how)
+        mapped = apply(plans, cache, destination, how)
         if mapped.problem:
             monitor.problem(mapped.problem)
     return Ready(
         root=fetched.root,
         pin=fetched.pin,
-        proof=Proof.start(cache, mapped, fetched.pin, layout_of_plan(destination, tree)),
-        command=fetched.manifest.command,
-        relative_cwd=fetched.manifest.relative_cwd,
-        cold=[blob.size for blob in fetched.cold],
-        hot=[blob.size for blob in fetched.hot],
-        tree=None if mapped.copied_files or tree.tars or not how.is_shared else tree,
+        proof=Proof.start(cache, mapped.linked, fetched.pin, layout_of(destination, plans)),
+        command=fetched.tree.command,
+        relative_cwd=fetched.tree.relative_cwd,
+        cold=fetched.cold,
+        hot=fetched.hot,
+        plans=None if mapped.copied_files or mapped.tars or not how.is_shared else plans,
+        names=mapped.names,
     )
 
 
-def _from_near(cache: LocalCache, trees: Trees, tree: Plan, destination: Path) -> Mapped | None:
-    """Turn a kept tree that has much in common with `tree` into it, at `destination`; None when there is none."""
-    variants = _variants(tree)
+def _from_near(cache: LocalCache, trees: Trees, plans: Plans, destination: Path) -> Mapped | None:
+    """Turn a kept tree that has much in common with a new one into it, at `destination`; None when there is none."""
+    names = sum(run.names for run in plans)
+    if names < MIN_NAMES or any(run.tars for run in plans):
+        return None
     beside = destination.parent / "near"
-    taken = trees.take_near(sketch_of(blob.digest for blob, _ in variants), beside)
+    taken = trees.take_near(_sketch(plans), beside)
     if taken is None:
         return None
-    cache.settle(variants, beside)
-    paths = cache.paths(variants)
-    known = cache.identities(variants)
-    if len(known) < len(variants):
-        return None  # evicted by somebody's hand; `apply` says which
-    wanted = folders_of(tree, known, trees.facts)
+    linked = Linked(cache.namespace.algorithm, cache.temporary)
+    wanted = folders_of(_known(cache, plans, linked, beside), trees.facts, cache.temporary)
     with sources_of(cache) as sources:
-        if not trees.renewed(taken, wanted, tree.names, sources, beside / "aside", destination):
+        if not trees.renewed(taken, wanted, names, sources, beside / "aside", destination):
             return None
-    return Mapped(tuple((path, *variant) for path, variant in zip(paths, variants, strict=True)), 0)
+    return Mapped(linked, names=names)
 
 
-def _noting(folders: Iterable[Folder], directories: list[str]) -> Iterator[Folder]:
+def _known(cache: LocalCache, plans: Plans, linked: Linked, place: Path) -> Iterator[Known]:
+    """Yield each run with what its files are in the cache, adding these to `linked`; raises NotReusable."""
+    for run in plans:
+        variants = run.variants()
+        cache.settle(variants, place)
+        cache.paths(variants)
+        known = cache.identities(variants)
+        if len(known) < len(variants):
+            raise NotReusable("Evicted by somebody's hand; `apply` says which")
+        linked.append(variants)
+        yield run, known
+
+
+def _noting(folders: Iterable[Folder], directories: Spool) -> Iterator[Folder]:
     """Yield `folders`, and add their paths to `directories`."""
     for folder in folders:
-        directories.append(os.fsdecode(folder.path))
+        directories.append(folder.path)
         yield folder
 
 
-def _layout_of_list(root: Path, directories: Sequence[str], taken: Taken, facts: Facts) -> Layout:
+def _layout_of_list(root: Path, directories: Iterable[bytes], taken: Taken, facts: Facts) -> Layout:
 
     def files_in(wanted: Collection[str]) -> Iterator[tuple[str, str, Variant]]:
         for folder in taken.folders():
@@ -174,24 +195,29 @@ def _layout_of_list(root: Path, directories: Sequence[str], taken: Taken, facts:
                 for name, fact in zip(folder.file_names, facts.unpack(folder.facts), strict=True):
                     yield path, name, fact.variant
 
+    return Layout(root, lambda: map(os.fsdecode, directories), files_in)
+
+
+def layout_of(root: Path, plans: Iterable[Plan]) -> Layout:
+    """Return where a tree, mapped at `root`, has what."""
+
+    def directories() -> Iterator[str]:
+        yield ""
+        for run in plans:
+            yield from run.directories
+
+    def files_in(wanted: Collection[str]) -> Iterator[tuple[str, str, Variant]]:
+        for run in plans:
+            for entry in run.files:
+                above, _, name = entry.path.rpartition("/")
+                if above in wanted and entry.blob is not None:
+                    yield above, name, (entry.blob, entry.is_executable)
+
     return Layout(root, directories, files_in)
 
 
-def layout_of_plan(root: Path, tree: Plan) -> Layout:
-    """Return where `tree`, mapped at `root`, has what."""
-
-    def files_in(wanted: Collection[str]) -> Iterator[tuple[str, str, Variant]]:
-        for entry in tree.files:
-            above, _, name = entry.path.rpartition("/")
-            if above in wanted and entry.blob is not None:
-                yield above, name, (entry.blob, entry.is_executable)
-
-    return Layout(root, ("", *tree.directories), files_in)
-
-
-def _variants(tree: Plan) -> list[Variant]:
-    """Return the files of the cache that `tree` is linked from, each once."""
-    return list(dict.fromkeys((entry.blob, entry.is_executable) for entry in tree.files if entry.blob is not None))
+def _sketch(plans: Plans) -> bytes:
+    return sketch_of([blob.digest for blob, _ in run.variants()] for run in plans)
 
 
 @contextmanager
@@ -200,15 +226,16 @@ def sources_of(cache: LocalCache) -> Iterator[Sources]:
     with directory(cache.files_dir) as files:
         yield Sources(
             files=files,
-            path_of=lambda variant: cache.file_of(*variant)[above:],
+            path_of=lambda variant: cache.files_of([variant])[0][above:],
             is_right=lambda variant: bool(cache.recheck([variant])),
         )
 
 
-def _touched(about: About, cache: LocalCache, variants: Sequence[Variant]) -> About:
+def _touched(about: About, cache: LocalCache, linked: Linked) -> About:
     """Tell the cache that its files were used, if it was not told lately."""
     now_s = int(cache.clock.now())
     if now_s - about.touched_s < TOUCH_S:
         return about
-    cache.touch(variants)
+    for variants in linked:
+        cache.touch(variants)
     return msgspec.structs.replace(about, touched_s=now_s)

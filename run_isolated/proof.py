@@ -14,6 +14,7 @@ Not promised: to see what another task of the same user does to the cache while 
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import time
@@ -27,8 +28,10 @@ from isolate.cas.cache import LocalCache, Pin
 from isolate.cas.cache_doubt import has_mounts
 from isolate.cas.cache_files import discard
 from isolate.cas.cache_index import Identity, identity
-from isolate.cas.digest import Blob
-from run_isolated.mapper import Mapped, directory
+from isolate.spool import Spool
+from run_isolated.folders import Facts
+from run_isolated.linked import Linked, Variant
+from run_isolated.mapper import directory
 
 TICK_S = 0.0005  # how often to look whether the file system's clock has moved; kernels tick every 1-10 ms
 MAX_TICK_S = 3.0  # some file systems keep whole seconds; one that does not move at all is trusted with nothing
@@ -40,9 +43,9 @@ class Layout:
     """Where a mapped tree has what."""
 
     root: Path
-    directories: Sequence[str]  # below the root, which is ""
+    directories: Callable[[], Iterable[str]]  # below the root, which is ""
     # Yields the files of the cache in some of them: directory, name, and which file (blob, executable).
-    files_in: Callable[[Collection[str]], Iterable[tuple[str, str, tuple[Blob, bool]]]]
+    files_in: Callable[[Collection[str]], Iterable[tuple[str, str, Variant]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,68 +67,73 @@ class Verdict:
 class Proof:
     """One run's proof: `start` after mapping and before the command, `check` after it."""
 
-    def __init__(self, cache: LocalCache, mapped: Mapped, pin: Pin, layout: Layout, marker_ns: int) -> None:
-        self._cache, self._linked, self._pin, self._layout = cache, mapped.linked, pin, layout
+    def __init__(self, cache: LocalCache, linked: Linked, pin: Pin, layout: Layout, marker_ns: int) -> None:
+        self._cache, self._linked, self._pin, self._layout = cache, linked, pin, layout
         self.marker_ns = marker_ns  # ctime that the first write of the command has, or a later one; 0 when not known
-        self.identities: dict[tuple[Blob, bool], Identity] = {}  # of the files that are right, after `check`
+        self.facts: Spool | None = None  # of the files, list by list, after a `check` that found all of them right
         self._started_s = cache.clock.monotonic()
 
     @classmethod
-    def start(cls, cache: LocalCache, mapped: Mapped, pin: Pin, layout: Layout) -> Self:
+    def start(cls, cache: LocalCache, linked: Linked, pin: Pin, layout: Layout) -> Self:
         """Set the marker: when this returns, the command may start."""
-        return cls(cache, mapped, pin, layout, new_marker_ns(cache) if mapped.linked else 0)
+        return cls(cache, linked, pin, layout, new_marker_ns(cache) if linked.files else 0)
 
     def check(self) -> Verdict:
         """Hash what may have been written to since the marker; drop what is wrong from the cache.
 
         The processes of the command are gone by now: nobody holds a file open for writing.
         """
-        if not self._linked:
+        if not self._linked.files:
             return Verdict(0, ())
         since_ns = 0 if self._clock_was_set_back() else self.marker_ns
-        suspects = self._suspects(since_ns)
-        doubtful = {*suspects, *self._moved(since_ns)}
-        if doubtful:  # before they are hashed: should we be killed, they are in doubt
-            self._cache.doubt(sorted(doubtful))
-        for variant in self._cache.recheck(list(suspects)):
-            with suppress(FileNotFoundError):
-                self.identities[variant] = identity(os.lstat(suspects[variant]))
-        return Verdict(len(suspects), tuple(self._cache.poisoned_since(self._pin)))
+        if moved := self._moved(since_ns):
+            self._cache.doubt(sorted(moved))
+        facts, packer = Spool(self._cache.temporary), Facts(self._cache.namespace.algorithm)
+        rehashed_files, all_right = 0, True
+        for variants in self._linked:
+            known = self._identities(variants, since_ns)
+            if len(known) < len(variants):
+                suspects = [variant for variant in variants if variant not in known]
+                self._cache.doubt(suspects)  # before they are hashed: should we be killed, they are in doubt
+                known |= self._identities(list(self._cache.recheck(suspects)))
+                rehashed_files += len(suspects)
+            all_right = all_right and len(known) == len(variants)
+            facts.append(packer.pack((*seen, executable, blob[0]) for (blob, executable), seen in known.items()))
+        self.facts = facts if all_right else None
+        return Verdict(rehashed_files, tuple(self._cache.poisoned_since(self._pin)))
 
-    def _suspects(self, since_ns: int) -> dict[tuple[Blob, bool], str]:
-        """Return the inputs that may have been written to, with their paths; note what the others are."""
-        found = {}
+    def _identities(self, variants: Sequence[Variant], before_ns: float = math.inf) -> dict[Variant, Identity]:
+        """Return what those files are that are there and that nobody wrote to from `before_ns` on."""
+        found: dict[Variant, Identity] = {}
         above = len(str(self._cache.files_dir)) + 1
         with directory(self._cache.files_dir) as files:
-            for path, blob, executable in self._linked:
+            for path, variant in zip(self._cache.files_of(variants), variants, strict=True):
                 try:
                     status = os.stat(path[above:], dir_fd=files, follow_symlinks=False)
-                    if status.st_ctime_ns < since_ns:
-                        self.identities[blob, executable] = identity(status)
-                        continue
                 except OSError:
-                    pass  # gone although it is pinned, or out of reach: as bad as written to
-                found[blob, executable] = path
+                    continue  # gone although it is pinned, or out of reach: as bad as written to
+                if status.st_ctime_ns < before_ns:
+                    found[variant] = identity(status)
         return found
 
-    def _moved(self, since_ns: int) -> set[tuple[Blob, bool]]:
+    def _moved(self, since_ns: int) -> set[Variant]:
         """Return the inputs of which a name may have left the tree with the directory it was in.
 
         A directory as old as the marker has the entries it had then and is where it was; the others are looked through.
         """
         layout = self._layout
+        is_hidden = has_mounts(layout.root)
         try:
             with directory(layout.root) as root:
-                touched = {path for path in layout.directories if _is_touched(root, path, since_ns)}
+                touched = {path for path in layout.directories() if is_hidden or _is_touched(root, path, since_ns)}
         except OSError:
-            touched = set(layout.directories)
-        is_hidden = has_mounts(layout.root)
-        moved = set()
+            touched = set(layout.directories())
+        moved: set[Variant] = set()
         inodes: dict[str, dict[str, int]] = {}
-        for path, name, variant in layout.files_in(layout.directories if is_hidden else touched):
+        for path, name, variant in layout.files_in(touched) if touched else ():
             if path not in inodes:
                 inodes[path] = _inodes(layout.root / path)
-            known = self.identities.get(variant)
+            known = self._identities([variant]).get(variant)
             if is_hidden or known is None or inodes[path].get(name) != known[2]:
                 moved.add(variant)
         return moved

@@ -7,7 +7,7 @@ end; whatever went wrong on our side is in `internal_failure`.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 VERSION = 5
@@ -31,8 +31,8 @@ class Transfer:
     """How inputs came or outputs went; sizes are in bytes, one per item."""
 
     duration_s: float
-    items_cold: tuple[int, ...] = ()  # had to be transferred
-    items_hot: tuple[int, ...] = ()  # were there already
+    items_cold: Sequence[int] = ()  # had to be transferred
+    items_hot: Sequence[int] = ()  # were there already
 
     def to_json(self) -> dict[str, object]:
         return {

@@ -15,76 +15,34 @@ that was mapped in another boot; there are at most MAX_TREES, of MAX_NAMES names
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-
-import msgspec
 
 from isolate.cas.cache import LocalCache
 from isolate.cas.cache_doubt import has_mounts
-from isolate.errors import InternalFailure, InvalidRecord, IsolateError
+from isolate.errors import InternalFailure, InvalidRecord, TooLarge
 from isolate.monitor import Monitor
 from run_isolated import folders
 from run_isolated.deletion import delete_tree
-from run_isolated.folders import Facts, Folder, Variant
+from run_isolated.folders import Facts, Folder
+from run_isolated.kept import About, Shared, Taken
 from run_isolated.renewal import NotReusable, Sources, renew
-from run_isolated.sealing import sealed, unsealed
+from run_isolated.sealing import sealed, unsealed, write_sealed
 
 MAX_TREES = 8
 MAX_NAMES = 4_000_000  # in all kept trees: a directory entry each, and about 100 bytes in the list
 MIN_NAMES = 256  # smaller ones are mapped faster than they are compared
 SKETCH = 64  # digests that stand for a tree when we look for one that is near
 NEAR = 0.5  # of the sketch must be the same, and of the names
-VERSION = 1
+MAX_CHANGES = 1 << 18  # names that are corrected: a list of them is in memory
+VERSION = 2
 
 _NAME = re.compile(r"[0-9a-f]{40,128}-[0-9a-f]{12}")
 _GONE, _COMING, _LOCK = "gone-", "coming-", "lock"
-
-
-class About(msgspec.Struct, frozen=True, array_like=True):
-    """A kept tree without its names."""
-
-    version: int
-    namespace: str
-    boot_id: str
-    command: list[bytes]
-    relative_cwd: bytes | None
-    proven_ns: int  # ctime, on the cache's file system, from which on somebody else may have written
-    touched_s: int  # when the cache was last told that the files were used
-    names: int
-    sketch: bytes
-
-
-class Shared(msgspec.Struct, frozen=True, array_like=True):
-    """What a kept tree has of the cache; apart, because only who takes the tree reads it."""
-
-    sizes: list[int]  # of all blobs, manifests included
-    linked: bytes  # facts of the files of the cache that it shares, each once
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A tree that is ours now: in `path`, not compared yet."""
-
-    path: Path
-    about: About
-
-    @property
-    def tree(self) -> Path:
-        return self.path / "tree"
-
-    def shared(self) -> Shared | None:
-        """Return what it has of the cache; None when that cannot be told any more."""
-        return unsealed(self.path / "shared", Shared)
-
-    def folders(self) -> Iterator[Folder]:
-        """Yield what it should hold; raises InvalidRecord."""
-        with open(self.path / "folders", "rb") as file:
-            yield from folders.read(file)
 
 
 class Trees:
@@ -112,6 +70,10 @@ class Trees:
         with suppress(OSError):
             os.rename(path, self._root / f"{_GONE}{path.name}")
 
+    def has_any(self) -> bool:
+        """Whether any tree is kept."""
+        return bool(self._used())
+
     def take_same(self, root: bytes, beside: Path) -> Taken | None:
         """Move a tree of the manifest `root` into the directory `beside`; None when there is none."""
         for _, name in self._used():
@@ -135,10 +97,10 @@ class Trees:
         try:
             if has_mounts(taken.tree):
                 raise NotReusable("Something is mounted in it")
-            limit = int(max(names, taken.about.names) * (1 - NEAR))
+            limit = min(MAX_CHANGES, int(max(names, taken.about.names) * (1 - NEAR)))
             changed = renew(taken.tree, wanted, self.facts, sources, taken.about.proven_ns, aside, limit)
             os.rename(taken.tree, destination)
-        except (NotReusable, InvalidRecord, ValueError):
+        except (NotReusable, InvalidRecord, TooLarge, ValueError):
             self._monitor.count("rejected_trees")
             return False
         except OSError as error:
@@ -167,12 +129,15 @@ class Trees:
                 with open(beside / "folders", "wb") as file:
                     folders.write(file, wanted)
             (beside / "about").write_bytes(sealed(about))
-            (beside / "shared").write_bytes(sealed(shared))
+            with open(beside / "shared", "wb") as file:
+                write_sealed(file, itertools.chain([shared.sizes.tobytes()], filter(None, shared.facts)))
             os.rename(tree, beside / "tree")
             os.utime(beside, (self._cache.clock.now(),) * 2)
             os.rename(beside, self._root / name)
         except OSError as error:  # it only saves time; the work directory is deleted with all that is left of it
             self._monitor.problem(f"Cannot keep the mapped tree: {error.strerror}")
+            return False
+        except TooLarge:
             return False
         self._monitor.count("kept_trees")
         return True
@@ -274,14 +239,9 @@ def _alone(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def sketch_of(digests: Iterable[bytes]) -> bytes:
-    """Return the smallest of the distinct `digests`: which of all those are the smallest is as good as drawn by lot."""
-    return b"".join(sorted(set(digests))[:SKETCH])
-
-
-def shared_files(shared: Shared, facts: Facts) -> Sequence[tuple[Variant, tuple[int, int, int]]]:
-    """Return the files of the cache that a kept tree shares, and their identities when it was kept."""
-    try:
-        return [(fact.variant, (fact.size, fact.mtime_ns, fact.inode)) for fact in facts.unpack(shared.linked)]
-    except InvalidRecord as error:
-        raise IsolateError(str(error)) from error
+def sketch_of(runs: Iterable[Iterable[bytes]]) -> bytes:
+    """Return the smallest of the distinct digests: which of all those are the smallest is as good as drawn by lot."""
+    smallest: list[bytes] = []
+    for digests in runs:
+        smallest = sorted({*smallest, *digests})[:SKETCH]
+    return b"".join(smallest)

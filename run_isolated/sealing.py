@@ -1,18 +1,24 @@
-"""Small files that are believed to the last bit, or not at all.
+"""Files that are believed to the last bit, or not at all: small ones, and streams of records.
 
-Knows no tree. The invariant: what `unsealed` returns was written by `sealed`.
+Knows no tree. The invariants: what `unsealed` returns was written by `sealed`; when `read_sealed` comes to its end
+without an error, what it yielded was written by `write_sealed`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
 from isolate.cas.digest import BLAKE3
+from isolate.errors import InvalidRecord
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+_LENGTH_BYTES = 4
+MAX_RECORD_BYTES = 1 << 30  # far beyond what is written; more means that these are not our bytes
 
 
 def sealed(value: msgspec.Struct) -> bytes:
@@ -29,3 +35,32 @@ def unsealed(path: Path, kind: type[T]) -> T | None:
         return msgspec.msgpack.decode(body, type=kind) if BLAKE3.digest(body) == check else None
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def write_sealed(file: BinaryIO, records: Iterable[bytes]) -> None:
+    """Write `records`, none of them empty, an end and a check."""
+    hasher = BLAKE3.hasher()
+    for record in records:
+        hasher.update(record)
+        file.write(len(record).to_bytes(_LENGTH_BYTES, "little") + record)
+    file.write(bytes(_LENGTH_BYTES) + hasher.digest())
+
+
+def read_sealed(file: BinaryIO) -> Iterator[bytes]:
+    """Yield what was written; raises InvalidRecord for anything else, at the latest at the end."""
+    hasher = BLAKE3.hasher()
+    while length := int.from_bytes(_exactly(file, _LENGTH_BYTES), "little"):
+        if length > MAX_RECORD_BYTES:
+            raise InvalidRecord(f"A record of {length} bytes in a kept tree")
+        record = _exactly(file, length)
+        hasher.update(record)
+        yield record
+    if file.read(BLAKE3.digest_bytes + 1) != hasher.digest():
+        raise InvalidRecord("The list of a kept tree is damaged: its check differs")
+
+
+def _exactly(file: BinaryIO, length: int) -> bytes:
+    data = file.read(length)
+    if len(data) != length:
+        raise InvalidRecord("The list of a kept tree is cut off")
+    return data

@@ -27,7 +27,8 @@ from isolate.fetch import Fetched, fetch
 from isolate.http import HttpClient
 from isolate.monitor import Monitor
 from isolate.urls import normalize_url
-from run_isolated.mapper import How, Plan, apply, plan
+from run_isolated.mapper import How, apply
+from run_isolated.plans import Plans
 from swarming.client import OutputsRef
 
 # What the tools of 2020 keep on a user's machine.
@@ -78,7 +79,7 @@ class OutputDownloader:
             cache = await self._roomier(outputs, cache, error)
             fetched = await self._fetched(store, cache, outputs)
         try:
-            await asyncio.to_thread(self._write, plan(fetched.manifest), cache, folder)
+            await asyncio.to_thread(self._write, Plans(fetched.tree), cache, folder)
         except NoSpace as error:  # said of a place that is gone
             raise NoSpace(f"Cannot write outputs to {folder}: no space left") from error
         except OSError as error:
@@ -147,7 +148,7 @@ class OutputDownloader:
             self.clients[url] = await self._stack.enter_async_context(http)
         return self.clients[url]
 
-    def _write(self, tree: Plan, cache: LocalCache, folder: Path) -> None:
+    def _write(self, tree: Plans, cache: LocalCache, folder: Path) -> None:
         """Make the tree beside `folder`, then move it in, file by file."""
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=self._directory))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from itertools import pairwise
 
 from isolate.cas.block import Block
 from isolate.cas.digest import Blob
@@ -49,6 +50,27 @@ async def put_tree(store: BlobStore, tree: Tree) -> str:
     await put(store, {content for _, content in entries if content})
     ordered = tuple(sorted(entry for entry, _ in entries))
     return await put_manifest(store, Manifest(algorithm=store.namespace.algorithm, entries=ordered))
+
+
+async def put_split(store: BlobStore, tree: Tree, cuts: Iterable[int]) -> str:
+    """Store `tree` as one that is cut into includes, before the entries with the numbers `cuts`; return its hash."""
+    found = sorted(_entries(store, tree))
+    await put(store, {content for _, content in found if content})
+    return await put_parts(store, cut([entry for entry, _ in found], cuts))
+
+
+async def put_parts(store: BlobStore, parts: Iterable[Sequence[Entry]]) -> str:
+    """Store manifests, and one that includes them; return its hash."""
+    algorithm = store.namespace.algorithm
+    hashes = [await put_manifest(store, Manifest(algorithm=algorithm, entries=tuple(part))) for part in parts]
+    includes = tuple(bytes.fromhex(one) for one in dict.fromkeys(hashes))
+    return await put_manifest(store, Manifest(algorithm=algorithm, includes=includes))
+
+
+def cut(entries: Sequence[Entry], cuts: Iterable[int]) -> list[Sequence[Entry]]:
+    """Return `entries` in parts that begin at `cuts`, none of them empty."""
+    ends = [0, *sorted({at for at in cuts if 0 < at < len(entries)}), len(entries)]
+    return [entries[start:end] for start, end in pairwise(ends) if start < end]
 
 
 def _entries(store: BlobStore, tree: Tree, prefix: str = "") -> Iterable[tuple[Entry, bytes]]:

@@ -178,26 +178,21 @@ class LocalCache:
         with translated(self.root):
             for start in range(0, len(lacking), BATCH):
                 self._make_executable(lacking[start : start + BATCH])
-        return [self._files.path(self._key(blob.digest, executable=executable)) for blob, executable in wanted]
+        return self.files_of(wanted)
 
-    def file_of(self, blob: Blob, executable: bool) -> str:
-        """Return where the file of a variant is, or would be."""
-        return self._files.path(self._key(blob.digest, executable=executable))
+    def files_of(self, wanted: Sequence[tuple[Blob, bool]]) -> list[str]:
+        """Return where the files (blob, executable) are, or would be."""
+        return self._files.paths(self._algorithm, wanted)
 
     def identities(self, wanted: Sequence[tuple[Blob, bool]]) -> dict[tuple[Blob, bool], Identity]:
         """Return size, mtime_ns and inode of those of the files (blob, executable) that are listed."""
         keys = {self._key(blob.digest, executable=executable): (blob, executable) for blob, executable in wanted}
         return {keys[key]: row.identity for key, row in self._index.look_up(list(keys)).items()}
 
-    def unchanged(self, seen: Sequence[tuple[tuple[Blob, bool], Identity]]) -> list[str] | None:
-        """Return the files (blob, executable) if all of them are what was seen in this boot; None when one is not."""
-        paths = []
-        for (blob, executable), identity in seen:
-            key = self._key(blob.digest, executable=executable)
-            if self._files.status(key) != identity:
-                return None
-            paths.append(self._files.path(key))
-        return paths
+    def unchanged(self, seen: Iterable[tuple[tuple[Blob, bool], Identity]]) -> bool:
+        """Whether all of the files (blob, executable) are what was seen in this boot."""
+        status, key_of = self._files.status, self._key
+        return all(status(key_of(blob.digest, executable=executable)) == known for (blob, executable), known in seen)
 
     def touch(self, used: Sequence[tuple[Blob, bool]]) -> None:
         """Note that files (blob, executable) were used now."""

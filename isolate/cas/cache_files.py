@@ -79,6 +79,14 @@ class CacheFiles:
         name = key[1:-1].hex()
         return f"{self._bases[key[0]]}/{name[:2]}/{name}{_EXECUTABLE if key[-1] else ''}"
 
+    def paths(self, algorithm: Algorithm, wanted: Sequence[tuple[Blob, bool]]) -> list[str]:
+        """Return what `path` does for many."""
+        base, names = self._bases[algorithm.code], [blob[0].hex() for blob, _ in wanted]
+        return [
+            f"{base}/{name[:2]}/{name}{_EXECUTABLE if executable else ''}"
+            for name, (_, executable) in zip(names, wanted, strict=True)
+        ]
+
     def status(self, key: bytes) -> Identity | None:
         """Return the identity of the file as it is now, None when there is none."""
         try:

@@ -179,9 +179,9 @@ async def read_back(url: str, root: str) -> str:
     """Return the same of a tree in the store, every blob read and verified."""
     async with HttpClient(url, user_agent="kill-rounds") as client:
         tree = RemoteTree(client, NAMESPACE)
-        manifest = await tree.open(bytes.fromhex(root))
+        entries = list((await tree.open(bytes.fromhex(root))).entries())
         store = HttpStore(client, NAMESPACE)
-        wanted = [entry.blob for entry in manifest.entries if entry.blob is not None]
+        wanted = [entry.blob for entry in entries if entry.blob is not None]
         pieces: dict[Blob, tuple[Blob, ...]] = {}
         found: set[Blob] = set()
         async for record in store.read(wanted):
@@ -194,7 +194,7 @@ async def read_back(url: str, root: str) -> str:
                         for part, data in record.contents()}  # fmt: skip
             if NAMESPACE.blob(b"".join(contents[chunk] for chunk in chunks)) == blob:
                 found.add(blob)
-    return _digest_of({entry.path: entry.blob for entry in manifest.entries if entry.blob in found})
+    return _digest_of({entry.path: entry.blob for entry in entries if entry.blob in found})
 
 
 def _digest_of(files: Mapping[str, Blob | None]) -> str:

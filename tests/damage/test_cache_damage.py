@@ -14,8 +14,9 @@ from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.fetch import fetch
 from isolate.monitor import NullMonitor, TallyMonitor
-from run_isolated.mapper import apply, plan
-from run_isolated.mapping import layout_of_plan
+from run_isolated.mapper import apply
+from run_isolated.mapping import layout_of
+from run_isolated.plans import Plans
 from run_isolated.proof import Proof
 from tests.clock import ManualClock
 from tests.stored import put_tree
@@ -90,9 +91,9 @@ async def run(store: MemoryStore, cache: LocalCache, where: Path) -> Tree:
     """Fetch and map the tree; returns what was mapped."""
     fetched = await fetch(store, cache, await put_tree(store, TREE), NullMonitor())
     with fetched.pin:
-        tree = plan(fetched.manifest)
-        mapped = apply(tree, cache, where)
-        assert Proof.start(cache, mapped, fetched.pin, layout_of_plan(where, tree)).check().problem is None
+        plans = Plans(fetched.tree)
+        mapped = apply(plans, cache, where)
+        assert Proof.start(cache, mapped.linked, fetched.pin, layout_of(where, plans)).check().problem is None
     return read_tree(where)
 
 
@@ -185,7 +186,7 @@ async def test_files_without_their_index_are_hashed_and_kept(store: MemoryStore,
     with opened(root) as cache:
         assert cache.usage() == usage
         fetched = await fetch(store, cache, await put_tree(store, TREE), NullMonitor())
-        assert fetched.cold == (A,)
+        assert list(fetched.cold) == [A.size]
 
 
 async def test_strangers_in_the_cache_are_left_alone(store: MemoryStore, root: Path, tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ async def test_something_of_another_kind_in_the_place_of_ours(tmp_path: Path, na
             place.symlink_to(tmp_path / "nothing")
     with opened() as cache:
         fetched = await fetch(store, cache, root, NullMonitor())
-        apply(plan(fetched.manifest), cache, tmp_path / "tree")
+        apply(Plans(fetched.tree), cache, tmp_path / "tree")
         assert read_tree(tmp_path / "tree") == TREE
     assert not list((tmp_path / "cache").glob("foreign-*"))
     assert not (tmp_path / "nothing").exists()

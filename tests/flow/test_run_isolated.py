@@ -23,7 +23,8 @@ from isolate.fetch import fetch
 from isolate.http import HttpClient
 from isolate.isolated import Manifest, dumps, loads
 from isolate.monitor import NullMonitor, TallyMonitor
-from run_isolated.mapper import How, apply, plan
+from run_isolated.mapper import How, apply
+from run_isolated.plans import Plans
 from run_isolated.result import RunResult
 from run_isolated.run import RunSpec, run
 from tests.flow.servers import ServerProcess
@@ -64,7 +65,7 @@ class Place:
         async with HttpClient(self.server.url, user_agent="tests") as client:
             with LocalCache.open(aside / "cache", OURS, CachePolicy(), clock, monitor) as cache:
                 fetched = await fetch(HttpStore(client, OURS), cache, root, monitor)
-                apply(plan(fetched.manifest), cache, aside / "tree", How.COPY)
+                apply(Plans(fetched.tree), cache, aside / "tree", How.COPY)
                 return read_tree(aside / "tree")
 
     def spec(self, *command: str, **fields: Any) -> RunSpec:
@@ -126,7 +127,7 @@ async def test_second_run_transfers_nothing(place: Place) -> None:
     assert warm.stats.download is not None
     assert warm.stats.upload is not None
     assert sorted(warm.stats.download.items_hot) == sorted(cold.stats.download.items_cold)
-    assert (warm.stats.download.items_cold, warm.stats.upload.items_cold) == ((), ())
+    assert (list(warm.stats.download.items_cold), warm.stats.upload.items_cold) == ([], ())
     assert warm.stats.initial_number_items
     assert warm.outputs == cold.outputs
 

@@ -8,7 +8,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from isolate.errors import InvalidManifest
 from isolate.fetch import fetch
 from isolate.isolated import Manifest, dumps, loads
 from isolate.monitor import NullMonitor
-from run_isolated.mapper import How, apply, plan
+from run_isolated.mapper import How, apply
+from run_isolated.plans import Plans, plan
 from tests.examples import examples
 from tests.trees import Executable, Link, Tree, read_tree, write_tree
 
@@ -78,7 +78,7 @@ async def round_trip(namespace: Namespace, tree: Tree, base: Path, how: How) -> 
     archived = await archive_tree(write_tree(base / "tree", tree), store, options, NullMonitor())
     with opened(base / "cache", namespace) as cache:
         fetched = await fetch(store, cache, archived.hash, NullMonitor())
-        apply(plan(fetched.manifest), cache, base / "back", how)
+        apply(Plans(fetched.tree), cache, base / "back", how)
     return read_tree(base / "back")
 
 
@@ -129,7 +129,7 @@ def test_nothing_escapes(jail: Callable[[], Path], files: dict[str, Any]) -> Non
             accepted[path] = entry
     with opened(base / "cache", OURS) as cache:
         usage = cache.usage()
-        apply(plan(replace(manifest, entries=empty_files(manifest))), cache, base / "tree")
+        apply([plan(empty_files(manifest))], cache, base / "tree")
         assert cache.usage() == usage
     assert sorted(path.name for path in base.iterdir()) == ["cache", "sentinel", "tree"]
     assert (base / "sentinel").read_bytes() == b"untouched"

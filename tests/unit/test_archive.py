@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ from isolate.cas.wire import CHUNKED_ABOVE_BYTES, StoreInfo
 from isolate.entries import Entry, Kind
 from isolate.errors import FileChanged, InvalidInput, Refused, Unavailable
 from isolate.hashing import FileReader
-from isolate.isolated import Manifest, loads, resolve
+from isolate.isolated import Manifest, loads
 from isolate.monitor import NullMonitor, TallyMonitor
+from isolate.parts import Parts
 from isolate.scan import Found, stamp_of
 from isolate.selection import Variables, select
 from isolate.statcache import StatCache
@@ -53,12 +55,14 @@ async def content(store: BlobStore, digest: bytes) -> bytes:
 
 async def manifest_of(store: BlobStore, root: bytes) -> Manifest:
     """Return a tree with its includes."""
-    parts, pending = {}, [root]
+    found, pending = {}, [root]
+    parts = Parts(store.namespace.algorithm)
     while pending:
         digest = pending.pop()
-        parts[digest] = loads(await content(store, digest), store.namespace)
-        pending += parts[digest].includes
-    return resolve(root, parts)
+        found[digest] = loads(await content(store, digest), store.namespace)
+        parts.add(digest, found[digest])
+        pending += found[digest].includes
+    return replace(found[root], entries=tuple(parts.tree(root, found.__getitem__).entries()), includes=())
 
 
 async def test_a_tree_becomes_a_manifest_and_its_blobs(tmp_path: Path) -> None:

@@ -531,7 +531,7 @@ def test_a_new_file_is_named_once_and_an_old_one_is_replaced(opener: Opener, mon
     monkeypatch.setattr(os, "rename", record)
     fill(cache, A, B)
     assert renamed == []
-    path = Path(cache.file_of(C, executable=False))
+    path = Path(cache.files_of([(C, False)])[0])
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"left behind by one that was killed")
     fill(cache, C)

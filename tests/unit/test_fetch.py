@@ -81,11 +81,11 @@ def cached(cache: LocalCache, content: bytes) -> bool:
 async def test_a_tree_arrives_as_a_whole(store: WatchedStore, cache: LocalCache, monitor: TallyMonitor) -> None:
     root = await put_tree(store, TREE)
     fetched = await fetch(store, cache, root, monitor)
-    assert [entry.path for entry in fetched.manifest.entries] == ["a", "d/b", "d/e", "d/x", "empty", "l"]
+    assert [entry.path for entry in fetched.tree.entries()] == ["a", "d/b", "d/e", "d/x", "empty", "l"]
     assert cached(cache, b"one")
     assert cached(cache, b"two" * 100)
-    assert {blob.size for blob in fetched.cold[1:]} == {3, 300}
-    assert fetched.hot == ()
+    assert sorted(fetched.cold[1:]) == [3, 300]
+    assert not fetched.hot
     assert monitor.expected == {"fetched_blobs": 2, "fetched_bytes": 303}
     assert monitor.counters["fetched_blobs"] == 3  # the manifest too
     assert fetched.downloaded_bytes == monitor.counters["fetched_bytes"]
@@ -97,9 +97,9 @@ async def test_a_second_time_nothing_is_asked_for(store: WatchedStore, cache: Lo
     store.reads.clear()
     second = await fetched_from(store, cache, root)
     assert store.reads == []
-    assert second.cold == ()
+    assert not second.cold
     assert sorted(second.hot) == sorted(first.cold)
-    assert second.manifest == first.manifest
+    assert list(second.tree.entries()) == list(first.tree.entries())
 
 
 async def test_only_what_is_absent_is_kept(store: WatchedStore, cache: LocalCache) -> None:
@@ -140,7 +140,7 @@ async def test_large_blobs_follow_their_recipe_into_one_file(store: WatchedStore
     root = await put_manifest(store, Manifest(algorithm=NS.algorithm, entries=(Entry("big", Kind.FILE, large),)))
     fetched = await fetched_from(store, cache, root)
     assert cache.path(large).read_bytes() == noise + zeros + zeros + b"tail" + zeros
-    assert large in fetched.cold
+    assert large.size in fetched.cold
     assert not cached(cache, zeros)  # chunks are not kept
     assert cache.usage().items == 2
 
@@ -259,7 +259,7 @@ async def test_includes_are_fetched_level_by_level(store: WatchedStore, cache: L
     second = await put_manifest(store, one("y", b"overridden, and so never stored"))
     root = await put_manifest(store, one("y", b"mine", first, second))
     fetched = await fetched_from(store, cache, root)
-    assert [(entry.path, entry.blob) for entry in fetched.manifest.entries] == [
+    assert [(entry.path, entry.blob) for entry in fetched.tree.entries()] == [
         ("x", NS.blob(b"first")),
         ("y", NS.blob(b"mine")),
     ]
@@ -281,7 +281,7 @@ async def test_namespaces_of_2020(tmp_path: Path, name: str) -> None:
     root = await put_tree(store, {"a": b"one", "d": {"b": b"two"}})
     with LocalCache.open(tmp_path / "cache", namespace, CachePolicy(), ManualClock(), TallyMonitor()) as cache:
         fetched = await fetched_from(store, cache, root.upper())
-        assert cache.absent(list(fetched.manifest.blobs())) == []
+        assert cache.absent([entry.blob for entry in fetched.tree.entries() if entry.blob]) == []
         assert len(fetched.cold) == 3
 
 

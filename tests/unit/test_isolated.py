@@ -11,7 +11,7 @@ import pytest
 from isolate.cas.digest import Blob, Namespace
 from isolate.entries import MAX_PATH_BYTES, MAX_PATH_PARTS, MAX_SIZE, Entry, Kind, manifest_mode
 from isolate.errors import InvalidManifest
-from isolate.isolated import MAX_MANIFEST_BYTES, Manifest, dumps, loads, merge, resolve
+from isolate.isolated import MAX_MANIFEST_BYTES, Manifest, dumps, loads
 
 OURS = Namespace.parse("blake3-zstd")
 OLD = Namespace.parse("default-gzip")
@@ -311,64 +311,6 @@ def test_os_is_ignored_in_old_versions_only(version: str, accepted: bool) -> Non
 def test_hostile_json(data: bytes, reason: str) -> None:
     with pytest.raises(InvalidManifest, match=reason):
         loads(data, OURS)
-
-
-def part(*paths: str, content: bytes = b"x", **keys: Any) -> Manifest:
-    entries = tuple(Entry(path, Kind.FILE, OURS.blob(content), 0o640) for path in paths)
-    return Manifest(algorithm=OURS.algorithm, entries=entries, **keys)
-
-
-def test_first_definition_wins() -> None:
-    whole = merge(
-        [
-            part("b", content=b"root"),
-            part("a", "b", content=b"first", command=("one",)),
-            part("c", content=b"second", command=("two",), relative_cwd="c"),
-        ]
-    )
-    assert [(entry.path, entry.blob) for entry in whole.entries] == [
-        ("a", OURS.blob(b"first")),
-        ("b", OURS.blob(b"root")),
-        ("c", OURS.blob(b"second")),
-    ]
-    assert whole.command == ("one",)
-    assert whole.relative_cwd == "c"
-    assert whole.includes == ()
-
-
-@pytest.mark.parametrize(
-    "runs", [(["a", "b"], [], ["c"]), (["a", "b"], ["b", "c"]), (["c"], ["a", "b"]), (["a", "c"], ["b"]), ([],), ()]
-)
-def test_parts_in_order_or_not_make_one_sorted_tree(runs: tuple[list[str], ...]) -> None:
-    parts = [part()] + [part(*paths, content=bytes([65 + index])) for index, paths in enumerate(runs)]
-    first = {path: bytes([65 + index]) for index, paths in reversed(list(enumerate(runs))) for path in paths}
-    found = [(entry.path, entry.blob) for entry in merge(parts).entries]
-    assert found == [(path, OURS.blob(first[path])) for path in sorted(first)]
-
-
-def test_parts_that_contradict_each_other() -> None:
-    link = Manifest(algorithm=OURS.algorithm, entries=(Entry("a", Kind.LINK, target="/etc"),))
-    with pytest.raises(InvalidManifest, match="'a/passwd' lies below 'a', which is a link"):
-        merge([link, part("a/passwd")])
-
-
-def test_includes_are_walked_depth_first() -> None:
-    one, two, three, root = b"1", b"2", b"3", b"0"
-    parts = {
-        root: part(includes=(one, three)),
-        one: part(includes=(two,), content=b"1"),
-        two: part("x", content=b"2"),
-        three: part("x", content=b"3"),
-    }
-    assert resolve(root, parts).entries[0].blob == OURS.blob(b"2")
-
-
-@pytest.mark.parametrize(
-    "includes", [{b"0": (b"0",)}, {b"0": (b"1", b"1"), b"1": ()}, {b"0": (b"1", b"2"), b"1": (b"2",), b"2": ()}]
-)
-def test_a_part_is_reached_once(includes: dict[bytes, tuple[bytes, ...]]) -> None:
-    with pytest.raises(InvalidManifest, match="is retrieved recursively"):
-        resolve(b"0", {digest: part(includes=found) for digest, found in includes.items()})
 
 
 def test_blobs_are_distinct_and_not_empty() -> None:

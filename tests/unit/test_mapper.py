@@ -20,7 +20,9 @@ from isolate.fetch import fetch
 from isolate.isolated import Manifest
 from isolate.monitor import NullMonitor
 from run_isolated import linux
-from run_isolated.mapper import How, Mapped, Plan, apply, plan
+from run_isolated.linked import Variant
+from run_isolated.mapper import How, Mapped, apply
+from run_isolated.plans import Plans, plan
 from tests.clock import ManualClock
 from tests.stored import put, put_manifest, put_tree
 from tests.trees import Executable, Link, Tree, read_tree
@@ -48,8 +50,12 @@ def cache(tmp_path: Path) -> Iterator[LocalCache]:
         yield cache
 
 
-async def planned(store: MemoryStore, cache: LocalCache, tree: Tree) -> Plan:
-    return plan((await fetch(store, cache, await put_tree(store, tree), NullMonitor())).manifest)
+async def planned(store: MemoryStore, cache: LocalCache, tree: Tree) -> Plans:
+    return Plans((await fetch(store, cache, await put_tree(store, tree), NullMonitor())).tree)
+
+
+def shared(mapped: Mapped) -> list[Variant]:
+    return [variant for variants in mapped.linked for variant in variants]
 
 
 def file_entry(path: str, content: bytes = b"x", mode: int | None = 0o640) -> Entry:
@@ -67,7 +73,7 @@ def test_plan_puts_parents_first() -> None:
             Entry("t/x.tar", Kind.TAR, NS.blob(b"tar")),
         ),
     )
-    tree = plan(manifest)
+    tree = plan(manifest.entries)
     assert tree.directories == ("a", "a/b", "a/b/c", "a/b/e", "k", "t")
     assert [entry.path for entry in tree.files] == ["a/b/c/f"]
     assert [entry.path for entry in tree.empty_files] == ["a/z"]
@@ -88,7 +94,7 @@ async def test_links_share_the_cache_and_are_read_only(store: MemoryStore, cache
     assert (root / "a").samefile(cache.path(same))
     assert (root / "d/x").samefile(cache.path(same, executable=True))
     assert not (root / "a").samefile(root / "d/x")
-    assert {(blob, executable) for _, blob, executable in mapped.linked} >= {(same, False), (same, True)}
+    assert {*shared(mapped)} >= {(same, False), (same, True)}
     assert mapped.copied_files == 0
     for path in (root / "a", root / "d/x", root / "d/b"):
         assert path.stat().st_mode & 0o222 == 0
@@ -100,7 +106,7 @@ async def test_copies_are_ones_own_with_the_mode_of_the_manifest(
 ) -> None:
     root = tmp_path / "tree"
     mapped = apply(await planned(store, cache, TREE), cache, root, How.COPY)
-    assert mapped == Mapped((), 4)
+    assert (shared(mapped), mapped.copied_files) == ([], 4)
     assert stat.S_IMODE((root / "a").stat().st_mode) == 0o600
     assert stat.S_IMODE((root / "d/x").stat().st_mode) == 0o700
     (root / "a").write_bytes(b"changed")
@@ -121,7 +127,7 @@ async def test_files_of_their_own_share_bytes_where_they_can(
     root = tmp_path / "tree"
     mapped = apply(await planned(store, cache, TREE), cache, root, How.REFLINK)
     assert read_tree(root) == TREE
-    assert (mapped, len(asked)) == (Mapped((), 0), 4)
+    assert (shared(mapped), mapped.copied_files, mapped.problem, len(asked)) == ([], 0, "", 4)
     assert stat.S_IMODE((root / "a").stat().st_mode) == 0o600
 
 
@@ -137,7 +143,8 @@ async def test_where_no_bytes_can_be_shared_it_copies_and_says_so_once(
     monkeypatch.setattr(linux, "share_bytes", refuse)
     mapped = apply(await planned(store, cache, TREE), cache, tmp_path / "tree", How.REFLINK)
     assert read_tree(tmp_path / "tree") == TREE
-    assert mapped == Mapped((), 4, "Files were copied: nothing is shared here")
+    assert (shared(mapped), mapped.copied_files) == ([], 4)
+    assert mapped.problem == "Files were copied: nothing is shared here"
     assert len(asked) == 1
 
 
@@ -146,7 +153,7 @@ async def test_modes_as_2020_applies_them(store: MemoryStore, cache: LocalCache,
     await put(store, [b"x"])
     entries = (file_entry("a", b"x", mode), file_entry("e", b"", mode))
     root = await put_manifest(store, Manifest(algorithm=NS.algorithm, entries=entries))
-    apply(plan((await fetch(store, cache, root, NullMonitor())).manifest), cache, tmp_path / "tree", How.COPY)
+    apply(Plans((await fetch(store, cache, root, NullMonitor())).tree), cache, tmp_path / "tree", How.COPY)
     for name in "ae":
         assert stat.S_IMODE((tmp_path / "tree" / name).stat().st_mode) == (mode or 0o500) & 0o700
 
@@ -170,7 +177,7 @@ async def test_where_no_link_is_possible_it_copies(
     monkeypatch.setattr(os, "link", link)
     mapped = apply(tree, cache, tmp_path / "tree")
     assert read_tree(tmp_path / "tree") == TREE
-    assert len(mapped.linked) == linked
+    assert len(shared(mapped)) == linked
     assert mapped.copied_files == 4 - linked
     assert calls == 1 + linked
     assert (tmp_path / "tree/a").stat().st_mode & 0o222 == 0
@@ -213,7 +220,7 @@ async def test_a_file_the_cache_lost(store: MemoryStore, cache: LocalCache, tmp_
 
 async def test_names_that_no_file_system_holds(store: MemoryStore, cache: LocalCache, tmp_path: Path) -> None:
     for index, name in enumerate(("n" * 300, "/".join(["n" * 200] * 25))):
-        tree = plan(Manifest(algorithm=NS.algorithm, entries=(file_entry(name, b""),)))
+        tree = [plan([file_entry(name, b"")])]
         with pytest.raises(InvalidManifest, match="File name too long"):
             apply(tree, cache, tmp_path / str(index))
 
@@ -236,7 +243,7 @@ async def test_links_are_made_last_whatever_the_names(cache: LocalCache, tmp_pat
     outside = tmp_path / "outside"
     outside.mkdir()
     link = Entry("a", Kind.LINK, target=str(outside))
-    unchecked = Manifest(algorithm=NS.algorithm, entries=(link, file_entry("a/f", b"")))
+    unchecked = [plan([link, file_entry("a/f", b"")])]
     with pytest.raises(InvalidManifest, match="another entry of the tree or its tars has this name"):
-        apply(plan(unchecked), cache, tmp_path / "tree")
+        apply(unchecked, cache, tmp_path / "tree")
     assert list(outside.iterdir()) == []

@@ -17,8 +17,9 @@ from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.fetch import Fetched, fetch
 from isolate.monitor import NullMonitor, TallyMonitor
-from run_isolated.mapper import How, Mapped, apply, plan
-from run_isolated.mapping import layout_of_plan
+from run_isolated.mapper import How, apply
+from run_isolated.mapping import layout_of
+from run_isolated.plans import Plans
 from run_isolated.proof import Proof, Verdict
 from tests.clock import ManualClock
 from tests.stored import put_tree
@@ -55,9 +56,9 @@ class Run:
 
     def __init__(self, cache: LocalCache, fetched: Fetched, root: Path, how: How = How.LINK) -> None:
         self.root, self.fetched = root, fetched
-        tree = plan(fetched.manifest)
-        self.mapped = apply(tree, cache, root, how)
-        self.proof = Proof.start(cache, self.mapped, fetched.pin, layout_of_plan(root, tree))
+        plans = Plans(fetched.tree)
+        self.mapped = apply(plans, cache, root, how)
+        self.proof = Proof.start(cache, self.mapped.linked, fetched.pin, layout_of(root, plans))
 
     @classmethod
     async def start(cls, store: MemoryStore, cache: LocalCache, root: Path, how: How = How.LINK) -> Run:
@@ -152,7 +153,7 @@ async def test_what_does_not_change_the_bytes_is_no_failure(
     attack(tmp_path / "run/a")
     assert run.proof.check().problem is None
     fetched = await fetch(store, cache, await put_tree(store, TREE), NullMonitor())
-    assert fetched.cold == ()
+    assert not fetched.cold
     follower = Run(cache, fetched, tmp_path / "next")
     assert read_tree(tmp_path / "next") == TREE
     assert (tmp_path / "next/a").stat().st_mode & 0o222 == 0
@@ -217,7 +218,7 @@ async def test_a_clock_that_was_set_back_makes_everything_suspect(
 
 async def test_copies_need_no_proof(store: MemoryStore, cache: LocalCache, tmp_path: Path) -> None:
     run = await Run.start(store, cache, tmp_path / "run", How.COPY)
-    assert run.mapped == Mapped((), 3)
+    assert (run.mapped.linked.files, run.mapped.copied_files) == (0, 3)
     (tmp_path / "run/a").write_bytes(b"mine")
     assert run.proof.check() == Verdict(0, ())
     assert cache.path(A).read_bytes() == b"plain input"
@@ -274,7 +275,7 @@ async def test_another_name_of_an_input_leads_to_no_file_of_the_cache(
     shutil.rmtree(tmp_path / "run")
     fetched.pin.release()
     again = await fetch(store, cache, await put_tree(store, DEEP), NullMonitor())
-    assert again.cold == ()
+    assert not again.cold
     assert monitor.counters["replaced_cache_files"] == replaced
     assert stashed.stat().st_ino != cache.path(A).stat().st_ino
     overwritten_in_place(stashed)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from isolate.cas.digest import Namespace
 from isolate.entries import Entry, Kind
 from isolate.errors import IsolateError, NotFound
 from isolate.isolated import Manifest
-from isolate.remote_tree import below, differences, find, long_line, shown, tars_text
+from isolate.parts import Tree
+from isolate.remote_tree import Shown, below, differences, find, long_line, shown
 
 SPACE = Namespace.parse("blake3-zstd")
 FILE = Entry("d/f", Kind.FILE, SPACE.blob(b"x"), 0o640)
 
 
-def tree(*entries: Entry) -> Manifest:
-    return Manifest(algorithm=SPACE.algorithm, entries=tuple(sorted(entries)))
+def tree(*entries: Entry) -> Tree:
+    return Tree.of(Manifest(algorithm=SPACE.algorithm, entries=tuple(sorted(entries))))
+
+
+def tars_text(entries: Iterable[Entry]) -> str:
+    shown = Shown()
+    assert list(shown.passing(entries))
+    return shown.tars_text()
 
 
 def link(path: str, target: str) -> Entry:
@@ -50,7 +59,7 @@ def test_what_is_no_file_is_named(path: str, message: str) -> None:
 
 def test_what_only_a_download_shows_is_said() -> None:
     tar = Entry("d/a.tar", Kind.TAR, SPACE.blob(b"y"))
-    assert tars_text(TREE.entries) == ""
+    assert tars_text(TREE.entries()) == ""
     assert tars_text([tar, FILE]).startswith("'d/a.tar': in place of a tar `download`")
     assert tars_text([tar, tar]).startswith("'d/a.tar' and 1 more: ")
     with pytest.raises(NotFound, match=r"no file 'd/x' \(hint: only `download` opens tars, such as 'd/a.tar'\)"):
@@ -59,9 +68,9 @@ def test_what_only_a_download_shows_is_said() -> None:
 
 def test_a_part_of_a_tree() -> None:
     assert [entry.path for entry in below(TREE, ["d", "./up"])] == ["d/f", "up/l"]
-    assert len(below(TREE, [])) == len(below(TREE, ["."])) == 6
+    assert len([*below(TREE, [])]) == len([*below(TREE, ["."])]) == 6
     with pytest.raises(IsolateError, match="nothing at 'up/x'"):
-        below(TREE, ["d", "up/x"])
+        next(below(TREE, ["d", "up/x"]))
 
 
 def test_differences_are_those_of_content_mode_kind_and_target() -> None:

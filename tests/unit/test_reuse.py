@@ -12,17 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from isolate import parts
 from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.errors import InternalFailure
 from isolate.monitor import TallyMonitor
-from run_isolated import mapping, reuse
+from run_isolated import linked, mapping, reuse
 from run_isolated.inputs import Inputs
 from run_isolated.mapper import How
 from run_isolated.reuse import MAX_TREES, Trees
 from tests.clock import ManualClock
-from tests.stored import put_tree
+from tests.stored import put_split, put_tree
 from tests.trees import Executable, Link, Tree, read_tree
 
 NS = Namespace.parse("blake3-zstd")
@@ -131,7 +132,7 @@ async def test_a_run_learns_of_the_kept_tree_what_the_manifest_says(machine: Mac
     again = await machine.load(root)
     assert (again.inputs.command, again.inputs.relative_cwd) == (first.inputs.command, first.inputs.relative_cwd)
     assert sorted(again.inputs.transfer.items_hot) == sorted(first.inputs.transfer.items_cold)
-    assert again.inputs.transfer.items_cold == ()
+    assert not again.inputs.transfer.items_cold
     again.end()
 
 
@@ -206,6 +207,22 @@ def _copied(path: Path) -> None:
 def _filled(path: Path) -> None:
     path.chmod(0o700)
     path.write_bytes(b"filled")
+
+
+@pytest.mark.parametrize("tampering", ["new file", "directory gone", "directory became a link", "file replaced"])
+async def test_a_tree_that_is_too_large_for_memory_is_kept_just_so(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tampering: str
+) -> None:
+    """Its manifest comes in parts of five entries, of which one is in memory at a time."""
+    for module, limit in ((parts, "HELD_ENTRIES"), (parts, "STEP_ENTRIES"), (linked, "HELD_FILES")):
+        monkeypatch.setattr(module, limit, 0)
+    tree, near = a_tree(), a_tree(1)
+    root = await put_split(machine.store, tree, range(0, 100, 5))
+    assert await machine.run(root, TAMPERINGS[tampering]) == tree
+    assert await machine.run(root) == tree
+    assert await machine.run(await put_split(machine.store, near, range(3, 100, 7))) == near
+    assert await machine.run(await put_tree(machine.store, near)) == near
+    assert (machine.count("reused_trees"), machine.count("rejected_trees"), len(machine.kept)) == (3, 0, 1)
 
 
 @pytest.mark.parametrize("tampering", TAMPERINGS)

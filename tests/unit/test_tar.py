@@ -17,7 +17,8 @@ from isolate.errors import InvalidManifest
 from isolate.fetch import fetch
 from isolate.isolated import Manifest
 from isolate.monitor import NullMonitor
-from run_isolated.mapper import apply, plan
+from run_isolated.mapper import apply
+from run_isolated.plans import Plans
 from tests.clock import ManualClock
 from tests.stored import put, put_manifest
 from tests.trees import Executable, Link, Tree, read_tree
@@ -46,7 +47,7 @@ async def extracted(tmp_path: Path, content: bytes, *others: Entry) -> Tree:
     root = await put_manifest(store, Manifest(algorithm=NS.algorithm, entries=entries))
     with LocalCache.open(tmp_path / "cache", NS, CachePolicy(), ManualClock(), NullMonitor()) as cache:
         fetched = await fetch(store, cache, root, NullMonitor())
-        apply(plan(fetched.manifest), cache, tmp_path / "tree")
+        apply(Plans(fetched.tree), cache, tmp_path / "tree")
     return read_tree(tmp_path / "tree")
 
 
