@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from isolate.flags import all_of
+from run_isolated.ways import DEFAULT, WAYS
 
 LOG_FILE = "run_isolated.log"  # as in 2020
 _CIPD = "run_isolated.cipd_enabled"
@@ -49,8 +50,6 @@ def _say_without_effect(ctx: click.Context, option: click.Parameter, value: int 
 DIRECTORY = _Place(path_type=Path, file_okay=False)
 FILE = _Place(path_type=Path, dir_okay=False)
 
-_WAYS = ["auto", "hardlink", "reflink", "copy", "overlay"]  # values of `mapper.How`, and one more
-
 caching = all_of(
     click.option("--cache", "cache_dir", type=DIRECTORY, help="Where files are kept."),
     click.option("--max-cache-size", type=_Number(0), default=50 << 30, metavar="BYTES", show_default=True),
@@ -61,7 +60,7 @@ caching = all_of(
     click.option("--named-cache-root", type=DIRECTORY, help="Where those are kept."),
 )  # fmt: skip
 inputs = all_of(
-    click.option("--map", "mapping", type=click.Choice(_WAYS), default="auto", show_default=True,
+    click.option("--map", "mapping", type=click.Choice(WAYS), default=DEFAULT, show_default=True,
                  help="How files get from the cache into the tree; auto links, reflink shares the bytes of files "
                       "of their own, and both copy where they cannot; overlay mounts a tree that is kept (Linux), "
                       "and is auto where it cannot."),

@@ -12,7 +12,8 @@ from isolate.monitor import Monitor
 from run_isolated.inputs import Inputs
 from run_isolated.mapper import How
 from run_isolated.overlaid import CannotOverlay, Mounts, Overlaid
-from run_isolated.spec import OVERLAY, RunSpec
+from run_isolated.spec import RunSpec
+from run_isolated.ways import OVERLAY
 from run_isolated.workdir import WorkDir
 
 

@@ -13,10 +13,9 @@ from typing import NamedTuple
 from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
 from isolate.cas.lru import CachePolicy
 from run_isolated.cgroups import NO_LIMITS, Limits
+from run_isolated.ways import DEFAULT
 
 MAX_AGE_S = 21 * 24 * 3600  # of a cached file nobody used, as in 2020
-
-OVERLAY = "overlay"  # the one way of mapping that is no value of `mapper.How`
 
 
 class NamedCache(NamedTuple):
@@ -53,7 +52,7 @@ class RunSpec:
     max_cache_items: int = 100_000
     min_free_space_bytes: int = 2 << 30
     leak_temp_dir: bool = False  # keep the work directory for inspection
-    mapping: str = "auto"  # how inputs get into the tree: a value of `mapper.How`, or OVERLAY
+    mapping: str = DEFAULT  # how inputs get into the tree: one of WAYS
     verify_inputs: bool = False  # hash what the cache has before it is used
     named_caches: Sequence[NamedCache] = ()
     named_cache_root: Path | str | None = None  # where they are kept; None: `named_caches` in `root_dir`

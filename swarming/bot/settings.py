@@ -11,6 +11,7 @@ from typing import Any
 
 from isolate.errors import InvalidInput
 from run_isolated.cgroups import NO_LIMITS, Limits
+from run_isolated.ways import DEFAULT, WAYS
 
 GIB, MIB = 1 << 30, 1 << 20
 MAX_TEMP_FILES = 1024  # more of them are left behind by tasks that do not clean up; a full /tmp fails all others
@@ -39,6 +40,7 @@ class Settings:
     wiggle_bytes: int = 250 * MIB  # the cache is trimmed before the bot is out of service
     cache_bytes: int = 50 * GIB
     cache_items: int = 50 * 1024
+    mapping: str = DEFAULT  # how inputs get into the tree of a task: one of WAYS
     max_temp_files: int = MAX_TEMP_FILES
     limits: Limits = NO_LIMITS  # of all processes of a task together, where the machine can enforce them
 
@@ -54,6 +56,7 @@ class Settings:
             wiggle_bytes=int(_number(own, "wiggle", usual.wiggle_bytes)),
             cache_bytes=int(_number(cache, "size", usual.cache_bytes)),
             cache_items=int(_number(cache, "items", usual.cache_items)),
+            mapping=_way(cache.get("map", usual.mapping)),
             max_temp_files=int(_number(_part(changes, "temp"), "max_files", usual.max_temp_files)),
             limits=Limits(
                 memory_bytes=int(_number(limits, "memory", 0)),
@@ -69,6 +72,12 @@ def _free_space(changes: Mapping[str, Any], usual: FreeSpace) -> FreeSpace:
         max_percent=_number(changes, "max_percent", usual.max_percent),
         min_percent=_number(changes, "min_percent", usual.min_percent),
     )
+
+
+def _way(name: Any) -> str:
+    if name not in WAYS:
+        raise InvalidInput(f"settings whose 'map' is not one of {', '.join(WAYS)}: {name!r}")
+    return str(name)
 
 
 def _part(changes: Any, key: str) -> Mapping[str, Any]:

@@ -95,6 +95,7 @@ class Workplace:
             lower_priority=manifest.lower_priority,
             max_cache_size_bytes=settings.cache_bytes,
             max_cache_items=settings.cache_items,
+            mapping=settings.mapping,
             min_free_space_bytes=health.min_free_bytes(directory.root, settings),
             limits=self.confinement.of(strictest(settings.limits, manifest.limits)),
             group_parent=self.confinement.parent,

@@ -84,13 +84,13 @@ def test_settings_are_laid_over_the_usual_ones() -> None:
     found = Settings.of(
         {
             "free_partition": {"root": {"size": 5}, "bot": {"min_percent": 1.5, "wiggle": 7}},
-            "caches": {"isolated": {"items": 9}},
+            "caches": {"isolated": {"items": 9, "map": "overlay"}},
             "unknown": 1,
         }
     )
     assert found.root == FreeSpace(size_bytes=5, max_percent=10, min_percent=6)
     assert (found.bot.min_percent, found.wiggle_bytes) == (1.5, 7)
-    assert (found.cache_items, found.cache_bytes) == (9, 50 * GIB)
+    assert (found.cache_items, found.cache_bytes, found.mapping) == (9, 50 * GIB, "overlay")
     assert Settings.of({}) == Settings()
 
 
@@ -104,6 +104,7 @@ def test_settings_are_laid_over_the_usual_ones() -> None:
         {"free_partition": {"bot": {"size": -1}}},
         {"free_partition": {"bot": {"size": True}}},
         {"caches": {"isolated": {"size": float("nan")}}},
+        {"caches": {"isolated": {"map": "softlink"}}},
     ],
 )
 def test_settings_that_are_none(changes: Any) -> None:
