@@ -110,21 +110,20 @@ def test_runs_at_the_same_time_share_one_tree_and_a_killed_one_leaves_nothing(pl
     assert (os.listdir(place.root / "work"), len(place.kept)) == ([], 1)
 
 
-def test_the_directory_of_the_command_and_its_outputs_need_no_links(place: Place) -> None:
+def test_outputs_are_taken_and_where_the_tree_is_needed_for_them_it_has_links(place: Place) -> None:
     script = "echo out > ${ISOLATED_OUTDIR}/o; pwd -P; ../../bin/tool"
     said, result = place.call("sh", "-c", script, flags=("--relative-cwd", "new/dir"))
     assert said.splitlines()[1] == "right"
     assert said.splitlines()[0].endswith("/ir/new/dir")
     assert result["outputs_ref"] is not None
-
-
-def test_a_run_that_needs_its_tree_afterwards_has_links_and_says_so(place: Place) -> None:
     _, result = place.call("sh", "-c", "echo out > e2", flags=("--output", "e2"))
     assert result["stats"]["isolated"]["download"]["mapped"].startswith("auto: outputs are taken")
     assert result["outputs_ref"] is not None
 
 
 def test_the_work_directory_may_be_on_another_disk_than_the_cache(place: Place, disk: Path) -> None:
-    found, _ = place.call("sh", "-c", LOOK)
-    assert place.call("sh", "-c", f"{LOOK}; echo x > new", work=disk / "work")[0] == found
+    script = f"{LOOK}; echo x > new"
+    found, _ = place.call("sh", "-c", script, work=disk / "work")
+    assert found.splitlines()[2:] == ["right", "ir"]
+    assert place.call("sh", "-c", script, work=disk / "work")[0] == found
     assert os.listdir(disk / "work") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -120,6 +121,26 @@ def test_what_cannot_be_mounted_is_refused_with_the_reason(place: Place) -> None
     assert place.call("true", lower="absent").stderr == "refused: an overlay: No such file or directory\n"
     (place.path / "link").symlink_to("cache/lower")
     assert place.call("true", lower="link").stderr == "refused: an overlay: Not a directory\n"
+
+
+def test_without_user_namespaces_there_is_a_reason(tmp_path: Path) -> None:
+    place = Place(tmp_path / "place", os.geteuid())
+    forbid = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    argv = ["unshare", "-Ur", "sh", "-c", forbid, "sh", sys.executable, "-c", ENTER, "0", *place.overlay, "true"]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=place.path)
+    if "refused" not in done.stderr:
+        pytest.skip(f"user namespaces cannot be limited here: {done.stderr.strip()}")
+    assert done.stderr.startswith("refused: a user namespace: ")
+    assert os.listdir(place.path / "at") == []
+
+
+def test_a_file_system_that_cannot_be_above_is_a_reason(tmp_path: Path) -> None:
+    place = Place(tmp_path / "place", os.geteuid())
+    inner = Place(place.path / "cache/lower/inner", os.geteuid())
+    nested = [sys.executable, "-c", ENTER, str(os.geteuid()), *inner.overlay, "true"]
+    said = place.run(f"cd inner; {shlex.join(nested)} 2>&1 || true")
+    assert said in {"", "refused: an overlay: Invalid argument\n"}  # newer kernels can do it
+    assert read_tree(inner.path / "cache/lower") == TREE
 
 
 async def test_a_launcher_tries_before_it_mounts(tmp_path: Path) -> None:
