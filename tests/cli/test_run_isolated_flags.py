@@ -268,3 +268,37 @@ def test_home_that_cannot_be_written_is_replaced_by_a_private_directory(
     monkeypatch.setattr(places, "_TEMPORARY", ())
     with pytest.raises(InternalFailure, match="nor below TMPDIR"):
         places.usable(Path("/proc/self/isolate"), env)
+
+
+def test_times_of_0_are_for_ever_and_limits_of_windows_have_no_effect(root: Path) -> None:
+    flags = ["--hard-timeout", "0", "--grace-period", "0", "--containment-type", "NONE"]
+    done = run(root, *flags, "--limit-total-committed-memory", "1", "sh", "-c", "sleep 0.1; echo ran")
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+    assert done.stderr.startswith("run_isolated: warning: --limit-total-committed-memory has no effect")
+
+
+def test_work_directories_are_private_and_beside_the_cache(tmp_path: Path) -> None:
+    command = [COMMAND, "--no-log", "--cache", tmp_path / "beside/blobs", "sh", "-c", "pwd; stat -c %a . .."]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    where, *modes = done.stdout.splitlines()
+    assert (Path(where).parent.parent, modes) == (tmp_path / "beside", ["700", "700"])
+    assert os.listdir(tmp_path / "beside") == []
+
+
+def test_output_directory_in_a_variable_needs_a_server(root: Path, tmp_path: Path) -> None:
+    done = run(root, "--json", tmp_path / "json", "--env", "OUT=${ISOLATED_OUTDIR}", "true")
+    told = json.loads((tmp_path / "json").read_text())
+    assert (done.returncode, told["exit_code"]) == (1, None)
+    assert "needs an isolate server" in told["internal_failure"]
+
+
+def test_program_of_no_known_format_is_explained(root: Path, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(b"\0")
+    program.chmod(0o755)
+    done = run(root, program)
+    assert (done.returncode, done.stdout) == (1, "")
+    first, _, last = done.stderr.splitlines()
+    assert first.startswith("<The executable does not exist")
+    assert str(program) in last
