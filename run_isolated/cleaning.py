@@ -28,13 +28,18 @@ def settled(work_dir: Path, parent: str | None, clock: Clock, monitor: Monitor) 
     return ended
 
 
+def swept(spec: RunSpec, clock: Clock, monitor: Monitor) -> None:
+    """Settle what dead runs left where this one has its work directory, and delete what was not to be kept."""
+    sweep(spec.root_dir, partial(settled, parent=spec.group_parent, clock=clock, monitor=monitor), monitor)
+
+
 def clean(spec: RunSpec, clock: Clock, monitor: Monitor) -> list[int]:
     """Delete what dead and other runs left, trim all caches to their limits, and return the sizes evicted."""
     from isolate.cas.cache import LocalCache
     from run_isolated.installed import named_caches_of
     from run_isolated.reuse import Trees
 
-    sweep(spec.root_dir, partial(settled, parent=spec.group_parent, clock=clock, monitor=monitor), monitor)
+    swept(spec, clock, monitor)
     with LocalCache.open(spec.content_cache_dir, spec.namespace, spec.cache_policy, clock, monitor) as content:
         Trees(content, monitor).clear()
         evicted = content.trim()

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from isolate.cas.cache import CachePolicy, LocalCache
@@ -21,7 +22,7 @@ from isolate.monitor import Monitor
 from run_isolated.command import inner_path, working_directory
 from run_isolated.deletion import OWNER, delete_all_but
 from run_isolated.named_caches import MAX_BYTES, MAX_CACHES, NamedCaches, NoSpace
-from run_isolated.spec import NamedCache
+from run_isolated.spec import NamedCache, RunSpec
 from run_isolated.trimming import Trimmable, trim_caches
 
 WHENCE = "named_caches"  # beside the run directory: the folder where what is in it came from
@@ -120,3 +121,11 @@ class Installed:
                 self._monitor.problem(error)
         self._inside = left
         return full
+
+
+def with_room(spec: RunSpec, clock: Clock, monitor: Monitor) -> Installed:
+    """Return the named caches of a run, not moved in yet, having made room for those that will be new."""
+    installed = Installed(spec.named_cache_dir, spec.cache_policy, clock, monitor)
+    opener = partial(LocalCache.open, spec.content_cache_dir, spec.namespace, spec.cache_policy, clock, monitor)
+    installed.make_room([NamedCache(*cache) for cache in spec.named_caches], opener)
+    return installed
