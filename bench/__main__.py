@@ -58,7 +58,7 @@ class Subject:
 @click.option("--rows", help="Numbers of rows, such as 1,2,5 [default: all].")
 @click.option("--runs", type=click.IntRange(1), help="That count, after the one that does not [default: 3].")
 @click.option("--quick", is_flag=True, help="Small sizes, one run each: whether it works, not how fast.")
-@click.option("--full", is_flag=True, help="Sizes as the targets say: 4 GiB file, 10 million blobs. Takes an hour.")
+@click.option("--full", is_flag=True, help="Sizes as the targets say: 4 GiB file, 10 million blobs. Takes long.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Also write every sample.")
 @click.option("--scratch", type=click.Path(file_okay=False, path_type=Path), help="Work here [default: a new folder].")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Keep here what takes long to make.")
