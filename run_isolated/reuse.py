@@ -14,10 +14,12 @@ that was mapped in another boot; there are at most MAX_TREES, of MAX_NAMES names
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,6 +44,7 @@ MAX_CHANGES = 1 << 18  # names that are corrected: a list of them is in memory
 VERSION = 2
 
 _NAME = re.compile(r"[0-9a-f]{40,128}-[0-9a-f]{12}")
+_PRIVATE = 0o700
 _GONE, _COMING, _LOCK = "gone-", "coming-", "lock"
 
 
@@ -219,18 +222,27 @@ class Trees:
             os.close(lock)
 
     def _delete(self, name: str) -> None:
-        gone = self._root / (name if name.startswith(_GONE) else f"{_GONE}{name}")
-        with suppress(FileNotFoundError, BlockingIOError), _alone(self._root / name):
-            os.rename(self._root / name, gone)  # from now on nobody takes it
-            try:
+        path, gone = self._root / name, self._root / (name if name.startswith(_GONE) else f"{_GONE}{name}")
+        try:
+            with _alone(path):
+                os.rename(path, gone)  # from now on nobody takes it
                 delete_tree(gone)
-            except InternalFailure as error:
-                self._monitor.problem(error)
+        except (FileNotFoundError, BlockingIOError):  # taken, or in use
+            return
+        except NotADirectoryError:  # put here by a command
+            path.unlink(missing_ok=True)
+        except (OSError, InternalFailure) as error:
+            self._monitor.problem(error)
 
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Lock a directory; raises BlockingIOError while somebody uses what is in it."""
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    if status.st_mode & _PRIVATE != _PRIVATE:  # a command took the rights away
+        os.chmod(path, _PRIVATE)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

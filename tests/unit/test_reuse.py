@@ -406,3 +406,17 @@ async def test_what_a_dead_deletion_left_goes_with_the_next_and_all_when_asked(m
         assert Trees(cache, machine.monitor).clear()
         assert not Trees(cache, machine.monitor).clear()
     assert machine.kept == []
+
+
+async def test_what_a_command_puts_among_the_kept_trees_goes(machine: Machine, tmp_path: Path) -> None:
+    root = await put_tree(machine.store, a_tree())
+    await machine.run(root)
+    trees, elsewhere = machine.cache_dir / "trees", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (trees / "file").write_bytes(b"")
+    (trees / "link").symlink_to(elsewhere)
+    (trees / "closed/inner").mkdir(parents=True)
+    (trees / "closed").chmod(0)
+    await machine.run(root)
+    assert sorted(os.listdir(trees)) == sorted([machine.kept[0].name, "lock"])
+    assert elsewhere.is_dir()
