@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
@@ -27,6 +27,8 @@ from run_isolated.command import absolute, resolve
 from run_isolated.deletion import delete_tree
 from run_isolated.mapper import How, apply
 from run_isolated.plans import Plans
+
+Telling = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
 
 async def download_tree(
@@ -73,12 +75,12 @@ def run_selected(
     link: bool,
     day: str,
     path: str,
-    is_ending: Callable[[], bool],
+    telling: Telling,
 ) -> int:
     """Run `command` in a copy of the tree, made beside `root`; returns its exit status, negative for a signal.
 
-    `path` is where programs are looked for; `is_ending` says whether an interruption is one that the command did not
-    get, and is to be told of. Raises Failure.
+    `path` is where programs are looked for; while the command runs, `telling` calls what it is given when we are to
+    end, instead of interrupting us. Raises Failure.
     """
     if not command:
         raise Failure("Execution failure: No command to run.")
@@ -87,22 +89,29 @@ def run_selected(
         recreate(entries, root, outdir, link=link)
         cwd = outdir / relative_cwd
         cwd.mkdir(parents=True, exist_ok=True)
-        return _run(resolve(command, cwd, path), cwd, is_ending)
+        return _run(resolve(command, cwd, path), cwd, telling)
     finally:
         delete_tree(outdir)
 
 
-def _run(argv: Sequence[str], cwd: Path, is_ending: Callable[[], bool]) -> int:
+def _run(argv: Sequence[str], cwd: Path, telling: Telling) -> int:
     program = absolute(argv[0], cwd)
     sys.stdout.flush()
-    try:
-        child = subprocess.Popen(argv, cwd=cwd, executable=program)
-    except OSError as error:
-        raise Failure(f"Cannot run {program!r}: {error.strerror}") from error
-    with child:
-        while True:
-            try:
-                return child.wait()
-            except KeyboardInterrupt:  # a child that got it as well says how that ends
-                if is_ending():
-                    child.terminate()
+    child: subprocess.Popen[bytes] | None = None
+    is_ending = False
+
+    def end() -> None:
+        nonlocal is_ending
+        is_ending = True
+        if child is not None:
+            child.terminate()
+
+    with telling(end):
+        try:
+            child = subprocess.Popen(argv, cwd=cwd, executable=program)
+        except OSError as error:
+            raise Failure(f"Cannot run {program!r}: {error.strerror}") from error
+        if is_ending:  # since before there was anybody to tell
+            child.terminate()
+        with child:
+            return child.wait()

@@ -224,7 +224,7 @@ def run_selected_command(console: Console, /, arguments: tuple[str, ...], **give
         root, entries, cwd, command, link = recreated(console, wish, given)
         words = (*command, *arguments) if command else ()
         path = os.environ.get("PATH", os.defpath)
-        status = run_selected(entries, root, cwd, words, link=link, day=today(), path=path, is_ending=ending.came)
+        status = run_selected(entries, root, cwd, words, link=link, day=today(), path=path, telling=ending.passed_on)
     save_after(console, wish, given)
     return status
 

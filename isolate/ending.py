@@ -8,10 +8,13 @@ status names the signal.
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _came: list[int] = []
+_instead: list[Callable[[], None]] = []
 
 
 def listen() -> None:
@@ -31,8 +34,31 @@ def status(of_command: int) -> int:
     return 128 + _came[0] if _came and of_command else of_command
 
 
+@contextmanager
+def passed_on(to: Callable[[], None]) -> Iterator[None]:
+    """Within it nothing is interrupted: the signals call `to`, and Ctrl-C is left to the command that got it as well.
+
+    An exception could come while that command is being started, when nobody knows it yet.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _ignore)  # not SIG_IGN, which the command would inherit
+    _instead.append(to)
+    try:
+        yield
+    finally:
+        _instead.pop()
+        signal.signal(signal.SIGINT, before)
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None: ...
+
+
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     _came.append(number)
+    if _instead:
+        _instead[-1]()
+        return
     if len(_came) > 1:
         return
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what is to run in the background
