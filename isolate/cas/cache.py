@@ -277,8 +277,9 @@ class LocalCache:
     def _bury(self) -> None:
         """Clean up after processes that died here: what they had pinned is in doubt, as at the end of any command."""
         if self._dead:
-            pinned = set().union(*(session.pinned for session in self._dead))
-            self._shelf.doubt([prefix + variant for prefix in pinned for variant in (b"\0", b"\1")])
+            for session in self._dead:
+                for pinned in session.pinned():
+                    self._shelf.doubt([prefix + variant for prefix in pinned for variant in (b"\0", b"\1")])
             self._shelf.sweep()
             cache_session.bury(self._dead)
             self._dead = []

@@ -65,7 +65,7 @@ class Doubts:
         exposed = self._exposed(right, places)
         self._shelf.trust([row for key, (row, _) in right.items() if key not in exposed])
         if exposed:
-            used = cache_session.pinned(self._root, but=self._session)
+            used = cache_session.pinned_among(self._root, {key[:-1] for key in exposed}, but=self._session)
             for key in exposed:
                 if key[:-1] not in used and not self._replace(right[key][0]):
                     del right[key]

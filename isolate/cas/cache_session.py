@@ -5,7 +5,7 @@ process loses it at that moment, so no pid has to be compared and none can be mi
 that is listed belongs to a living session, and what a dead one left is removed before anything is decided on it.
 
 Pins are files beside the index, not rows in it: one append for a tree of any size, read only by those who evict, and
-not lost when the index has to be rebuilt.
+not lost when the index has to be rebuilt. They are asked about some blobs at a time: never are all in memory.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import NamedTuple, Self
 from isolate.cas.digest import ALGORITHMS, Algorithm
 
 _PIN = "pin-"
+_PIECE = 1 << 12  # digests of a pin that are read at a time
 _POISONED = "poisoned"
 
 
@@ -123,7 +124,11 @@ class Dead(NamedTuple):
 
     path: Path
     lock: int
-    pinned: set[bytes]  # what its command had at hand, and nobody looked at afterwards
+
+    def pinned(self) -> Iterator[list[bytes]]:
+        """Yield what its command had at hand, and nobody looked at afterwards; see `pinned_among`."""
+        for code, digests in _pinned_in(self.path):
+            yield [b"%c%b" % (code, digest) for digest in digests]
 
 
 def find_dead(root: Path) -> list[Dead]:
@@ -140,7 +145,7 @@ def find_dead(root: Path) -> list[Dead]:
         except BlockingIOError:
             os.close(lock)
             continue
-        found.append(Dead(path, lock, _pinned_in(path)))
+        found.append(Dead(path, lock))
     return found
 
 
@@ -179,7 +184,9 @@ class Pin:
     def poisoned(self) -> list[bytes]:
         """Return those that were found overwritten since the pin was made, or restarted."""
         poisoned = self._session.poisoned_since(self._poisoned_mark)
-        held = set(_split(self._path.read_bytes(), self._digest_bytes)) if poisoned else set()
+        held: set[bytes] = set()
+        if poisoned:
+            held = held.union(*map(set(poisoned).intersection, _digests_in(self._path, self._digest_bytes)))
         return [digest for digest in dict.fromkeys(poisoned) if digest in held]
 
     def release(self) -> None:
@@ -193,32 +200,42 @@ class Pin:
         self.release()
 
 
-def pinned(root: Path, *, but: Session | None = None) -> set[bytes]:
-    """Return all that is pinned, by others than `but`, each as its algorithm's code and its digest."""
-    return set().union(*(_pinned_in(path) for path in _sessions(root) if but is None or path != but.path))
+def pinned_among(root: Path, keys: Iterable[bytes], *, but: Session | None = None) -> set[bytes]:
+    """Return those of `keys`, each an algorithm's code and a digest, that are pinned, by others than `but`.
 
-
-def _pinned_in(session: Path) -> set[bytes]:
+    This reads all pins there are, so ask about many blobs at once.
+    """
+    wanted: dict[int, set[bytes]] = {}
+    for key in keys:
+        wanted.setdefault(key[0], set()).add(key[1:])
     found: set[bytes] = set()
-    for code, pin in _pins(session):
-        prefix = bytes([code])
-        with suppress(FileNotFoundError):
-            found.update(prefix + digest for digest in _split(pin.read_bytes(), ALGORITHMS[code].digest_bytes))
+    for path in _sessions(root):
+        if wanted and (but is None or path != but.path):
+            for code, digests in _pinned_in(path):
+                found.update(b"%c%b" % (code, digest) for digest in wanted.get(code, set()).intersection(digests))
     return found
+
+
+def _pinned_in(session: Path) -> Iterator[tuple[int, list[bytes]]]:
+    for code, pin in _pins(session):
+        for digests in _digests_in(pin, ALGORITHMS[code].digest_bytes):
+            yield code, digests
 
 
 def mark_poisoned(root: Path, algorithm: Algorithm, digest: bytes) -> None:
     """Tell every session that has `digest` pinned that its bytes were wrong for a while."""
     for path in _sessions(root):
         with suppress(FileNotFoundError):
-            pins = [pin.read_bytes() for code, pin in _pins(path) if code == algorithm.code]
-            if any(digest in _split(pin, algorithm.digest_bytes) for pin in pins):
+            if any(digest in digests for code, digests in _pinned_in(path) if code == algorithm.code):
                 with open(path / _POISONED, "ab") as file:
                     file.write(digest.hex().encode() + b"\n")
 
 
-def _split(digests: bytes, digest_bytes: int) -> list[bytes]:
-    return [digests[at : at + digest_bytes] for at in range(0, len(digests) - digest_bytes + 1, digest_bytes)]
+def _digests_in(pin: Path, digest_bytes: int) -> Iterator[list[bytes]]:
+    """Yield the digests of a pin, some at a time; one that is being written, or that is gone, ends with what it has."""
+    with suppress(FileNotFoundError), open(pin, "rb") as file:
+        while piece := file.read(_PIECE * digest_bytes):
+            yield [piece[at : at + digest_bytes] for at in range(0, len(piece) - digest_bytes + 1, digest_bytes)]
 
 
 def _sessions(root: Path) -> list[Path]:

@@ -7,9 +7,13 @@ invariant: a pinned item is never chosen, and nothing is chosen once every limit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
+
+FIRST_AHEAD_ITEMS = 64
+AHEAD_ITEMS = FIRST_AHEAD_ITEMS * 8**3  # about 10 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,32 @@ class Item(NamedTuple):
     key: bytes
     size: int
     used_s: int  # epoch seconds of the last use, coarse
+
+
+class Ahead:
+    """Items, and which of them are pinned, found out for many at a time, and only when that is asked.
+
+    The invariant: no more than AHEAD_ITEMS are in memory, and of items that nobody asks for only a few are read.
+    """
+
+    def __init__(self, items: Iterable[Item], pinned_among: Callable[[Sequence[bytes]], set[bytes]]) -> None:
+        """`pinned_among` returns the pinned ones of some keys; it may be slow."""
+        self._items, self._pinned_among = iter(items), pinned_among
+        self._keys: Sequence[bytes] = ()
+        self._pinned: set[bytes] | None = None
+
+    def __iter__(self) -> Iterator[Item]:
+        count = FIRST_AHEAD_ITEMS
+        while batch := list(islice(self._items, count)):
+            self._keys, self._pinned = [item.key for item in batch], None
+            yield from batch
+            count = min(8 * count, AHEAD_ITEMS)
+
+    def is_pinned(self, key: bytes) -> bool:
+        """Whether the item that was given last is pinned."""
+        if self._pinned is None:
+            self._pinned = self._pinned_among(self._keys)
+        return key in self._pinned
 
 
 def victims(

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -284,6 +285,30 @@ def test_pinned_files_stay(opener: Opener, clock: ManualClock) -> None:
         assert cache.trim() == [C.size]
         assert cache.absent([A, B]) == []
     assert len(cache.trim()) == 1
+
+
+def test_memory_does_not_grow_with_what_is_pinned(opener: Opener) -> None:
+    cache = opener(max_items=1)
+    fill(cache, A, B, C)
+    pinned = 50_000
+    with cache.pin([A.digest, *(number.to_bytes(NS.algorithm.digest_bytes) for number in range(pinned)), B.digest]):
+        tracemalloc.start()
+        try:
+            assert cache.trim() == [C.size]
+            assert tracemalloc.get_traced_memory()[1] < pinned * NS.algorithm.digest_bytes  # less than the digests
+        finally:
+            tracemalloc.stop()
+        assert cache.absent([A, B]) == []
+
+
+def test_a_pin_that_is_half_written_holds_what_it_has(opener: Opener) -> None:
+    mine, other = opener(), opener(max_items=1)
+    fill(mine, A, B)
+    with mine.pin([A.digest]):
+        (pin,) = mine.root.glob("sessions/*/pin-*")
+        with open(pin, "ab") as file:
+            file.write(B.digest[:-1])
+        assert other.trim() == [B.size]
 
 
 def test_pins_hold_for_every_open_cache(opener: Opener) -> None:

@@ -145,6 +145,25 @@ async def test_large_blobs_follow_their_recipe_into_one_file(store: WatchedStore
     assert cache.usage().items == 2
 
 
+@pytest.mark.parametrize("is_damaged", [False, True])
+async def test_a_chunk_that_is_also_a_small_file_is_taken_from_the_cache(
+    store: WatchedStore, cache: LocalCache, is_damaged: bool
+) -> None:
+    small, noise = b"a small file" * 1000, os.urandom(1000)
+    await fetched_from(store, cache, await put_tree(store, {"small": small}))
+    if is_damaged:
+        path = cache.path(NS.blob(small))
+        path.chmod(0o644)
+        path.write_bytes(small[::-1])
+    large = await put_large(store, [small, noise, small])
+    root = await put_manifest(store, Manifest(algorithm=NS.algorithm, entries=(Entry("big", Kind.FILE, large),)))
+    store.reads.clear()
+    fetched = await fetched_from(store, cache, root)
+    assert cache.path(large).read_bytes() == small + noise + small
+    assert store.reads == [1, 1, 2 if is_damaged else 1]  # the manifest, the recipe, the chunks that are not here
+    assert sorted(fetched.cold[1:]) == [large.size]
+
+
 async def test_a_recipe_that_lies_is_the_stores_fault(store: WatchedStore, cache: LocalCache) -> None:
     large = await put_large(store, [b"a" * 1000, b"b" * 1000])
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from isolate.cas.lru import CachePolicy, Item, Usage, victims
+from isolate.cas.lru import AHEAD_ITEMS, Ahead, CachePolicy, Item, Usage, victims
 
 NOW_S = 1_000
 
@@ -68,6 +68,36 @@ def test_reads_no_further_than_needed() -> None:
         endless(), usage, CachePolicy(max_items=2), now_s=NOW_S, shortage_bytes=0, is_pinned=lambda _: False
     )
     assert [item.key for item in chosen] == [b"a"]
+
+
+@pytest.mark.parametrize(
+    ("pinned", "max_items", "asked"),
+    [
+        (0, 50_000, []),  # nothing must go: nobody's pins are read
+        (0, 49_999, [64]),
+        (0, 50_000 - 4000, [64, 512, 4096]),
+        (40_000, 49_999, [64, 512, 4096, 32768, 12560]),
+    ],
+)
+def test_pins_are_asked_for_many_items_at_once_but_never_for_all(pinned: int, max_items: int, asked: list[int]) -> None:
+    numbers: list[int] = []
+
+    def pinned_among(keys: Sequence[bytes]) -> set[bytes]:
+        numbers.append(len(keys))
+        return {key for key in keys if int(key) < pinned}
+
+    ahead = Ahead((Item(b"%d" % number, 1, 0) for number in range(50_000)), pinned_among)
+    chosen = victims(
+        ahead,
+        Usage(50_000, 50_000),
+        CachePolicy(max_items=max_items),
+        now_s=NOW_S,
+        shortage_bytes=0,
+        is_pinned=ahead.is_pinned,
+    )
+    assert [int(item.key) for item in chosen] == list(range(pinned, pinned + 50_000 - max_items))
+    assert numbers == asked
+    assert max(asked, default=0) <= AHEAD_ITEMS
 
 
 def test_shortage() -> None:
