@@ -24,6 +24,9 @@ from isolate.errors import FileChanged, InvalidInput, IsolateError, Unreadable
 # What tells two states of a file apart without reading it: size, mtime_ns, ctime_ns, inode, device.
 Stamp = tuple[int, int, int, int, int]
 
+EARLY_FILES = 16_384  # of one directory: bounds what is held of it
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
 _SPECIAL = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFIFO: "a named pipe",
@@ -99,31 +102,47 @@ class Scanner:
         # A stack instead of recursion: `yield from` through each level would cost every entry its depth.
         stack = self._children(directory) or []
         while stack:
-            path, entry = stack.pop()
-            if path.endswith("/"):
+            path, found = stack.pop()
+            if found is not None:
+                yield found
+            elif path.endswith("/"):
                 path = path[:-1]
                 children = self._children(path)
                 if children:
                     stack += children
                 elif children is not None:
                     yield Found(path, Kind.DIR)
-                continue
-            found = self._entry(path, entry)
-            if found is not None:
-                yield found
+            else:
+                found = self.one(path)
+                if found is not None:
+                    yield found
 
-    def _children(self, directory: str) -> list[tuple[str, os.DirEntry[str]]] | None:
-        """Return what is in `directory`, last first; paths of directories end in `/`; None if it is unreadable."""
+    def _children(self, directory: str) -> list[tuple[str, Found | None]] | None:
+        """Return what is in `directory`, last first; paths of directories end in `/`; None if it is unreadable.
+
+        Files are looked at here: from an open directory that costs the kernel a third less than by their whole path.
+        What is no file, is broken, or is past the first EARLY_FILES, is left to be looked at in its turn.
+        """
         prefix = f"{directory}/" if directory else ""
         is_denied = self._rules.is_denied
-        children = []
+        children: list[tuple[str, Found | None]] = []
         try:
-            with os.scandir(self._prefix + directory) as entries:
-                for entry in entries:
-                    path = prefix + entry.name
-                    if not is_denied(path):
-                        # With the slash a directory sorts where its contents belong: "a.b" < "a/b".
-                        children.append((path + "/" if entry.is_dir(follow_symlinks=False) else path, entry))
+            descriptor = os.open(self._prefix + directory, _DIRECTORY_FLAGS)
+            try:
+                with os.scandir(descriptor) as entries:
+                    for entry in entries:
+                        path = prefix + entry.name
+                        if is_denied(path):
+                            continue
+                        if entry.is_dir(follow_symlinks=False):
+                            # With the slash a directory sorts where its contents belong: "a.b" < "a/b".
+                            children.append((path + "/", None))
+                        elif len(children) < EARLY_FILES and entry.is_file(follow_symlinks=False):
+                            children.append((path, _at_once(path, entry)))
+                        else:
+                            children.append((path, None))
+            finally:
+                os.close(descriptor)
         except OSError as error:
             self._broken(unreadable(error, self._prefix + directory))
             return None
@@ -140,15 +159,6 @@ class Scanner:
             return self._file(path, absolute, status)
         except OSError as error:
             self._broken(unreadable(error, absolute))
-            return None
-
-    def _entry(self, path: str, entry: os.DirEntry[str]) -> Found | None:
-        try:
-            if entry.is_symlink():
-                return self._link(path, entry.path)
-            return self._file(path, entry.path, entry.stat(follow_symlinks=False))
-        except OSError as error:
-            self._broken(unreadable(error, entry.path))
             return None
 
     def _file(self, path: str, absolute: str, status: os.stat_result) -> Found | None:
@@ -202,6 +212,19 @@ class Scanner:
         if self._rules.broken is None:
             raise error
         self._rules.broken(error)
+
+
+def _at_once(path: str, entry: os.DirEntry[str]) -> Found | None:
+    """Return the file that `entry` is, None when something is wrong with it: then it is told in its turn."""
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:
+        return None
+    mode = status.st_mode
+    if not stat.S_ISREG(mode):
+        return None
+    stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+    return _found((path, _FILE, mode, stamp, "", None))
 
 
 def _plain(absolute: str, target: str) -> str:

@@ -136,13 +136,45 @@ def test_what_vanishes_during_the_scan_has_changed(tmp_path: Path) -> None:
 
 def test_an_unreadable_directory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "secret").mkdir()
-    real = os.scandir
+    real = os.open
 
-    def refuse(path: str) -> object:
+    def refuse(path: str, flags: int) -> int:
         if path.endswith("secret"):
             raise PermissionError(13, "Permission denied", path)
-        return real(path)
+        return real(path, flags)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(Unreadable, match=r"Cannot read '.*secret': Permission denied"):
         found(tmp_path)
+
+
+def test_files_are_looked_at_from_their_open_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(tmp_path, {"d": {"a": b"1", "b": b"22", "link": Link("a")}, "e": b"333"})
+    entries = found(tmp_path)
+    by_path: list[str] = []
+    real = os.lstat
+
+    def lstat(path: str) -> os.stat_result:
+        if path.startswith(f"{tmp_path}/"):
+            by_path.append(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    open_before = set(os.listdir("/proc/self/fd"))
+    assert found(tmp_path) == entries
+    assert by_path == [str(tmp_path / "d/link")]
+    assert set(os.listdir("/proc/self/fd")) == open_before
+    # A directory of any size is held as names only, but for so many files.
+    by_path.clear()
+    monkeypatch.setattr("isolate.scan.EARLY_FILES", 0)
+    assert found(tmp_path) == entries
+    assert len(by_path) == 4
+
+
+def test_what_goes_wrong_with_files_is_told_in_their_order(tmp_path: Path) -> None:
+    for name in ("z", "m", "a"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "b").write_bytes(b"")
+    reported: list[IsolateError] = []
+    assert found(tmp_path, broken=reported.append).keys() == {"b"}
+    assert [str(error).split("'")[1][-1] for error in reported] == ["a", "m", "z"]
