@@ -55,7 +55,7 @@ class RunSpec:
     mapping: str = DEFAULT  # how inputs get into the tree: one of WAYS
     verify_inputs: bool = False  # hash what the cache has before it is used
     named_caches: Sequence[NamedCache] = ()
-    named_cache_root: Path | str | None = None  # where they are kept; None: `named_caches` in `root_dir`
+    named_cache_root: Path | None = None  # where they are kept; None: `named_caches` in `root_dir`
     lower_priority: bool = False
     no_network: bool = False  # nothing but a loopback of its own; Linux only
     switch_to_account: str | None = None  # default account of LUCI_CONTEXT for the command
@@ -66,7 +66,7 @@ class RunSpec:
     @property
     def named_cache_dir(self) -> Path:
         """Where named caches are kept."""
-        return self.root_dir / "named_caches" if self.named_cache_root is None else Path(self.named_cache_root)
+        return self.root_dir / "named_caches" if self.named_cache_root is None else self.named_cache_root
 
     @property
     def content_cache_dir(self) -> Path:

@@ -5,34 +5,38 @@ Pure: turns values into JSON and back. The bot and its runner are the same progr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from isolate.cas.digest import Namespace
+from run_isolated.cgroups import Limits
 from run_isolated.result import RunResult
-from run_isolated.spec import RunSpec
+from run_isolated.spec import NamedCache, RunSpec
 
-_PATHS = ("root_dir", "cache_dir")
+# What JSON has no type for, and how it is made again.
+MADE: dict[str, Callable[[Any], object]] = {
+    "root_dir": Path,
+    "cache_dir": Path,
+    "named_cache_root": Path,
+    "namespace": Namespace.parse,
+    "named_caches": lambda caches: [NamedCache(*cache) for cache in caches],
+    "limits": lambda limits: Limits(*limits),
+}
 
 
 def job_message(spec: RunSpec) -> dict[str, object]:
     """Return what a runner is told to run."""
     message = {field.name: getattr(spec, field.name) for field in fields(spec)}
     message["namespace"] = spec.namespace.name
-    for name in _PATHS:
-        message[name] = None if message[name] is None else str(message[name])
-    return message
+    return {name: str(value) if isinstance(value, Path) else value for name, value in message.items()}
 
 
 def job_of(message: Mapping[str, Any]) -> RunSpec:
     """Return the run that `job_message` described."""
-    values = dict(message)
-    values["namespace"] = Namespace.parse(values["namespace"])
-    for name in _PATHS:
-        values[name] = None if values[name] is None else Path(values[name])
-    return RunSpec(**values)
+    made = {name: make(message[name]) for name, make in MADE.items() if message[name] is not None}
+    return RunSpec(**{**message, **made})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,7 @@ class Workplace:
             grace_period_s=manifest.grace_period_s or NO_GRACE_S,
             bot_file=str(directory.bot_file),
             named_caches=[NamedCache(*cache) for cache in manifest.caches],
-            named_cache_root=str(directory.named_caches),
+            named_cache_root=directory.named_caches,
             lower_priority=manifest.lower_priority,
             max_cache_size_bytes=settings.cache_bytes,
             max_cache_items=settings.cache_items,

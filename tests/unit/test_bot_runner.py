@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from run_isolated.spec import RunSpec
+from isolate.cas.digest import Namespace
+from run_isolated.cgroups import Limits
+from run_isolated.spec import NamedCache, RunSpec
+from swarming.bot import job as job_module
 from swarming.bot.crew import RunnerProcess
 from swarming.bot.job import Finished, job_message, job_of
 from swarming.bot.launch import RUNNER_COMMAND, Launch
@@ -64,8 +69,26 @@ def job(tmp_path: Path, *command: str, **changes: Any) -> dict[str, object]:
 
 
 def test_a_job_survives_the_way_to_the_runner(tmp_path: Path) -> None:
-    spec = RunSpec(root_dir=tmp_path, base_env={"A": "b"}, command=["x"], env_prefixes={"PATH": ["bin"]})
-    assert job_of(job_message(spec)) == spec
+    """Each value is of its own type again; `repr` shows what `==` of a named tuple and a tuple hides."""
+    spec = RunSpec(
+        root_dir=tmp_path,
+        cache_dir=tmp_path / "c",
+        base_env={"A": "b"},
+        namespace=Namespace.parse("sha256-flat"),
+        command=["x"],
+        env_prefixes={"PATH": ["bin"]},
+        named_caches=[NamedCache("n", "p", 7)],
+        named_cache_root=tmp_path / "n",
+        limits=Limits(1, 2, 0.5),
+    )
+    assert repr(job_of(json.loads(json.dumps(job_message(spec))))) == repr(spec).replace("=()", "=[]")
+
+
+def test_what_json_has_no_type_for_is_made_again() -> None:
+    plain = {bool, int, float, str, Mapping[str, str], Mapping[str, Sequence[str]], Sequence[str]}
+    for name, kind in get_type_hints(RunSpec).items():
+        alternatives = set(get_args(kind)) - {NoneType} if isinstance(kind, UnionType) else {kind}
+        assert (name in job_module.MADE) == (not alternatives <= plain), name
 
 
 async def test_a_job_is_run_and_answered(bot: Bot, tmp_path: Path) -> None:
