@@ -23,7 +23,7 @@ from isolate.isolated import Manifest, dumps
 from isolate.monitor import Monitor
 from isolate.scan import Found
 from isolate.sender import Sender, jobs_of
-from isolate.slab import SLABS_IN_FLIGHT, UNSENT_SLABS, Slab, fast_entry
+from isolate.slab import SLAB_ENTRIES, SLABS_IN_FLIGHT, UNSENT_SLABS, Slab, fast_blob, fast_entry
 from isolate.split import Groups, splitter_for
 from isolate.statcache import StatCache, is_settled
 from isolate.upload import Wanted
@@ -136,29 +136,26 @@ class Pipeline:
     def _slabs(self, entries: Iterator[Found]) -> Iterator[Slab]:
         find = None if self._cache is None else self._cache.find
         slab = Slab()
-        for entry in entries:
-            if not self._is_recorded(entry):
-                continue
-            blob, stamp = None, entry.stamp
+        for entry in entries if self._namespace.is_ours else filter(self._is_recorded, entries):
+            blob, stamp = None, entry[3]
             if stamp is not None:
                 slab.files += 1
-                digest = None if find is None else find(entry.path, stamp)
+                digest = None if find is None else find(entry[0], stamp)
                 if digest is not None:
-                    blob = Blob(digest, stamp[0])
+                    blob = fast_blob((digest, stamp[0]))
                 else:
                     slab.unknown.append(len(slab.entries))
                     slab.unknown_bytes += stamp[0]
             slab.entries.append(entry)
             slab.blobs.append(blob)
-            if slab.is_full:
+            if (blob is None or len(slab.entries) == SLAB_ENTRIES) and slab.is_full:
                 yield slab
                 slab = Slab()
         if slab.entries:
             yield slab
 
     def _is_recorded(self, entry: Found) -> bool:
-        if self._namespace.is_ours:
-            return True
+        """Say whether a manifest of 2020 can have `entry`."""
         if "\\" in entry.path:
             error = InvalidInput(f"Name {entry.path!r} has a '\\', which manifests of 2020 take for a '/'")
             if not self._skip_broken:
