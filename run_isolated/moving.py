@@ -61,12 +61,12 @@ def is_directory(path: Path) -> bool:
         return False
 
 
-def links_to(path: Path, target: str) -> bool:
-    """Whether there is a link with exactly this target."""
+def is_file_or_nothing(path: Path) -> bool:
+    """Whether there is a plain file, or nothing at all; a link is neither."""
     try:
-        return os.readlink(path) == target
+        return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
-        return False
+        return True
 
 
 def _copy(source: Path, destination: Path) -> None:

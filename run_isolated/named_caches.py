@@ -18,6 +18,7 @@ import errno
 import fcntl
 import os
 import random
+import re
 import shutil
 import string
 from collections.abc import Iterator, Sequence
@@ -30,11 +31,13 @@ from isolate.clock import Clock
 from isolate.errors import IndexCorrupt, InternalFailure
 from isolate.monitor import Monitor
 from run_isolated.deletion import delete_tree
-from run_isolated.moving import is_directory, links_to, move, own, tree_size
+from run_isolated.moving import is_directory, is_file_or_nothing, move, own, tree_size
+from run_isolated.named_links import NamedLinks
 from run_isolated.named_state import Kept, Loan, State, cache_name, dumps, dumps_loans, loads, loads_loans
 
 MAX_BYTES, MAX_CACHES = 1 << 40, 50  # as in 2020
 _LETTERS = string.ascii_letters + string.digits
+_OURS = re.compile(r"[a-zA-Z0-9]{2}|moving-[0-9a-f]{12}|named")
 _TRIES = 1000  # at a short name that is free: there are 3844, and at most 50 caches stay
 _STATE, _NAMED, _LENT, _LOCK = "state.json", "named", "lent.json", "lock"
 _PRIVATE = 0o700
@@ -51,6 +54,7 @@ class NamedCaches:
     def __init__(self, root: Path, policy: CachePolicy, clock: Clock, monitor: Monitor) -> None:
         self.root = root
         self._policy, self._clock, self._monitor = policy, clock, monitor
+        self._links = NamedLinks(root / _NAMED)
         self._written = ""  # the list as it is on disk, while it is locked
 
     def touch(self, names: Sequence[str]) -> list[str]:
@@ -72,8 +76,7 @@ class NamedCaches:
                 raise InternalFailure(f"Cannot install the named cache {name!r}: {destination} exists already")
             kept = state.pop(cache_name(name), None)
             self._write_loans([*self._loans(), Loan(name, os.fspath(destination))])
-            with suppress(OSError):
-                os.unlink(self.root / _NAMED / name)
+            self._links.hide(name)
             source = None if kept is None else self.root / kept.directory
             if kept is None or source is None or not is_directory(source):
                 os.mkdir(destination, _PRIVATE)
@@ -149,13 +152,12 @@ class NamedCaches:
             for name in [name for name, kept in state.items() if not is_directory(self.root / kept.directory)]:
                 del state[name]
             named = {kept.directory for kept in state.values()}
-            for entry in set(os.listdir(self.root)) - named - {_STATE, _NAMED, _LENT, _LOCK}:
+            for entry in self._entries() - named - {_STATE, _NAMED, _LENT, _LOCK}:
                 self._delete(entry)
-            with suppress(FileNotFoundError):
-                for entry in os.listdir(self.root / _NAMED):
-                    kept = state.get(entry)
-                    if kept is None or not links_to(self.root / _NAMED / entry, f"../{kept.directory}"):
-                        self._delete(f"{_NAMED}/{entry}")
+            try:
+                self._links.prune({name: kept.directory for name, kept in state.items()})
+            except InternalFailure as error:
+                self._monitor.problem(error)  # the next one tries again
 
     def _take_in(self, state: State, name: str, source: Path, size_bytes: int) -> Kept | None:
         """Move `source` here as the cache `name`; return what it replaces, whose files are still there."""
@@ -172,7 +174,7 @@ class NamedCaches:
             if replaced is not None:
                 state[name] = replaced
             raise
-        self._link(name, directory)
+        self._links.show(name, directory)
         return replaced
 
     def _evict(self, policy: CachePolicy, shortage_bytes: int, not_after_s: float = float("inf")) -> list[int]:
@@ -190,8 +192,7 @@ class NamedCaches:
             )
             evicted = {item.key.decode(): state.pop(item.key.decode()) for item in list(chosen)}
         for name, kept in evicted.items():
-            with suppress(OSError):
-                os.unlink(self.root / _NAMED / name)
+            self._links.hide(name)
             self._delete(kept.directory)
             self._monitor.count("evicted_named_caches")
         return [kept.size_bytes for kept in evicted.values()]
@@ -201,6 +202,9 @@ class NamedCaches:
         """Give the list, locked, and write it back if it was changed."""
         with self._explained(f"Cannot use the named caches in {self.root}"):
             self.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
+            for name in (_STATE, _LENT, _LOCK):
+                if not is_file_or_nothing(self.root / name):  # a command put it there
+                    self._delete(name)
             lock = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -251,9 +255,14 @@ class NamedCaches:
             return {}
         except (IndexCorrupt, UnicodeDecodeError) as error:
             self._monitor.problem(f"The list of the named caches in {self.root} is damaged, they start anew: {error}")
-            for entry in set(os.listdir(self.root)) - {_LOCK, _LENT}:
+            for entry in self._entries() - {_LOCK, _LENT}:
                 self._delete(entry)
             return {}
+
+    def _entries(self) -> set[str]:
+        """Return what is here and may be deleted; where a link led here, what we would not make is not ours."""
+        names = set(os.listdir(self.root))
+        return {name for name in names if _OURS.fullmatch(name)} if self.root.is_symlink() else names
 
     def _free_name(self) -> str:
         source = random.SystemRandom()
@@ -262,15 +271,6 @@ class NamedCaches:
             if not os.path.lexists(self.root / name):
                 return name
         raise InternalFailure(f"No free name for another cache in {self.root}")
-
-    def _link(self, name: str, directory: str) -> None:
-        """Show people where the cache is; a name longer than a file's may be has none."""
-        link = self.root / _NAMED / name
-        with suppress(OSError):
-            link.parent.mkdir(exist_ok=True)
-            with suppress(FileNotFoundError):
-                os.unlink(link)
-            os.symlink(f"../{directory}", link)
 
     def _delete(self, entry: str) -> None:
         path = self.root / entry

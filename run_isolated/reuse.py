@@ -26,12 +26,14 @@ from pathlib import Path
 
 from isolate.cas.cache import LocalCache
 from isolate.cas.cache_doubt import has_mounts
+from isolate.cas.cache_session import put_away
 from isolate.errors import InternalFailure, InvalidRecord, TooLarge
 from isolate.monitor import Monitor
 from run_isolated import folders
 from run_isolated.deletion import delete_tree
 from run_isolated.folders import Facts, Folder
 from run_isolated.kept import About, Shared, Taken
+from run_isolated.moving import is_file_or_nothing
 from run_isolated.renewal import NotReusable, Sources, renew
 from run_isolated.sealing import sealed, unsealed, write_sealed
 
@@ -209,7 +211,9 @@ class Trees:
     def _deleting(self) -> Iterator[bool]:
         """Be the only one who deletes; whoever takes or keeps a tree need not wait."""
         try:
-            lock = os.open(self._root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if not is_file_or_nothing(self._root / _LOCK):  # a command put it there
+                put_away(self._root / _LOCK)
+            lock = os.open(self._root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:  # no tree was ever kept
             yield False
             return

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from isolate.cas.cache_index import UNKNOWN_BOOT, Identity, Row, identity
+from isolate.cas.cache_session import put_away
 from isolate.cas.digest import ALGORITHMS, Algorithm, Blob
 from isolate.errors import BlobCorrupt, IsolateError, NoSpace
 
@@ -102,10 +103,20 @@ class CacheFiles:
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             os.rename(staged.temporary, path)
+        except IsADirectoryError:  # a command put it there
+            put_away(Path(path))
+            os.rename(staged.temporary, path)
 
     def remove(self, key: bytes) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(self.path(key))
+        path = self.path(key)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+        except (IsADirectoryError, PermissionError):  # the second is what some systems say of directories
+            if not os.path.isdir(path):
+                raise
+            put_away(Path(path))
 
     def scan(self) -> Iterator[Row]:
         """Yield every file there is, as not verified; linking moves the ctime, so that is when it was last used."""

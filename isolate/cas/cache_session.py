@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,14 +27,14 @@ _POISONED = "poisoned"
 
 
 # What a cache consists of, and whether that is a directory.
-_KINDS = {"files": True, "sessions": True, "lock": False}
+_KINDS = {"files": True, "sessions": True, "trees": True, "lock": False, "exposure": False}
 _KINDS |= {f"index.sqlite{suffix}": False for suffix in ("", "-wal", "-shm")}
 
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
     """Keep every other process from opening, cleaning or rebuilding the cache at `root`."""
-    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -48,17 +49,37 @@ def prepare(root: Path) -> None:
     """
     root.mkdir(parents=True, exist_ok=True)
     for name, is_directory in _KINDS.items():
-        path = root / name
-        if os.path.lexists(path) and not (path.is_dir() if is_directory else path.is_file()):
-            foreign = root / f"foreign-{os.urandom(8).hex()}"
-            with suppress(FileNotFoundError):  # another process was faster
-                os.rename(path, foreign)
-            if foreign.is_dir() and not foreign.is_symlink():
-                _remove(foreign)
-            else:
-                foreign.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            mode = os.lstat(root / name).st_mode
+            if not (stat.S_ISDIR(mode) if is_directory else stat.S_ISREG(mode)):
+                put_away(root / name)
     for name in ("files", "sessions"):
         (root / name).mkdir(exist_ok=True)
+    for algorithm in _folders_in(root / "files"):
+        _folders_in(algorithm)
+
+
+def put_away(path: Path) -> None:
+    """Remove what somebody put in the place of something of ours; of a link, the link only."""
+    foreign = path.with_name(f"foreign-{os.urandom(8).hex()}")
+    with suppress(FileNotFoundError):  # another process was faster
+        os.rename(path, foreign)
+        if stat.S_ISDIR(os.lstat(foreign).st_mode):
+            _remove(foreign)
+        else:
+            foreign.unlink()
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """Return the directories in one that holds nothing else; what else there is goes."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                found.append(Path(entry.path))
+            else:
+                put_away(Path(entry.path))
+    return found
 
 
 def current_boot() -> str:

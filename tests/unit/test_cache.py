@@ -596,3 +596,70 @@ def test_nothing_is_left_of_files_when_the_disk_is_full(opener: Opener, monkeypa
     with pytest.raises(NoSpace):
         fill(cache, A, B)
     assert not [path for path in cache.files_dir.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "place", ["files", "files/{name}", "files/{name}/{first}", "trees", "sessions", "index.sqlite"]
+)
+def test_link_in_the_place_of_something_of_ours_leads_nowhere(
+    place: str, opener: Opener, tmp_path: Path, monitor: TallyMonitor
+) -> None:
+    with opener() as cache:
+        fill(cache, A)
+        algorithm = NS.algorithm.name
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    ours = cache.root / place.format(name=algorithm, first=A.digest.hex()[:2])
+    if os.path.lexists(ours):
+        os.rename(ours, tmp_path / "aside")
+    ours.symlink_to(victim if place != "index.sqlite" else tmp_path / "aside")
+    with opener() as cache:
+        cache.absent([A])
+        fill(cache, A, B)
+        assert cache.absent([A, B]) == []
+        assert cache.path(A).read_bytes() == CONTENTS[0]
+        cache.trim()
+    assert os.listdir(victim) == []
+    assert not ours.is_symlink()
+    assert not [name for name in os.listdir(cache.root) if name.startswith("foreign")]
+
+
+@pytest.mark.parametrize("place", ["files", "files/{name}", "files/{name}/{first}", "trees", "sessions", "exposure"])
+def test_file_or_directory_in_the_place_of_another_kind_goes(place: str, opener: Opener) -> None:
+    with opener() as cache:
+        algorithm = NS.algorithm.name
+    ours = cache.root / place.format(name=algorithm, first=A.digest.hex()[:2])
+    if ours.is_dir():
+        ours.rmdir()
+    ours.parent.mkdir(exist_ok=True, parents=True)
+    if place == "exposure":
+        (ours / "deep").mkdir(parents=True)
+    else:
+        ours.write_text("foreign")
+    with opener() as cache:
+        fill(cache, A)
+        assert cache.path(A).read_bytes() == CONTENTS[0]
+        cache.trim()
+    assert not ours.is_file()
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("kind", ["directory", "link"])
+def test_something_in_the_place_of_a_file_is_replaced(listed: bool, kind: str, opener: Opener, tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    cache = opener()
+    fill(cache, A)
+    path = cache.path(A)
+    if not listed:
+        cache.drop(A.digest)
+    path.unlink(missing_ok=True)
+    if kind == "directory":
+        (path / "deep").mkdir(parents=True)
+        (path / "deep" / "out").symlink_to(tmp_path / "victim")
+    else:
+        path.symlink_to(tmp_path / "victim")
+    assert cache.absent([A]) == [A]
+    fill(cache, A)
+    assert cache.path(A).read_bytes() == CONTENTS[0]
+    assert os.listdir(path.parent) == [path.name]
+    assert (tmp_path / "victim").is_dir()

@@ -317,3 +317,68 @@ def test_cache_cannot_be_outside_of_the_run(tmp_path: Path, clock: ManualClock, 
     for path in ("link/x", "."):
         with pytest.raises(InternalFailure, match="would be outside"):
             installed.install([NamedCache("a", path)], run_dir)
+
+
+def victim_in(tmp_path: Path) -> Path:
+    victim = tmp_path / "victim"
+    (victim / "d").mkdir(parents=True)
+    (victim / "f").write_text("not ours")
+    return victim
+
+
+def test_link_in_the_place_of_the_folder_of_links_leads_nowhere(
+    caches: NamedCaches, tmp_path: Path, monitor: TallyMonitor
+) -> None:
+    fill(caches, tmp_path, "one")
+    victim, named = victim_in(tmp_path), caches.root / "named"
+    (named / "one").unlink()
+    named.rmdir()
+    named.symlink_to(victim)
+    caches.cleanup()
+    assert sorted(os.listdir(victim)) == ["d", "f"]
+    assert not os.path.lexists(named)
+    named.symlink_to(victim)
+    fill(caches, tmp_path, "two")
+    assert sorted(os.listdir(victim)) == ["d", "f"]
+    assert not named.is_symlink()
+    assert (named / "two" / "file").read_text() == "content"
+    assert monitor.problems == []
+
+
+def test_what_is_in_the_folder_of_links_and_is_none_goes(caches: NamedCaches, tmp_path: Path) -> None:
+    fill(caches, tmp_path, "one")
+    victim, named = victim_in(tmp_path), caches.root / "named"
+    (named / "folder" / "deep").mkdir(parents=True)
+    (named / "folder" / "out").symlink_to(victim)
+    (named / "file").touch()
+    (named / "out").symlink_to(victim)
+    caches.cleanup()
+    assert os.listdir(named) == ["one"]
+    assert sorted(os.listdir(victim)) == ["d", "f"]
+
+
+@pytest.mark.parametrize("state", [None, "damaged"])
+def test_what_a_link_in_the_place_of_all_leads_to_is_not_cleaned(
+    state: str | None, caches: NamedCaches, tmp_path: Path
+) -> None:
+    victim = victim_in(tmp_path)
+    if state is not None:
+        (victim / "state.json").write_text(state)
+    caches.root.symlink_to(victim)
+    caches.trim()
+    caches.cleanup()
+    assert (victim / "f").read_text() == "not ours"
+    assert (victim / "d").is_dir()
+
+
+@pytest.mark.parametrize("name", ["state.json", "lent.json", "lock"])
+def test_foreign_thing_in_the_place_of_a_file_of_ours_goes(name: str, caches: NamedCaches, tmp_path: Path) -> None:
+    victim = victim_in(tmp_path)
+    caches.root.mkdir()
+    (caches.root / name).mkdir()
+    fill(caches, tmp_path, "one")
+    (caches.root / name).unlink(missing_ok=True)
+    (caches.root / name).symlink_to(victim / "f")
+    fill(caches, tmp_path, "two")
+    assert "two" in listed(caches)
+    assert (victim / "f").read_text() == "not ours"
