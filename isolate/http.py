@@ -72,6 +72,15 @@ class _Call:
     also: Collection[int] = ()
 
 
+def _lost_nothing(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say nothing of a connection that was lost between the end of a body and telling so: its request fails of it.
+
+    aiohttp leaves that one exception in the task that wrote the body, where nobody can fetch it.
+    """
+    if not isinstance(context.get("exception"), aiohttp.ClientConnectionResetError):
+        loop.default_exception_handler(context)
+
+
 class Response:
     """A reply whose body is still on its way."""
 
@@ -153,6 +162,9 @@ class HttpClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        if loop.get_exception_handler() is None:
+            loop.set_exception_handler(_lost_nothing)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._trusted()),
             cookie_jar=aiohttp.DummyCookieJar(),

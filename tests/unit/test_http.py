@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 
 from isolate import errors
 from isolate.http import HttpClient, RetryPolicy
@@ -413,3 +413,13 @@ print(len(read), asyncio.run(opened("http://127.0.0.1:9")), asyncio.run(opened("
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "0", "1"]
+
+
+async def test_a_connection_lost_behind_a_body_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with HttpClient("http://127.0.0.1:1", user_agent="test"):
+        loop = asyncio.get_running_loop()
+        message = "Task exception was never retrieved"
+        loop.call_exception_handler({"message": message, "exception": ClientConnectionResetError("closing")})
+        assert caplog.messages == []
+        loop.call_exception_handler({"message": message, "exception": ValueError("ours")})
+        assert caplog.messages == [message]
