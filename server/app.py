@@ -214,7 +214,7 @@ async def open_services(
         inputs=TreeChecker(blobs.namespace, clock, blobs.limits.promised_s),
     )
     sweeper = Sweeper(tasks, outputs, clock, settings.current.retention)
-    settings.follow(lambda found: scheduler.configure(found.policy))
+    settings.follow(lambda found: scheduler.configure(found.policy, found.limits))
     settings.follow(lambda found: setattr(sweeper, "policy", found.retention))
     await scheduler.start()
     stack.push_async_callback(scheduler.close)

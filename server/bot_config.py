@@ -18,6 +18,7 @@ from isolate.cas.digest import SHA256
 from isolate.cas.files import write_atomic
 from isolate.errors import InvalidInput
 from server.bot_groups import SCRIPT_NAME, BotGroup
+from server.plain_files import read_plain
 
 FILE = "bot_config.py"
 SCRIPTS = "scripts"  # the folder for those of groups, beside the settings that name them
@@ -70,7 +71,7 @@ class BotConfigFile:
         stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
         if stamp != self._seen:
             try:
-                content = self._path.read_bytes().decode()
+                content = read_plain(self._path, MAX_BYTES).decode()
                 check(content, self._path.name)
             except (OSError, UnicodeDecodeError, InvalidInput) as error:
                 log.error("%s is not used: %s", self._path, error)  # noqa: TRY400 - foreseen, no traceback

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from isolate.errors import InvalidInput
+from server.plain_files import read_plain
 from server.settings import FILES, InvalidSettings, Settings, parse
 
 MAX_FILE_BYTES = 4 << 20
@@ -67,15 +68,11 @@ def read(directory: Path) -> dict[str, str]:
     problems: list[str] = []
     for name in FILES:
         try:
-            content = (directory / name).read_bytes()
-            if len(content) > MAX_FILE_BYTES:
-                problems.append(f"{name}:1: The file is longer than {MAX_FILE_BYTES} bytes")
-                continue
-            texts[name] = content.decode()
+            texts[name] = read_plain(directory / name, MAX_FILE_BYTES).decode()
         except (FileNotFoundError, NotADirectoryError):
             continue
         except UnicodeDecodeError as error:
-            line = content[: error.start].count(b"\n") + 1
+            line = error.object[: error.start].count(b"\n") + 1
             problems.append(f"{name}:{line}: Not UTF-8")
         except OSError as error:
             problems.append(f"{name}:1: Cannot be read: {error.strerror}")

@@ -15,6 +15,7 @@ from server.bot_groups import BotGroups, read_groups
 from server.pools import Pools, read_pools
 from server.retention import DAY_S, RetentionPolicy
 from server.toml_reader import Table, TomlFile
+from swarming.pending import Limits
 from swarming.policy import Policy
 from swarming.wire_rules import MIN_TIME_S, PING_TOLERANCE_S
 
@@ -44,6 +45,11 @@ class Settings:
     groups: BotGroups = field(default_factory=BotGroups)
     pools: Pools = field(default_factory=Pools)
     warnings: tuple[str, ...] = ()  # what is valid and hardly meant, with its line
+
+    @property
+    def limits(self) -> Limits:
+        """Who gets no work whatever it is, for whom a task is explained to."""
+        return Limits(self.pause_bots, lambda bot_id: self.groups.of(bot_id) is not None)
 
 
 def parse(texts: Mapping[str, str], scripts: Collection[str] | None = None) -> Settings:

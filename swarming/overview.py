@@ -42,6 +42,12 @@ class Overview:
         self._ledger = ledger
         self._tags: tuple[float, Aggregate] | None = None  # with the monotonic time of it
         self._explained: dict[str, tuple[float, pending.Pending]] = {}
+        self._limits = pending.Limits()
+
+    def configure(self, limits: pending.Limits) -> None:
+        """Explain by other settings from now on."""
+        self._limits = limits
+        self._explained.clear()
 
     async def tags(self) -> Aggregate:
         """Return the tags of recent tasks."""
@@ -130,7 +136,7 @@ class Overview:
             return known[1]
         ahead = await ledger.store.ahead(execution, MAX_AHEAD)
         bots = ((seat.info, seat.traits) for seat in ledger.fleet)
-        found = pending.explain(execution, bots, ledger.clock.now(), ahead, MAX_AHEAD)
+        found = pending.explain(execution, bots, ledger.clock.now(), ahead, MAX_AHEAD, self._limits)
         self._explained.pop(key, None)
         self._explained[key] = now_s, found
         while len(self._explained) > MAX_EXPLAINED:

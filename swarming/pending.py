@@ -6,7 +6,7 @@ Pure: a queue, the bots as they are, and the place in line become an explanation
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from swarming import matching
@@ -17,6 +17,19 @@ from swarming.model import Execution
 MAX_BOTS = 50  # named one by one; all are counted
 MAX_REASONS = 20
 READY = "ready"
+REFUSED = "refused by bots.toml"
+LOST = "lost an earlier try of it"
+TOO_OLD = "too old for the namespace of its inputs"
+LEAVES = "leaves before it would be done"
+NEVER = (REFUSED, LOST, TOO_OLD, LEAVES)  # whom waiting for such a bot does not help
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the settings of the server have to say about who gets work."""
+
+    is_paused: bool = False  # nobody does
+    welcomes: Callable[[str], bool] = lambda _: True  # whether a bot of this id does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +37,8 @@ class Pending:
     """Why a task waits."""
 
     known: int  # bots
-    capable: int  # of them, those whose dimensions fit
+    fitting: int  # of them, those whose dimensions fit
+    capable: int  # of them, those that could run it, if not now
     ready: int  # of them, those that could take it now
     ahead: int  # tasks of the same queue that go first
     ahead_is_at_least: bool  # it was counted no further
@@ -36,8 +50,10 @@ class Pending:
         """One sentence for people."""
         if not self.known:
             return "No bot has ever come"
-        if not self.capable:
+        if not self.fitting:
             return f"None of {self.known} bots has the dimensions asked for"
+        if not self.capable:
+            return f"None of {self.known} bots may run it, though {self.fitting} have the dimensions asked for"
         able = f"{self.capable} of {self.known} bots could run it"
         if self.ready:
             return f"{able}, {self.ready} of them now"
@@ -46,9 +62,15 @@ class Pending:
 
 
 def explain(
-    execution: Execution, bots: Iterable[tuple[BotInfo, matching.Traits]], now: float, ahead: int, most_ahead: int
+    execution: Execution,
+    bots: Iterable[tuple[BotInfo, matching.Traits]],
+    now: float,
+    ahead: int,
+    most_ahead: int,
+    limits: Limits | None = None,
 ) -> Pending:
     """Return why `execution` waits at `now`; `ahead` was counted up to `most_ahead`."""
+    limits = limits or Limits()
     wanted = matching.demand(execution.queue)
     counts: Counter[tuple[int, str]] = Counter()
     named: dict[int, list[tuple[str, str]]] = {}
@@ -56,16 +78,18 @@ def explain(
     for info, traits in bots:
         known += 1
         lacking = [key for key, values in wanted.wishes if values.isdisjoint(traits.get(key, ()))]
-        reason = _lacks(wanted, lacking) if lacking else _hindered(info, execution, now)
+        reason = _lacks(wanted, lacking) if lacking else _hindered(info, execution, now, limits)
         counts[len(lacking), reason] += 1
         few = named.setdefault(len(lacking), [])
         if len(few) < MAX_BOTS:
             few.append((info.bot_id, reason))
+    fitting = sum(count for (distance, _), count in counts.items() if distance == 0)
     ordered = sorted(counts.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))
     nearest = [bot for distance in sorted(named) for bot in named[distance]]
     return Pending(
         known=known,
-        capable=sum(count for (distance, _), count in counts.items() if distance == 0),
+        fitting=fitting,
+        capable=fitting - sum(counts[0, reason] for reason in NEVER),
         ready=counts[0, READY],
         ahead=ahead,
         ahead_is_at_least=ahead >= most_ahead,
@@ -79,19 +103,23 @@ def _lacks(wanted: matching.Demand, keys: list[str]) -> str:
     return f"lacks {', '.join(texts)}"
 
 
-def _hindered(info: BotInfo, execution: Execution, now: float) -> str:
-    """Return why a bot with the right dimensions does not take the execution."""
+def _hindered(info: BotInfo, execution: Execution, now: float, limits: Limits) -> str:
+    """Return why a bot with the right dimensions does not take the execution: first what time does not change."""
     end_at, span_s = must_end_by(info), execution.span_s
+    if not limits.welcomes(info.bot_id):
+        return REFUSED
+    if any(attempt.bot_id == info.bot_id for attempt in execution.attempts):
+        return LOST
+    if execution.needs_session and not info.session:
+        return TOO_OLD
+    if end_at is not None and (span_s is None or now + span_s >= end_at):
+        return LEAVES
     if info.is_dead:
         return "dead"
+    if limits.is_paused:
+        return "paused by server.toml"
     if info.quarantined:
         return "quarantined"
     if info.maintenance:
         return "in maintenance"
-    if any(attempt.bot_id == info.bot_id for attempt in execution.attempts):
-        return "lost an earlier try of it"
-    if execution.needs_session and not info.session:
-        return "too old for the namespace of its inputs"
-    if end_at is not None and (span_s is None or now + span_s >= end_at):
-        return "leaves before it would be done"
     return "busy" if info.run_id is not None else READY

@@ -20,7 +20,7 @@ from swarming.ledger import Canceled, Ledger
 from swarming.model import Attempt, Execution, Pairs, Task, TaskRequest
 from swarming.overview import Aggregate, Overview
 from swarming.paging import MAX_PAGE, Page, TaskQuery
-from swarming.pending import Pending
+from swarming.pending import Limits, Pending
 from swarming.policy import Policy
 from swarming.reaping import Reaper
 from swarming.runs import as_it_was, is_before, is_wanted_run
@@ -78,9 +78,10 @@ class Scheduler:
         self._reaper = Reaper(self._ledger, self._dispatcher, self._submitter)
         self._overview = Overview(self._ledger)
 
-    def configure(self, policy: Policy) -> None:
-        """Use other figures from now on; what was decided already stays."""
+    def configure(self, policy: Policy, limits: Limits) -> None:
+        """Use other figures from now on; what was decided already stays. Whoever asks for bots keeps to `limits`."""
         self._ledger.policy = policy
+        self._overview.configure(limits)
 
     @property
     def bot_death_s(self) -> float:

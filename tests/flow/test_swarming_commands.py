@@ -226,7 +226,7 @@ def test_why_a_task_is_pending(fleet: Fleet) -> None:
     task_id = task_id_in(fleet.ok(*trigger, "--", "true"))
     said = fleet.ok("swarming", "tasks", "why", "stuck")
     assert said.startswith(f"{task_id} stuck: PENDING\n")
-    assert "no bot has os=Amiga (2 known)" in said
+    assert "    None of 2 bots has the dimensions asked for\n    2 lacks os:Amiga (" in said
     fleet.ok("swarming", "cancel", task_id)
     assert "It is not pending" in fleet.ok("swarming", "tasks", "why", task_id)
     done = fleet.run("swarming", "collect", task_id, "--decorate")

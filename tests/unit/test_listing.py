@@ -124,25 +124,46 @@ def explained(bots: list[dict[str, Any]], *wishes: dict[str, str], state: str = 
             {"pool": "lab", "os": "Linux"},
             "no bot has all of it at once (2 known); b1 comes closest, it lacks pool=lab",
         ),
-        ([bot("b1"), bot("b2")], {"os": "Linux"}, "b1, b2 could take it and are idle: any moment now"),
-        ([bot("b1")], {"os": "Mac|Linux"}, "b1 could take it and is idle"),
+        ([bot("b1"), bot("b2")], {"os": "Linux"}, "2 of 2 bots have all that now: 2 idle (b1, b2)"),
+        ([bot("b1")], {"os": "Mac|Linux"}, "1 of 1 bots have all that now: 1 idle (b1)"),
         (
             [bot("b1", task_id="c11"), bot("b2", is_dead=True), bot("b3", maintenance_msg="oil")],
             {"os": "Linux"},
-            "3 of 3 bots have all that, none is free: 1 busy (b1 with c11), 1 dead (b2), 1 maintenance (b3)",
+            "3 of 3 bots have all that now: 1 busy (b1), 1 dead (b2), 1 maintenance (b3)",
         ),
         ([bot(f"b{n}", is_dead=True) for n in range(7)], {"os": "Linux"}, "7 dead (b0, b1, b2, b3, b4 and 2 more)"),
     ],
 )
-def test_why_a_task_is_pending(bots: list[dict[str, Any]], wish: dict[str, str], reason: str) -> None:
-    assert reason in explained(bots, wish)
+def test_what_nobody_took_in_time(bots: list[dict[str, Any]], wish: dict[str, str], reason: str) -> None:
+    assert reason in explained(bots, wish, state="EXPIRED")
+
+
+def test_why_a_task_is_pending_is_what_the_server_says() -> None:
+    named = [{"bot_id": f"b{n}", "reason": "leaves before it would be done"} for n in range(7)]
+    told = {
+        "summary": "None of 9 bots may run it",
+        "bots": [*named, {"bot_id": "ill", "reason": "quarantined"}],
+        "reasons": [
+            {"reason": "leaves before it would be done", "bots": "7"},
+            {"reason": "quarantined", "bots": "1"},
+            {"reason": "lacks os:Mac", "bots": "1"},
+        ],
+    }
+    assert explained([bot("b1")], {"os": "Linux"}, pending=told).splitlines()[1:] == [
+        "  waits up to 60 s for a bot with os=Linux:",
+        "    None of 9 bots may run it",
+        "    7 leaves before it would be done (b0, b1, b2, b3, b4 and 2 more)",
+        "    1 quarantined (ill)",
+        "    1 lacks os:Mac",
+    ]
+    assert explained([bot("b1")], {"os": "Linux"}).endswith("\n    the server does not say why")
 
 
 def test_slices_to_come_are_explained_too() -> None:
     text = explained([bot("b1")], {"os": "One"}, {"os": "Two"}, {"os": "Three"}, current_task_slice="1")
     assert "os=One" not in text
     assert "Slice 2 of 3, waits up to 60 s for a bot with os=Two:" in text
-    assert "Slice 3 of 3, comes later, waits up to 60 s for a bot with os=Three:" in text
+    assert "Slice 3 of 3, comes later, waits up to 60 s for a bot with os=Three" in text
 
 
 def test_what_is_not_pending_is_not_explained() -> None:

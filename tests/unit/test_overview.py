@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from server.bot_groups import BotGroups
+from server.settings import Settings
 from tests.unit.server_site import API, Site, hello, new_task, running_site
 
 
@@ -144,6 +146,25 @@ async def test_a_pending_task_says_why(site: Site) -> None:
     assert "pending" not in await site.get(f"task/{first}/result")
     listed = await site.get("tasks/list?fields=items(task_id,state)")
     assert listed == {"items": [{"task_id": second, "state": "PENDING"}, {"task_id": first, "state": "RUNNING"}]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "summary", "reason"),
+    [
+        (Settings(pause_bots=True), "1 of 1 bots could run it, none of them now; 0", "paused by server.toml"),
+        (Settings(groups=BotGroups(default=None)), "None of 1 bots may run it", "refused by bots.toml"),
+    ],
+)
+async def test_a_bot_that_the_settings_give_no_work_is_not_ready(
+    site: Site, settings: Settings, summary: str, reason: str
+) -> None:
+    await site.bot("handshake", hello())
+    task_id = await new(site)
+    assert (await site.get(f"task/{task_id}/result"))["pending"]["bots_ready"] == "1"
+    site.scheduler.configure(settings.policy, settings.limits)
+    why = (await site.get(f"task/{task_id}/result"))["pending"]
+    assert (why["bots_ready"], why["bots"]) == ("0", [{"bot_id": "bot1", "reason": reason}])
+    assert why["summary"].startswith(summary)
 
 
 async def test_discovery_describes_every_call(site: Site) -> None:

@@ -46,7 +46,8 @@ def test_the_reason_of_a_bot(fields: dict[str, Any], reason: str) -> None:
     found = explain(bot(**fields))
     assert found.bots == (("bot", reason),)
     assert found.reasons == ((reason, 1),)
-    assert (found.ready, found.capable) == (int(reason == "ready"), int("lacks" not in reason))
+    assert (found.ready, found.fitting) == (int(reason == "ready"), int("lacks" not in reason))
+    assert found.capable == int("lacks" not in reason and "leaves" not in reason)
 
 
 def test_a_bot_that_lost_a_try_and_one_without_a_session() -> None:
@@ -79,3 +80,6 @@ def test_the_summary() -> None:
     assert explain(bot(), bot("b")).summary == "2 of 2 bots could run it, 2 of them now"
     busy = explain(bot(run_id="r"), ahead=100)
     assert busy.summary == "1 of 1 bots could run it, none of them now; at least 100 tasks of its queue go first"
+    leaves = bot("late", state={"lease_expiration_ts": NOW + 30})
+    assert explain(leaves).summary == "None of 1 bots may run it, though 1 have the dimensions asked for"
+    assert explain(leaves, bot()).summary == "1 of 2 bots could run it, 1 of them now"

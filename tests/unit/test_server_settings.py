@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from pathlib import Path
 
@@ -201,6 +202,33 @@ def test_the_command_checks_settings(tmp_path: Path) -> None:
     (tmp_path / POOLS).write_bytes(b"[[pool]]\n\xff")
     bad = CliRunner().invoke(cli, ["config", "check", str(tmp_path)])
     assert bad.stderr == "pools.toml:2: Not UTF-8\n"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "endless", "dangling", "folder"])
+def test_what_is_no_file_is_refused_and_stops_nobody(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / SERVER
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "pipe")
+        place.symlink_to("pipe")
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to({"device": "/dev/null", "endless": "/dev/zero", "dangling": "nowhere"}[kind])
+    said = {
+        "pipe": "a pipe, not a file",
+        "folder": "a directory, not a file",
+        "dangling": "a link to what is not there",
+    }
+    reason = f"server.toml:1: Cannot be read: it is {said.get(kind, 'a device, not a file')}"
+    assert checked(str(tmp_path)) == (2, [reason])
+    with pytest.raises(InvalidSettings, match=reason):
+        LiveSettings(tmp_path).load()
+
+
+def test_a_file_that_is_too_long_is_not_read_whole(tmp_path: Path) -> None:
+    with (tmp_path / SERVER).open("wb") as file:
+        file.truncate(1 << 40)
+    assert checked(str(tmp_path)) == (2, ["server.toml:1: Cannot be read: it is longer than 4194304 bytes"])
 
 
 def checked(*arguments: str) -> tuple[object, list[str]]:
