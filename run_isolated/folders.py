@@ -44,6 +44,7 @@ class Facts:
     """Packs facts of one algorithm."""
 
     def __init__(self, algorithm: Algorithm) -> None:
+        self._digest_bytes = algorithm.digest_bytes
         self._layout = struct.Struct(f"<QqQ?{algorithm.digest_bytes}s")
 
     def pack(self, facts: Iterable[tuple[int, int, int, bool, bytes]]) -> bytes:
@@ -56,6 +57,11 @@ class Facts:
             (Blob(digest, size), executable): (size, mtime_ns, inode)
             for size, mtime_ns, inode, executable, digest in self.unpack(packed)
         }
+
+    def digests(self, packed: bytes) -> Iterator[bytes]:
+        """Yield only the digests of what was packed: they are at the end of each fact."""
+        size, length = self._layout.size, self._digest_bytes
+        return (packed[end - length : end] for end in range(size, len(packed) + 1, size))
 
     def unpack(self, packed: bytes) -> Iterator[Fact]:
         """Yield what was packed; raises InvalidRecord."""

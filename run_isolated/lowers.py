@@ -4,6 +4,7 @@ Knows no mount and no command. A tree is held by a shared lock on its directory,
 Commands that run over it cannot reach it (see overlay.py); those that run beside it can, as long as they see the cache,
 and `exposure` knows of them. The invariant: a tree that `is_good` is what its manifest says, because it was compared
 name by name (see renewal.py), and since then no command was able to reach it. Nothing is ever corrected in place.
+What the tree has of the cache stays pinned while it is held: evicting it frees nothing, and moves its files' ctime.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from isolate.cas.cache import LocalCache
+from isolate.cas.cache import LocalCache, Pin
 from isolate.cas.files import write_atomic
 from isolate.errors import InvalidRecord
 from run_isolated.exposure import Exposure
@@ -40,11 +41,12 @@ class Proven(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class Lower:
-    """A tree that is ours as long as `lock` is open, and others' too."""
+    """A tree that is ours, and others', as long as `lock` is open; its files stay in the cache while `pin` is held."""
 
     kept: Taken
     shared: Shared
     lock: int
+    pin: Pin
     cache: LocalCache
     trees: Trees
 
@@ -84,6 +86,7 @@ class Lower:
 
     def release(self) -> None:
         """Let it go; whoever wants to may move or delete it now."""
+        self.pin.release()
         os.close(self.lock)
 
     def give_up(self) -> None:
@@ -93,7 +96,7 @@ class Lower:
         except BlockingIOError:
             self.trees.retire(self.kept.path)
         finally:
-            os.close(self.lock)
+            self.release()
 
 
 def hold(cache: LocalCache, trees: Trees, root: bytes) -> Lower | None:
@@ -122,8 +125,22 @@ def _held(cache: LocalCache, trees: Trees, kept: Taken) -> Lower | None:
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(lock), os.lstat(kept.path)) and (shared := kept.shared()) is not None:
-            return Lower(kept, shared, lock, cache, trees)
-    except OSError:
+            return Lower(kept, shared, lock, _pinned(shared, cache, trees), cache, trees)
+    except (OSError, InvalidRecord):
         pass
+    except BaseException:
+        os.close(lock)
+        raise
     os.close(lock)
     return None
+
+
+def _pinned(shared: Shared, cache: LocalCache, trees: Trees) -> Pin:
+    pin = cache.pin()
+    try:
+        for packed in shared.facts:
+            pin.extend(trees.facts.digests(packed))
+    except BaseException:
+        pin.release()
+        raise
+    return pin

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from isolate.cas.cache import CachePolicy
+from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.errors import InternalFailure
@@ -199,6 +199,22 @@ async def test_a_run_whose_tree_is_written_to_fails(machine: Machine) -> None:
     healed = await machine.load(root)
     assert read_tree(healed.lower) == TREE
     healed.end()
+
+
+async def test_what_others_evict_is_not_what_a_command_over_a_tree_has(machine: Machine) -> None:
+    root = await put_tree(machine.store, TREE)
+    (await machine.load(root)).end()
+    machine.compared.clear()
+    run = await machine.load(root)
+    with LocalCache.open(machine.cache_dir, NS, CachePolicy(max_items=1), machine.clock, machine.monitor) as other:
+        other.trim()
+    with machine.exposed():  # so that it is compared
+        run.overlaid.verify()
+    assert machine.compared == [1]
+    run.end()
+    with LocalCache.open(machine.cache_dir, NS, CachePolicy(max_items=1), machine.clock, machine.monitor) as other:
+        other.trim()
+        assert other.usage().items == 1
 
 
 async def test_a_wrong_tree_in_use_is_offered_to_nobody(machine: Machine) -> None:
