@@ -84,6 +84,7 @@ class Archived:
     size_bytes: int
     uploaded_blobs: int
     uploaded_bytes: int
+    uploaded_manifest_bytes: int  # of `uploaded_bytes`
     manifest: bytes = b""  # what `root` is the digest of; nothing for a single file
     group_parts: tuple[bytes, ...] = ()  # manifests of the groups of a selection, the first of its includes
 
@@ -246,13 +247,15 @@ class _Tally:
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        self._uploaded_blobs = self._uploaded_bytes = 0
+        self._uploaded_blobs = self._uploaded_bytes = self._manifest_bytes = 0
 
     def count(self, counter: str, amount: int = 1) -> None:
         if counter == "uploaded_blobs":
             self._uploaded_blobs += amount
         elif counter == "uploaded_bytes":
             self._uploaded_bytes += amount
+        elif counter == "uploaded_manifest_bytes":
+            self._manifest_bytes += amount
         self._monitor.count(counter, amount)
 
     def expect(self, counter: str, total: int) -> None:
@@ -269,6 +272,7 @@ class _Tally:
             size_bytes=built.size_bytes,
             uploaded_blobs=self._uploaded_blobs,
             uploaded_bytes=self._uploaded_bytes,
+            uploaded_manifest_bytes=self._manifest_bytes,
             manifest=manifest,
             group_parts=built.group_parts,
         )

@@ -6,6 +6,7 @@ they tell of is in the store, and not at all when something failed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -60,8 +61,8 @@ def remembered(wish: Wish, warn: Callable[[str], object]) -> Saved:
     saved = load_saved(wish.cwd / wish.isolated, wish.platform, warn)
     if wish.isolate_file is None or saved.isolate_file is None:
         return saved
-    asked = (wish.cwd / wish.isolate_file).resolve()
-    return saved if Path(saved.isolate_file).resolve() == asked else Saved()
+    asked = os.path.realpath(wish.cwd / wish.isolate_file)
+    return saved if os.path.realpath(saved.isolate_file) == asked else Saved()
 
 
 async def archive_choice(

@@ -87,13 +87,19 @@ class CommandGroup(click.Group):
         own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
         if ctx.resilient_parsing:  # a shell asks what could come next
             return super().parse_args(ctx, args)
-        is_foreign = bool(args) and args[0].startswith("-") and args[0].partition("=")[0] not in own
+        is_foreign = bool(args) and args[0].startswith("-") and not _is_of(own, args[0])
         if is_foreign and self._default == "help":
             hint = f"options come after the command, as in '{ctx.command_path} COMMAND {args[0]}'"
             raise click.UsageError(f"No such option {args[0]!r}: {hint}", ctx)
         if not args or is_foreign:
             args = [self._default, *args]
         return super().parse_args(ctx, args)
+
+
+def _is_of(own: set[str], word: str) -> bool:
+    """Say whether `word` is one of the options `own`, or several short ones of them written together."""
+    together = [f"-{letter}" for letter in word[1:]]
+    return word.partition("=")[0] in own or (bool(together) and own.issuperset(together))
 
 
 @click.command("help", short_help="Print help, of a command if one is named.")

@@ -25,6 +25,10 @@ class InvalidInput(IsolateError):
     """What was asked for makes no sense as written."""
 
 
+class Rejected(InvalidInput):
+    """The other side says so, with 400: whether the input or the other side is wrong, only the caller knows."""
+
+
 class InvalidPath(InvalidInput):
     """A path that is absolute, leaves its root or cannot exist."""
 

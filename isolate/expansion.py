@@ -16,7 +16,7 @@ from dataclasses import replace
 from isolate.entries import Kind
 from isolate.errors import InvalidInput
 from isolate.paths import RelPath
-from isolate.places import named_by
+from isolate.places import named_by, shortened_path
 from isolate.scan import Found, Scanner, ScanRules, stamp_of, what_is
 
 EVERYTHING = ("./",)  # the items that stand for all that is below the root
@@ -72,7 +72,7 @@ class _Expansion:
         path = item.rstrip("/")
         absolute = posixpath.join(self._root, path)
         if not os.path.exists(absolute):
-            raise InvalidInput(f"Input file {absolute} doesn't exist")
+            raise InvalidInput(f"Input file {shortened_path(absolute)} doesn't exist")
         if os.path.isdir(absolute) and not item.endswith("/"):
             raise InvalidInput(f"Input directory {absolute} must have a trailing slash")
         if item.endswith("/") and not os.path.isdir(absolute):

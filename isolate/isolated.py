@@ -76,7 +76,7 @@ def dumps(manifest: Manifest) -> bytes:
         hashes = '","'.join([digest.hex() for digest in manifest.includes])
         parts.append(f',"includes":["{hashes}"]')
     if manifest.read_only is not None:
-        parts.append(f',"read_only":{manifest.read_only}')
+        parts.append(f',"read_only":{_read_only(manifest.read_only)}')
     if manifest.relative_cwd is not None:
         parts.append(f',"relative_cwd":{_quoted(manifest.relative_cwd)}')
     parts.append(f',"version":"{manifest.version}"}}')

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from isolate.conditions import Value, comparisons, holds
 from isolate.errors import InvalidIsolateFile
 from isolate.isolatesyntax import MAX_TEXT, IsolateFile, Settings, parse_isolate
-from isolate.places import place_of
+from isolate.places import place_of, shortened
 
 __all__ = ["Chosen", "IsolateFile", "Settings", "load_isolate", "parse_isolate", "substitute", "variables_in"]
 
@@ -64,8 +64,8 @@ def load_isolate(path: str, config: Mapping[str, Value], read: Callable[[str], s
         more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
         raise InvalidIsolateFile(
             f"{place_of(missing[0], path)}: These configuration variables were missing from the command line: "
-            f"{', '.join(missing[:MAX_NAMED])}{more}"
-            f" (hint: say --config-variable {missing[0]}=VALUE)"
+            f"{', '.join(map(shortened, missing[:MAX_NAMED]))}{more}"
+            f" (hint: say --config-variable {shortened(missing[0])}=VALUE)"
         )
     bound: list[tuple[list[bool], list[tuple[str, Settings]]]] = []
     for directory, file in files:
@@ -91,9 +91,10 @@ def substitute(text: str, values: Mapping[str, object], where: str) -> str:
     def value(match: re.Match[str]) -> str:
         name = match.group(1)
         if name not in values:
+            shown = shortened(name)
             raise InvalidIsolateFile(
-                f'{place_of(text, where)}: Variable "{name}" was not found in {str(text)!r}; did you forget '
-                f"--path-variable {name}=DIR or --extra-variable {name}=TEXT?"
+                f'{place_of(text, where)}: Variable "{shown}" was not found in {shortened(str(text))!r}; did you '
+                f"forget --path-variable {shown}=DIR or --extra-variable {shown}=TEXT?"
             )
         return str(values[name])
 

@@ -12,6 +12,7 @@ from isolate.errors import InvalidIsolateFile
 
 MAX_BYTES = 4 << 20  # of a file; whether its text is too long is for who reads that
 MAX_SHOWN = 100  # letters of what is quoted from a file
+MAX_PATH = 4096  # letters of a path on any system we know
 BLANK = " \t\f\ufeff"  # what may stand before the first expression of a line
 
 
@@ -34,9 +35,14 @@ def decoded(content: bytes, name: str) -> str:
         raise InvalidIsolateFile(f"{place_in(before, len(before), name)}: not UTF-8 text") from error
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, most: int = MAX_SHOWN) -> str:
     """Return `text`, or the beginning of one that is too long for a line."""
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def shortened_path(path: str) -> str:
+    """Return `path`, or the beginning of one that is longer than any there is."""
+    return shortened(path, MAX_PATH)
 
 
 class Source:

@@ -26,7 +26,7 @@ def error_of(status: int, body: bytes, url: str, retry_after_s: float | None = N
 
 
 _BY_STATUS: dict[int, type[errors.IsolateError]] = {
-    400: errors.InvalidInput,
+    400: errors.Rejected,
     404: errors.NotFound,
     413: errors.TooLarge,
     507: errors.NoSpace,

@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn
 from isolate.cas.digest import Namespace
 from isolate.download import stream_blob
 from isolate.entries import Entry, Kind
-from isolate.errors import InvalidInput, InvalidManifest, NotFound, first_cause
+from isolate.errors import InvalidManifest, NotFound, first_cause
 from isolate.hands import Remote
 from isolate.http import HttpClient
 from isolate.isolated import MAX_MANIFEST_BYTES, Manifest, loads
@@ -114,7 +114,7 @@ def client_for(source: Remote, monitor: Monitor) -> HttpClient:
 
 
 def find(tree: Tree, path: str) -> Entry:
-    """Return the file that `path` leads to; raises NotFound, InvalidInput for what has no content."""
+    """Return the file that `path` leads to; raises NotFound, also for what has no content."""
     here = posixpath.normpath(path)
     for _ in range(MAX_LINKS):
         names, has_below = _on_the_way(tree, here)
@@ -125,7 +125,7 @@ def find(tree: Tree, path: str) -> Entry:
             assert entry.target is not None, "a link has a target"
             here = posixpath.normpath(posixpath.join(posixpath.dirname(here), entry.target))
         elif entry.blob is None:
-            raise InvalidInput(f"{path!r} is a directory")
+            raise NotFound(f"The tree has no file {path!r}: it is a directory")
         else:
             return entry
     raise NotFound(f"The tree has no file {path!r}: it leads through too many links")
@@ -160,7 +160,7 @@ def _through_link(known: dict[str, Entry], here: str) -> str | None:
 
 def _no_file(tree: Tree, path: str, *, is_directory: bool) -> NoReturn:
     if is_directory:
-        raise InvalidInput(f"{path!r} is a directory")
+        raise NotFound(f"The tree has no file {path!r}: it is a directory")
     tar = next((entry.path for entry in tree.entries() if entry.kind is Kind.TAR), None)
     hint = "" if tar is None else f" (hint: only `download` opens tars, such as {tar!r})"
     raise NotFound(f"The tree has no file {path!r}{hint}")

@@ -8,6 +8,7 @@ caller asked for broken items to be reported instead of raised.
 
 from __future__ import annotations
 
+import itertools
 import os
 import posixpath
 import stat
@@ -58,7 +59,8 @@ class ScanRules:
 
     is_denied: Denylist = DEFAULT
     keep_dangling: bool = True  # record a link to nothing inside the tree; 2020 refuses it
-    plain_links: bool = False  # record `./a//b` as `a/b`; 2020 does, and its hashes depend on it
+    # Record a target anew, `../here/a//b` as `a/b`; 2020 does, and its hashes depend on it.
+    plain_links: bool = False
     broken: Callable[[IsolateError], None] | None = None  # told instead of raised
     # Told the path of a link to a directory outside of the root, which is an error otherwise.
     outside: Callable[[str], None] | None = None
@@ -169,9 +171,9 @@ class Scanner:
 
     def _link(self, path: str, absolute: str) -> Found | None:
         target = os.readlink(absolute)
-        inside = None if self._rules.collapse else self._inside(path, absolute, target)
+        inside = None if self._rules.collapse else self._inside(path, target)
         if inside is not None and (self._rules.keep_dangling or os.path.exists(absolute)):
-            return Found(path, Kind.LINK, target=_plain(absolute, inside) if self._rules.plain_links else inside)
+            return Found(path, Kind.LINK, target=inside)
         try:
             status = os.stat(absolute)
         except OSError:
@@ -187,26 +189,24 @@ class Scanner:
         )
         return None
 
-    def _inside(self, path: str, absolute: str, target: str) -> str | None:
+    def _inside(self, path: str, target: str) -> str | None:
         """Return what to record for a link that stays inside the root, None for one that leaves it."""
-        here = posixpath.dirname(path)
-        if target.startswith("/"):
-            for prefix in (self._prefix, self._real_prefix):
-                plain = posixpath.normpath(target) + "/"
-                if plain.startswith(prefix):
-                    return posixpath.relpath("/" + plain[len(prefix) :], "/" + here)
+        directory = posixpath.dirname(path)
+        # No directory on the way is a link, so that `..` at the beginning of a target is what its text says.
+        written = posixpath.join(self._real_prefix + directory, target)
+        where = posixpath.normpath(written)
+        is_literal = True
+        if _turns_back(target):  # behind a name that is itself a link, `..` is not: ask the file system
+            really = os.path.realpath(written)
+            is_literal = os.path.realpath(where) == really
+            where = where if is_literal else really
+        prefix = next((one for one in (self._real_prefix, self._prefix) if f"{where}/".startswith(one)), None)
+        if prefix is None:
             return None
-        parts = posixpath.join(here, target).split("/")
-        if ".." in target.lstrip("./"):
-            # Behind a name, `..` is not what the text says when the name is itself a link: ask the file system.
-            real = os.path.realpath(absolute) + "/"
-            return target if real.startswith(self._real_prefix) else None
-        depth = 0
-        for part in parts:
-            depth += -1 if part == ".." else part not in {"", "."}
-            if depth < 0:
-                return None
-        return target
+        leaves_on_its_way = f"{posixpath.normpath(posixpath.join(directory, target))}/".startswith(("../", "/"))
+        if not leaves_on_its_way and not (self._rules.plain_links and is_literal):
+            return target
+        return posixpath.relpath("/" + where[len(prefix) :], "/" + directory)
 
     def _broken(self, error: IsolateError) -> None:
         if self._rules.broken is None:
@@ -227,13 +227,10 @@ def _at_once(path: str, entry: os.DirEntry[str]) -> Found | None:
     return _found((path, _FILE, mode, stamp, "", None))
 
 
-def _plain(absolute: str, target: str) -> str:
-    """Return the normal spelling of where a link leads, unless it would lead elsewhere by that."""
-    plain = posixpath.normpath(target)
-    if plain == target or ".." not in target.lstrip("./"):
-        return plain
-    there = posixpath.join(posixpath.dirname(absolute), plain)
-    return plain if os.path.realpath(there) == os.path.realpath(absolute) else target
+def _turns_back(target: str) -> bool:
+    """Say whether a `..` stands behind a name."""
+    names = [part for part in target.split("/") if part not in {"", "."}]
+    return ".." in itertools.dropwhile(lambda name: name == "..", names)
 
 
 def what_is(st_mode: int) -> str:

@@ -16,7 +16,7 @@ from isolate.conditions import Value
 from isolate.errors import InvalidInput, InvalidIsolateFile
 from isolate.expansion import beginning, expand
 from isolate.isolatefile import Chosen, load_isolate, substitute, variables_in
-from isolate.places import MAX_BYTES, Written, decoded, named_by
+from isolate.places import MAX_BYTES, Written, decoded, named_by, shortened_path
 from isolate.scan import Found, ScanRules
 
 READ_ONLY = 1  # what 2020 writes when the `.isolate` says nothing; runners do not enforce it
@@ -135,7 +135,7 @@ def _read(path: str) -> str:
         with open(path, "rb") as file:
             return decoded(file.read(MAX_BYTES + 1), path)
     except OSError as error:
-        raise InvalidIsolateFile(f"Cannot read {path!r}: {error.strerror}") from error
+        raise InvalidIsolateFile(f"Cannot read {shortened_path(path)!r}: {error.strerror}") from error
 
 
 def _int_or_text(value: str) -> Value:
@@ -183,6 +183,6 @@ def _root(directory: str, paths: Iterable[str]) -> str:
 def _below(root: str, item: str) -> str:
     relative = posixpath.relpath(item, root)
     if relative.split("/")[0] == "..":
-        raise InvalidInput(f"Can't map file {item} outside {root}{named_by(item)}")
+        raise InvalidInput(f"Can't map file {shortened_path(item)} outside {shortened_path(root)}{named_by(item)}")
     relative += "/" if item.endswith("/") else ""
     return item.meaning(relative) if isinstance(item, Written) else relative

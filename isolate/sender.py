@@ -41,8 +41,10 @@ class Sender:
             self._count(await self._upload(files, hand))
 
     async def send_content(self, blob: Blob, content: bytes) -> None:
-        """Send a content that is in memory, unless the store has it."""
-        self._count(await self._crew.upload_content(blob, content))
+        """Send a manifest, unless the store has it."""
+        written = await self._crew.upload_content(blob, content)
+        self._count(written)
+        self._monitor.count("uploaded_manifest_bytes", written.size_bytes)
 
     async def _send_large(self, file: Wanted) -> None:
         path, blob, _ = file

@@ -17,6 +17,7 @@ from isolate.errors import (
     NoSpace,
     NotFound,
     Refused,
+    Rejected,
     Unavailable,
     Unreadable,
     UploadCorrupt,
@@ -27,7 +28,7 @@ from isolate.monitor import Monitor
 from isolate.progress import ratio_text
 
 # What only the server or the way to it can be blamed for.
-_UPLOAD_ERRORS = (Unavailable, Refused, NoSpace, NotFound, UploadCorrupt)
+_UPLOAD_ERRORS = (Unavailable, Refused, Rejected, NoSpace, NotFound, UploadCorrupt)
 
 
 async def store_paths(
@@ -74,5 +75,5 @@ def upload_errors() -> Iterator[None]:
 def summary(archived: Archived) -> str:
     """Return in a few words what archiving something took."""
     uploaded = f"{archived.uploaded_blobs} uploaded ({archived.uploaded_bytes} bytes)"
-    dedup = ratio_text(archived.size_bytes, archived.uploaded_bytes)
+    dedup = ratio_text(archived.size_bytes, archived.uploaded_bytes - archived.uploaded_manifest_bytes)
     return f"{archived.files} files of {archived.size_bytes} bytes; {uploaded}, dedup {dedup}"

@@ -158,7 +158,7 @@ def _rewrite(path: Path, content: bytes) -> None:
     """Replace a file, keeping its mode; of a link, the file it leads to."""
     from isolate.cas.files import atomic_file
 
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     with atomic_file(path, mode=path.stat().st_mode & 0o777) as file:
         file.write(content)
 

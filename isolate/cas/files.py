@@ -7,6 +7,7 @@ leaves the temporary one behind; only a process that dies in between does, and `
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import stat
@@ -21,6 +22,7 @@ from aiofiles.threadpool.binary import AsyncBufferedIOBase
 TEMPORARY_SUFFIX = ".tmp"
 READ_BYTES = 1 << 20  # one thread hop costs as much as reading 100 KB from the page cache
 
+_OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _MOST_LINKS = 40  # of which the kernel follows no more
 
 _numbers = itertools.count()
@@ -123,8 +125,10 @@ def _followed(path: Path) -> Path:
 
 
 def _rename(error: BaseException, temporary: Path, path: Path) -> None:
-    """Make an error speak of the file that was asked for."""
-    if isinstance(error, OSError) and error.filename is not None and os.fspath(error.filename) == str(temporary):
+    """Make an error speak of the file that was asked for, also that of a write, which speaks of none."""
+    if not isinstance(error, OSError):
+        return
+    if error.errno in _OF_WRITING if error.filename is None else os.fspath(error.filename) == str(temporary):
         error.filename = str(path)
 
 

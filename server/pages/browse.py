@@ -81,7 +81,8 @@ class BrowsePages:
         store, raw, size = await self._find(namespace, digest)
         name = request.query.get("as") or digest
         if size > MAX_SHOWN_BYTES:
-            return _text(f"{size} bytes are too many to show here. Fetch them with: isolate cat {digest}\n", name)
+            fetching = f"isolate download --namespace {namespace} -f {digest} {digest}"
+            return _text(f"{size} bytes are too many to show here. Fetch them with: {fetching}\n", name)
         if size <= MAX_TREE_BYTES:
             whole = await _whole(store, raw, size)
             markup = await asyncio.to_thread(_tree_page, whole, namespace)

@@ -273,6 +273,34 @@ def test_a_manifest_of_2020_that_nobody_could_read_is_refused_for_what_it_is(
     assert not (tmp_path / "x.isolated").exists()
 
 
+def test_a_isolate_that_is_a_link_to_itself_is_one_line_also_beside_a_state(shell: Shell, tmp_path: Path) -> None:
+    write_tree(tmp_path, {"b.isolate": b"{}", "a.isolate": Link("a.isolate")})
+    assert shell.isolate("check", "-i", "b.isolate", "-s", "x.isolated").status == 0
+    ended = shell.isolate("check", "-i", "a.isolate", "-s", "x.isolated")
+    said = f"isolate: error: Cannot read '{tmp_path}/a.isolate': Too many levels of symbolic links\n"
+    assert ended == (1, "", said)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"files": ["x" * 90_000]}, {"files": ["../" * 90 + "x" * 90_000]}, {"command": [f"<({'x' * 90_000})"]}],
+)
+def test_what_is_far_too_long_is_not_shown_as_a_whole(shell: Shell, tmp_path: Path, settings: object) -> None:
+    (tmp_path / "x.isolate").write_text(repr({"variables": settings}))
+    (tmp_path / "y.isolate").write_text(repr({"includes": ["x" * 90_000]}))
+    for name in ("x", "y"):
+        ended = shell.isolate("check", "-i", f"{name}.isolate")
+        assert (ended.status, ended.err.count("\n")) == (1, 1)
+        assert len(ended.err) < 5_000
+
+
+def test_how_much_was_known_is_told_of_contents_alone(shell: Shell, tmp_path: Path) -> None:
+    write_tree(tmp_path / "tree", {f"{number}": os.urandom(20) for number in range(100)})
+    assert shell.isolate("archive", "tree").status == 0
+    (tmp_path / "tree/7").write_bytes(os.urandom(20))
+    assert re.search(r"; 2 uploaded \(\d{4,} bytes\), dedup 100.0:1\n", shell.isolate("archive", "-v", "tree").err)
+
+
 def test_without_a_server_nothing_goes(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tree(tmp_path / "tree", TREE)
     ended = shell.isolate("archive", "-I", "http://127.0.0.1:1", "tree")

@@ -169,12 +169,12 @@ def test_trees_of_the_server_are_looked_at(shell: Shell, tmp_path: Path) -> None
     assert shell.isolate("diff", "--exit-code", one, two).status == 1
     assert shell.isolate("diff", "--exit-code", one, one) == (0, "", "")
     for arguments, message in (
-        (["cat", one, "d"], "'d' is a directory"),
+        (["cat", one, "d"], "The tree has no file 'd': it is a directory"),
         (["cat", one, "d/y"], "The tree has no file 'd/y'"),
         (["ls", one, "d/y"], "The tree has nothing at 'd/y'"),
     ):
         ended = shell.isolate(*arguments)
-        assert (ended.status > 0, ended.err) == (True, f"isolate: error: {message}\n")
+        assert (ended.status, ended.err) == (1, f"isolate: error: {message}\n")
 
 
 def test_one_v_is_a_summary_and_two_show_requests(
@@ -187,6 +187,10 @@ def test_one_v_is_a_summary_and_two_show_requests(
     assert "POST" not in once.err
     twice = shell.isolate("archive", "-vv", "tree").err
     assert twice.count("POST") > 0
+    for arguments in (("-vv", "archive", "tree"), ("-v", "-v", "archive", "tree")):
+        assert "POST" in shell.isolate(*arguments).err
+    ended = shell.isolate("-vx", "archive", "tree")
+    assert (ended.status, ended.err.startswith("isolate: error: No such option '-vx'")) == (2, True)
     monkeypatch.setenv("ISOLATE_DEBUG", "2")
     assert shell.isolate("archive", "tree").err.count("POST") == twice.count("POST")
     monkeypatch.delenv("ISOLATE_DEBUG")

@@ -59,7 +59,9 @@ async def test_too_large_for_a_browser(site: Site, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(browse, "MAX_SHOWN_BYTES", 10)
     await site.store("default", b"x" * 11)
     _, headers, body = await page(site, "/content", namespace="default", digest=hex_of("default", b"x" * 11))
-    assert body.startswith("11 bytes are too many to show here.")
+    digest = hex_of("default", b"x" * 11)
+    fetching = f"isolate download --namespace default -f {digest} {digest}"
+    assert body == f"11 bytes are too many to show here. Fetch them with: {fetching}\n"
     assert headers["Content-Type"].startswith("text/plain")
 
 

@@ -53,6 +53,17 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize(("number", "place"), [(errno.ENOSPC, "file"), (errno.EPIPE, None)])
+def test_a_full_disk_is_that_of_the_file(tmp_path: Path, number: int, place: str | None) -> None:
+    def fail_midway() -> None:
+        with atomic_file(tmp_path / "file"):
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        fail_midway()
+    assert caught.value.filename == (place and str(tmp_path / place))
+
+
 async def test_a_failure_in_a_loop_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "file"
 

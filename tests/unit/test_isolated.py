@@ -98,6 +98,9 @@ def test_what_could_not_be_loaded_is_not_written() -> None:
     ):
         with pytest.raises(InvalidManifest):
             dumps(Manifest(algorithm=OURS.algorithm, entries=entries))
+    for read_only in (3, -1, True):
+        with pytest.raises(InvalidManifest, match="'read_only' is not 0, 1 or 2"):
+            dumps(Manifest(algorithm=OURS.algorithm, read_only=read_only))
 
 
 def test_the_smallest_manifest_of_2020() -> None:

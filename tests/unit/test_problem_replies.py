@@ -7,13 +7,15 @@ import json
 import pytest
 
 from isolate import errors
+from isolate.choosing import failures
 from isolate.problem import error_of, problem_of
+from isolate.storing import upload_errors
 
 URL = "http://127.0.0.1:1"
 
 
 @pytest.mark.parametrize(("status", "kind"), [
-    (301, errors.Refused), (400, errors.InvalidInput), (401, errors.Refused), (403, errors.Refused),
+    (301, errors.Refused), (400, errors.Rejected), (401, errors.Refused), (403, errors.Refused),
     (404, errors.NotFound), (409, errors.Stale), (413, errors.TooLarge), (418, errors.Refused),
     (429, errors.Unavailable), (500, errors.Unavailable),
     (502, errors.Unavailable), (503, errors.Unavailable), (507, errors.NoSpace), (599, errors.Unavailable),
@@ -62,6 +64,12 @@ def test_an_answer_that_is_not_ours_is_doubted(status: int, body: bytes, doubt: 
 
 def test_what_another_kind_of_server_dislikes_is_not_the_mistake_of_who_asked() -> None:
     assert type(error_of(400, b"<html>", URL)) is errors.Refused
+
+
+def test_what_the_server_dislikes_in_an_upload_is_a_failed_upload_and_no_lost_input_file() -> None:
+    error = error_of(400, b'{"error": {"code": "c", "message": "Too many cooks"}}', URL)
+    with pytest.raises(errors.UploadFailed, match=r"^Too many cooks$"), failures(), upload_errors():
+        raise error
 
 
 def test_a_message_must_be_text() -> None:

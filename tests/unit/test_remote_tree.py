@@ -42,8 +42,8 @@ def test_a_file_is_found_through_links(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("d", "'d' is a directory"),
-        ("e", "'e' is a directory"),
+        ("d", "no file 'd': it is a directory"),
+        ("e", "no file 'e': it is a directory"),
         ("a", "no file 'a': it leads through too many links"),
         ("a/x", "no file 'a/x': it leads through too many links"),
         ("../d/f", "no file '../d/f'"),

@@ -59,10 +59,10 @@ def test_links_that_stay_inside_are_recorded_verbatim(tmp_path: Path, target: st
 
 @pytest.mark.parametrize(
     ("target", "recorded"),
-    [("../f", "../f"), ("./../a/f", "../a/f"), ("../a//f", "../a/f"), ("../a/../f", "../f"), ("./f/", "f"),
-     ("d/../../f", "../f"), ("l/../f", "l/../f"), ("l/../../c/f", "../c/f")],
+    [("../f", "../f"), ("./../a/f", "f"), ("../a//f", "f"), ("../a", "."), ("../a/../f", "../f"), ("./f/", "f"),
+     ("d/../../f", "../f"), ("l/../f", "l/../f"), ("l/../../c/f", "../c/f"), ("../missing", "../missing")],
 )  # fmt: skip
-def test_2020_records_the_plain_spelling_of_a_link_that_leads_to_the_same(
+def test_2020_records_the_target_anew_relative_to_the_link_if_that_leads_to_the_same(
     tmp_path: Path, target: str, recorded: str
 ) -> None:
     write_tree(tmp_path, {"f": b"", "c": {"e": {}, "f": b""}, "a": {"f": b"", "d": {}, "l": Link("../c/e")}})
@@ -73,6 +73,23 @@ def test_2020_records_the_plain_spelling_of_a_link_that_leads_to_the_same(
 def test_absolute_links_inside_are_recorded_relative(tmp_path: Path) -> None:
     write_tree(tmp_path, {"f": b"", "a": {"l": Link(f"{tmp_path}/f"), "r": Link(str(tmp_path))}})
     assert [entry.target for entry in found(tmp_path).values()] == ["../f", "..", None]
+
+
+@pytest.mark.parametrize("plain_links", [False, True])
+def test_a_link_that_comes_back_into_the_tree_does_not_depend_on_its_name(tmp_path: Path, *, plain_links: bool) -> None:
+    write_tree(tmp_path, {"root": {"f": b"", "a": {"l": Link("../../root/f"), "m": Link("../x/../../root/a")}}})
+    (tmp_path / "way").symlink_to("root")
+    for root in ("root", "way"):
+        entries = found(tmp_path / root, plain_links=plain_links)
+        assert [entries["a/l"].target, entries["a/m"].target] == ["../f", "."]
+
+
+@pytest.mark.parametrize("target", [".../f", "..f/../f", ".f/..", "-/../f"])
+def test_names_that_begin_with_dots_are_names(tmp_path: Path, target: str) -> None:
+    write_tree(tmp_path, {"f": b"", "...": {"f": b""}, "d": {"e": {}}, "..f": Link("d/e"), ".f": Link("d/e")})
+    write_tree(tmp_path, {"-": Link("d"), "l": Link(target)})
+    assert found(tmp_path, plain_links=True)["l"].target == {"-/../f": "f"}.get(target, target)
+    assert found(tmp_path)["l"].target == target
 
 
 def test_a_link_out_to_a_file_becomes_the_file(tmp_path: Path) -> None:
