@@ -102,6 +102,10 @@ class ChunksMissing(BlobsMissing):
     """A large blob cannot be composed yet: some of its chunks were never stored."""
 
 
+class OutputLost(IsolateError):
+    """What a task printed was damaged on the disk of the server; all else about the task is there: 410."""
+
+
 # The world moved: start over with fresh facts.
 
 

@@ -18,6 +18,8 @@ def error_of(status: int, body: bytes, url: str, retry_after_s: float | None = N
     said = message if isinstance(message, str) and message else f"{url} answered {status}{_doubt(status, body)}"
     if status == 409:
         return errors.LeaseLost(said) if code == "lease_lost" else errors.Stale(said)
+    if status == 410 and code == "output_lost":
+        return errors.OutputLost(said)
     if status in _BY_STATUS and not (status == 400 and not problem):  # what is no error of ours blames no input
         return _BY_STATUS[status](said)
     if status == 429 or status >= 500:

@@ -25,6 +25,7 @@ from server.stores.limits import BlobLimits
 from server.stores.open import with_advice
 from server.stores.rebuild import Rebuild, Rebuilt
 from server.stores.sqlite_index import Kind
+from server.stores.sqlite_tasks import SqliteTaskStore
 from server.units import bytes_text
 
 GC_DEAD_SHARE = 0.1  # who asks for it wants the space, and has the time
@@ -68,7 +69,14 @@ async def _check(data_dir: Path, say: Say, read_share: float, seed: int, *, rebu
             say(_rebuilt_line(rebuilt))
         async with _stores(data, _NO_FLOOR) as stores:
             chance, now_s = random.Random(seed), SystemClock().now()
-            checked = await Check(stores, data_dir, say, read_share, chance, now_s).run()
+            check = Check(stores, data_dir, say, read_share, chance, now_s)
+            checked = await check.run()
+            if (tasks_path := data_dir / "tasks.sqlite").exists():
+                tasks = SqliteTaskStore(tasks_path)
+                try:
+                    checked = await check.outputs(tasks.database)
+                finally:
+                    await tasks.close()
         say(_checked_line(checked, seed if 0 < read_share < 1 else None))
         return 1 if bad or checked.problems else 0
     finally:
@@ -156,6 +164,8 @@ def _checked_line(checked: Checked, seed: int | None) -> str:
         (checked.wrong_rows, "wrong index rows mended"),
         (checked.unknown_packs, "packs not in the index"),
         (checked.incomplete_blobs, "composed blobs incomplete"),
+        (checked.short_packs, "packs shorter than what was stored"),
+        (checked.lost_outputs, "outputs of tasks gone"),
     ):
         if number:
             parts.append(f"{number} {what}")

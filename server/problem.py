@@ -23,6 +23,7 @@ TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (errors.ChunksMissing, 409, "chunks_missing"),
     (errors.BlobsMissing, 404, "blobs_missing"),
     (errors.NotFound, 404, "not_found"),
+    (errors.OutputLost, 410, "output_lost"),  # asking again does not help, and the clients of 2020 do not
     (errors.LeaseLost, 409, "lease_lost"),
     (errors.Stale, 409, "stale"),
     (errors.NoSpace, 507, "no_space"),

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from isolate.clock import Clock
-from isolate.errors import IsolateError, NotFound, Unavailable
+from isolate.errors import IsolateError, NotFound, OutputLost, Unavailable
 from isolate.urls import normalize_url
 from swarming.client import UNFINISHED, OutputsRef, ShardResult, SwarmingClient
 from swarming.patience import Patience
@@ -43,6 +43,7 @@ class Shard:
     result: ShardResult
     stdout: str | None
     problem: str | None = None  # why its outputs could not be brought
+    lost: str | None = None  # why what it printed could not be: the server has it no more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,22 +178,27 @@ async def _bring(
     client: SwarmingClient, index: int, task_id: str, wanted: Wanted, patience: _PatienceByServer
 ) -> Shard:
     result = await patience.scheduler(lambda: client.result(task_id, performance=wanted.performance))
-    stdout = await patience.scheduler(lambda: client.stdout(task_id)) if wanted.stdout else None
-    problem = None
+    stdout = problem = lost = None
+    if wanted.stdout:
+        try:
+            stdout = await patience.scheduler(lambda: client.stdout(task_id))
+        except OutputLost as error:  # the same: how the task ended and its files are there
+            lost = str(error)
     fetch, outputs = wanted.outputs, result.outputs
     if fetch and outputs:
         try:
             await patience.of(outputs.server)(lambda: fetch(index, outputs))
         except IsolateError as error:  # the result itself is good: report it, and fail at the end
             problem = str(error)
-    return Shard(index, result, stdout, problem)
+    return Shard(index, result, stdout, problem, lost)
 
 
 def exit_status(shards: Sequence[Shard], expected: int) -> int:
     """Return the status of the whole: the last non-zero exit code, which is 1 for a shard without a good end.
 
     That is one that is missing, or whose task did not end by itself: a command that was told to stop may well exit
-    with 0, having tested half of what it should.
+    with 0, having tested half of what it should. One whose text was lost is 1, too, unless its own code says more:
+    whoever reads the text must not take what is left of it for all.
     """
     status = 0
     for shard in shards:
@@ -201,6 +207,6 @@ def exit_status(shards: Sequence[Shard], expected: int) -> int:
             status = 1
         elif code:
             status = code
-        elif code is None or shard.result.state != ENDED_BY_ITSELF:
+        elif code is None or shard.lost or shard.result.state != ENDED_BY_ITSELF:
             status = 1
     return status if len(shards) == expected else 1

@@ -153,7 +153,10 @@ class Scheduler:
         return TaskView(task=record.task, execution=execution, attempt=attempt, is_run=True, children=record.children)
 
     async def stdout(self, task_id: str, offset: int, length: int) -> tuple[bytes, State]:
-        """Return up to `length` bytes of what a task (its latest try) or a run printed, and its state."""
+        """Return up to `length` bytes of what a task (its latest try) or a run printed, and its state.
+
+        Raises OutputLost.
+        """
         view = await self.view(task_id)
         if view.attempt is None:
             return b"", view.state

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isolate.clock import Clock
-from isolate.errors import IsolateError, NotFound, Unavailable
+from isolate.errors import IsolateError, NotFound, OutputLost, Unavailable
 from swarming import report
 from swarming.actions import Screen
 from swarming.board import Board
@@ -87,7 +87,7 @@ class _Display:
         self._board.ended(shard.index, shard.result.state)
         self._summary.add(shard)
         console = self._how.console and not self._how.live
-        shown = shard if console else Shard(shard.index, shard.result, None)
+        shown = shard if console else replace(shard, stdout=None)
         with self._board.aside():
             self._running.end()
             self._screen.out(report.decorated(shown, self._how.url) if self._how.decorate else report.plain(shown))
@@ -99,6 +99,8 @@ class _Display:
                 self._screen.err(ending)
             if shard.problem:
                 self._screen.err(f"Outputs of shard {shard.index} are incomplete: {shard.problem}")
+            if shard.lost:
+                self._screen.err(f"The text of shard {shard.index} is lost: {shard.lost}")
 
     def say(self, text: str) -> None:
         """Print what is no result."""
@@ -116,6 +118,7 @@ class _Display:
     async def live(self, client: SwarmingClient, wanted: Wanted, clock: Clock) -> list[Shard]:
         """Print the output of the one task while it runs, then what became of it."""
         held: list[Shard] = []
+        lost: list[str] = []
         started_s = clock.monotonic()
 
         async def printed() -> bool:
@@ -124,6 +127,8 @@ class _Display:
                 await follow(client, self._task_ids[0], clock, Patience(clock, self.say), self._running)
             except (NotFound, Unavailable):  # `collect` meets it, too
                 raise
+            except OutputLost as error:
+                lost.append(str(error))
             except IsolateError as error:
                 self.say(f"The output of task {self._task_ids[0]} is incomplete: {error}")
                 return False
@@ -142,6 +147,8 @@ class _Display:
                 held, shards = [], []
             if not shards:  # it is still running, and our time is over
                 following.cancel()
+        if lost:
+            held, shards = ([replace(shard, lost=lost[0]) for shard in some] for some in (held, shards))
         for shard in held:
             self.ended(shard)
         self._running.end()

@@ -278,7 +278,10 @@ class OutputStore(Protocol):
         ...
 
     async def read(self, run_id: str, start: int, length: int) -> bytes:
-        """Return up to `length` bytes from `start`; empty past the end and for a run that printed nothing."""
+        """Return up to `length` bytes from `start`; empty past the end and for a run that printed nothing.
+
+        Raises OutputLost where the store finds that what was printed is damaged or gone.
+        """
         ...
 
     async def size(self, run_id: str) -> int:

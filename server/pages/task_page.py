@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from isolate.errors import OutputLost
 from server.pages import spell
 from server.pages.html import Html, facts, join, link, outside_link, tag
 from swarming.model import Attempt, TaskProperties
@@ -16,8 +17,8 @@ SHOWN_BYTES = 64 * 1024  # of the output; the rest is one click away
 _REVISION_CHARS = 12
 
 
-def body(view: TaskView, output: bytes, server_url: str, why: Pending | None = None) -> Iterator[object]:
-    """Yield the parts of the page."""
+def body(view: TaskView, output: bytes | OutputLost, server_url: str, why: Pending | None = None) -> Iterator[object]:
+    """Yield the parts of the page; `output` may be why there is none any more."""
     task = view.task
     asked = task.request.slices[task.slice_index].properties
     yield facts(
@@ -45,14 +46,21 @@ def body(view: TaskView, output: bytes, server_url: str, why: Pending | None = N
         yield tag("h2", "How it ran")
         yield facts(_ran(view.attempt, deduped=task.deduped and not view.is_run))
     yield tag("h2", "Output")
+    yield from _printed(view, output)
+    yield tag("h2", "From the command line")
+    yield tag("pre", f"swarming collect -S {server_url} --task-output-dir=out {task.task_id}")
+
+
+def _printed(view: TaskView, output: bytes | OutputLost) -> Iterator[Html]:
+    if isinstance(output, OutputLost):
+        yield tag("p", f"{output}.", class_="empty")
+        return
     yield tag("pre", output.decode("utf-8", "replace")) if output else tag("p", "Nothing yet.", class_="empty")
     if len(output) >= SHOWN_BYTES:
-        task_id = view.attempt.run_id if view.is_run and view.attempt else task.task_id
+        task_id = view.attempt.run_id if view.is_run and view.attempt else view.task.task_id
         yield tag(
             "p", f"These are the first {SHOWN_BYTES // 1024} KiB. ", link("Whole output", "/task/output", id=task_id)
         )
-    yield tag("h2", "From the command line")
-    yield tag("pre", f"swarming collect -S {server_url} --task-output-dir=out {task.task_id}")
 
 
 def _asked(asked: TaskProperties) -> list[tuple[str, object]]:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from isolate.clock import Clock
-from isolate.errors import InvalidInput
+from isolate.errors import InvalidInput, OutputLost
 from server.middleware import server_url
 from server.pages import bot_page, spell, task_page
 from server.pages.frame import Frame, Page
@@ -132,7 +132,11 @@ class Pages:
         if not task_id:
             return self._frame.page("Task", _ask("/task", "Enter a Task ID to get started."))
         view = await self._scheduler.view(task_id)
-        output, _ = await self._scheduler.stdout(task_id, 0, task_page.SHOWN_BYTES)
+        output: bytes | OutputLost
+        try:
+            output, _ = await self._scheduler.stdout(task_id, 0, task_page.SHOWN_BYTES)
+        except OutputLost as error:
+            output = error
         why = await self._scheduler.why_pending(view)
         return self._frame.page(
             f"Task {view.task.request.name}", *task_page.body(view, output, server_url(request), why)

@@ -113,12 +113,7 @@ class LocalBlobStores:
     async def append(self, namespace: str, uploads: Sequence[Upload], fresh: Sequence[NewBlobs]) -> list[int]:
         """Make one group durable and visible: pack first, then index; returns the ids of the records."""
         size_bytes = sum(len(upload.record) for upload in uploads)
-        shortage = await self._shortage(size_bytes)
-        if shortage is not None and self.make_room is not None:
-            await self.make_room(size_bytes)
-            shortage = await self._shortage(size_bytes)
-        if shortage is not None:
-            raise NoSpace(shortage)
+        await self.want_room(size_bytes)
         async with self._turn(namespace):
             locations = await self.packs.append(namespace, [upload.record for upload in uploads])
             records = [
@@ -133,6 +128,15 @@ class LocalBlobStores:
         self.used_bytes += size_bytes
         return ids
 
+    async def want_room(self, size_bytes: int) -> None:
+        """See that so much more fits at this moment, after eviction if need be; raises NoSpace."""
+        shortage = await self.shortage(size_bytes)
+        if shortage is not None and self.make_room is not None:
+            await self.make_room(size_bytes)
+            shortage = await self.shortage(size_bytes)
+        if shortage is not None:
+            raise NoSpace(shortage)
+
     async def seal(self, pack: Pack) -> None:
         """Append no more to `pack`; on return everything that was appended to it is indexed."""
         async with self._turn(pack.namespace):
@@ -142,7 +146,7 @@ class LocalBlobStores:
         """Note that packs have become this much larger, or smaller, in another way than by uploads."""
         self.used_bytes += more_bytes
 
-    async def _shortage(self, size_bytes: int) -> str | None:
+    async def shortage(self, size_bytes: int) -> str | None:
         """Return why `size_bytes` more cannot be stored."""
         limits = self.limits
         if limits.max_bytes is not None and self.used_bytes + size_bytes > limits.max_bytes:

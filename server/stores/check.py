@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import sqlite3
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,10 +21,14 @@ from isolate.errors import IndexCorrupt, InvalidRecord
 from server.stores.blobs import LocalBlobStores
 from server.stores.pack_scan import Head, PackReader, fault_of
 from server.stores.pack_storage import Pack
-from server.stores.records import MAGICS, namespace_of, opened, wrong_in
+from server.stores.records import MAGICS, OUTPUT_SPACE, namespace_of, opened, wrong_in
 from server.stores.sqlite_index import Kind, Lookup
 from server.stores.sqlite_upkeep import PackRow, PackState, PlacedBlock
+from server.stores.task_rows import SQL
+from server.stores.writer import Database
+from swarming import ids
 
+OUTPUTS_AT_ONCE = 1_000
 Report = Callable[[str], object]
 
 
@@ -40,10 +45,13 @@ class Checked:
     stale_rows: int = 0  # named what was evicted; removed, and no problem
     unknown_packs: int = 0
     incomplete_blobs: int = 0  # composed ones that miss a chunk
+    short_packs: int = 0  # files that are gone, or shorter than what was stored
+    lost_outputs: int = 0  # runs of tasks that are known to have printed what is gone
 
     @property
     def problems(self) -> int:
-        return self.bad_records + self.wrong_rows + self.unknown_packs + self.incomplete_blobs
+        of_packs = self.bad_records + self.unknown_packs + self.short_packs
+        return of_packs + self.wrong_rows + self.incomplete_blobs + self.lost_outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +101,25 @@ class Check:
         await self._drop_stale()
         return self.found
 
+    async def outputs(self, tasks: Database) -> Checked:
+        """See that what tasks printed is there, after `run`; nothing is mended, because nothing else has it."""
+        after = (-1, -1)
+        while rows := await tasks.read(partial(_outputs_after, after=after)):
+            lookup = await self._stores.index.find(OUTPUT_SPACE.name, {digest for _, _, digest in rows})
+            for value, try_number, digest in rows:
+                if not _is_whole(lookup, digest):
+                    self._add(lost_outputs=1)
+                    self._report(f"What run {ids.pack(value, try_number)} printed is gone: no blob {digest.hex()}")
+            after = rows[-1][:2]
+        return self.found
+
     async def _pack(self, row: PackRow) -> None:
         self._add(packs=1)
         path = self._root / "packs" / row.pack.namespace / f"{row.pack.name}.pack"
         algorithm = namespace_of(row.pack.namespace).algorithm
         length = path.stat().st_size if path.exists() else 0
         if length < row.committed_bytes:
+            self._add(short_packs=1)
             self._report(f"Pack {path} has {length} bytes, {row.committed_bytes} were stored")
         after = -1
         while blocks := await self._stores.upkeep.blocks_of(row.id, after):
@@ -178,6 +199,19 @@ class Check:
 
     def _add(self, **more: int) -> None:
         self.found = replace(self.found, **{name: getattr(self.found, name) + more[name] for name in more})
+
+
+def _outputs_after(db: sqlite3.Connection, after: tuple[int, int]) -> list[tuple[int, int, bytes]]:
+    return db.execute(SQL["outputs_after"], (*after, OUTPUTS_AT_ONCE)).fetchall()
+
+
+def _is_whole(lookup: Lookup, digest: bytes) -> bool:
+    """Say whether the index has a blob and, where it is composed, all it needs."""
+    place = lookup.places.get(digest)
+    if place is None or place.block not in lookup.blocks:
+        return False
+    parts = lookup.parts.get(place.block)
+    return parts is None or (bool(parts) and lookup.blocks.keys() >= set(parts))
 
 
 def _look(path: Path, blocks: Sequence[PlacedBlock], chosen: Container[int], algorithm: Algorithm) -> list[_Look]:

@@ -65,12 +65,16 @@ def translated(error: sqlite3.Error, path: Path) -> Exception:
     return failure
 
 
-def migrate(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
-    """Bring the schema to the last version, one transaction per step, so that a crash leaves a whole version."""
+def migrate(connection: sqlite3.Connection, migrations: Sequence[str], path: Path) -> None:
+    """Bring the schema to the last version, one transaction per step, so that a crash leaves a whole version.
+
+    Raises FormatTooNew, which names `path`.
+    """
     connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
     (version,) = connection.execute("SELECT COALESCE(MAX(version), 0) FROM schema_version").fetchone()
     if version > len(migrations):
-        raise FormatTooNew(f"Database has schema {version}, this version knows {len(migrations)}: use a newer version")
+        known = len(migrations)
+        raise FormatTooNew(f"{path} has schema {version}, this version knows {known}: use a newer version")
     for number, script in enumerate(migrations[version:], start=version + 1):
         connection.execute("BEGIN IMMEDIATE")
         try:

@@ -82,7 +82,7 @@ class Database:
         self._connections: list[sqlite3.Connection] = []
         try:
             self._writer = self._connect(self._policy.max_log_pages)
-            migrate(self._writer, migrations)
+            migrate(self._writer, migrations, path)
             self._checkpointer = self._connect(0)
             self._idle_readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
             for _ in range(self._policy.readers):

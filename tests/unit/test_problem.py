@@ -24,6 +24,7 @@ BLOB = Blob(b"\1" * 32, 5)
         (errors.NotFound("No"), 404, "not_found"),
         (errors.ChunksMissing([b"\1"]), 409, "chunks_missing"),
         (errors.BlobsMissing([b"\1"]), 404, "blobs_missing"),
+        (errors.OutputLost("Damaged"), 410, "output_lost"),
         (errors.LeaseLost("Gone"), 409, "lease_lost"),
         (errors.Stale("Old"), 409, "stale"),
         (errors.Unavailable("Later"), 503, "unavailable"),

@@ -36,6 +36,12 @@ def test_a_lost_lease_has_its_own_code() -> None:
     assert (type(error), str(error)) == (errors.LeaseLost, "Gone")
 
 
+def test_lost_output_has_its_own_code() -> None:
+    error = error_of(410, b'{"error": {"code": "output_lost", "message": "Damaged"}}', URL)
+    assert (type(error), str(error)) == (errors.OutputLost, "Damaged")
+    assert type(error_of(410, b"<html>", URL)) is errors.Refused
+
+
 def test_how_long_to_wait_is_kept() -> None:
     error = error_of(503, b"", URL, 7.5)
     assert isinstance(error, errors.Unavailable)

@@ -51,7 +51,7 @@ def old_rows(db: sqlite3.Connection, task: Task, execution: Execution) -> None:
 async def test_results_move_and_secrets_are_put_apart(tmp_path: Path) -> None:
     path = tmp_path / "tasks.sqlite"
     db = connect(path, 1 << 20, 0)
-    migrate(db, MIGRATIONS[:2])
+    migrate(db, MIGRATIONS[:2], path)
     hidden = properties(secret="a digest")
     waiting = submission(1, request("n", one_slice(hidden), one_slice(hidden, 200)))
     over = submission(2, request("n", one_slice(properties(idempotent=True, secret="a digest"))))

@@ -243,6 +243,11 @@ INSERT OR REPLACE INTO outputs (execution_id, try_number, digest, size) VALUES (
 -- Which blob has what a run printed.
 SELECT digest, size FROM outputs WHERE execution_id = ? AND try_number = ?;
 
+-- outputs_after --
+-- Which blobs have what runs printed, from a run on.
+SELECT execution_id, try_number, digest FROM outputs WHERE (execution_id, try_number) > (?, ?)
+ORDER BY execution_id, try_number LIMIT ?;
+
 -- delete_old_outputs --
 -- The rows of some runs of tasks made before a time.
 DELETE FROM outputs WHERE (execution_id, try_number) IN (
