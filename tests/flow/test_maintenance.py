@@ -101,6 +101,21 @@ def test_check_finds_a_flipped_bit(tmp_path: Path, tree: Path) -> None:
     assert (status, "in 1 of them (--seed=7 chooses the same)" in said) == (0, True)
 
 
+def test_check_says_each_time_that_output_of_tasks_is_gone(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with running_server(data) as server:
+        assert server.stop() == 0
+    with sqlite3.connect(data / "tasks.sqlite") as connection:
+        connection.execute("INSERT INTO outputs VALUES (1048577, 1, zeroblob(32), 5)")
+    connection.close()
+    for _ in range(2):
+        status, said, error = ran(COMMAND, "check", "--data", data)
+        assert (status, error) == (1, "")
+        first, last = said.splitlines()
+        assert first.startswith("What run ")
+        assert last.endswith("1 outputs of tasks gone")
+
+
 def test_packs_that_were_deleted_are_archived_again_and_fetched(tmp_path: Path, tree: Path) -> None:
     data = tmp_path / "data"
     with running_server(data) as server:

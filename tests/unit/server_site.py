@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import unused_port
 
+from isolate.errors import OutputLost
 from server.api_routes import SWARMING, documentation_routes
 from server.auth import LoopbackGuard
 from server.bootstrap_v1 import BootstrapApi
@@ -41,6 +42,7 @@ class MemoryOutputs:
 
     def __init__(self) -> None:
         self.printed: dict[str, bytearray] = {}
+        self.is_damaged = False
 
     async def append(self, run_id: str, start: int, data: bytes) -> None:
         content = self.printed.setdefault(run_id, bytearray())
@@ -48,6 +50,8 @@ class MemoryOutputs:
         content[start : start + len(data)] = data
 
     async def read(self, run_id: str, start: int, length: int) -> bytes:
+        if self.is_damaged:
+            raise OutputLost("What it printed was damaged")
         return bytes(self.printed.get(run_id, b"")[start : start + length])
 
     async def size(self, run_id: str) -> int:
@@ -76,6 +80,7 @@ class Site:
     def __init__(self, url: str, session: ClientSession, clock: ManualClock, scheduler: Scheduler) -> None:
         self.url, self.session, self.clock, self.scheduler = url, session, clock, scheduler
         self.trees = Trees()
+        self.outputs = MemoryOutputs()
         self.polls = WaitingPolls()
         self.settings = Settings()
         self.bot_version: str | None = None  # that bots of an archive are to become
@@ -145,13 +150,11 @@ async def running_site() -> AsyncIterator[Site]:
     gate = Gate(LoopbackGuard("127.0.0.1", {port}), clock, "test", BOT)
     async with ClientSession() as session, AsyncExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="site-"))
-        trees = Trees()
-        scheduler = Scheduler(
-            MemoryTaskStore(), MemoryOutputs(), LocalDoorbell(), clock, inputs=trees, rng=random.Random(1)
-        )
+        trees, outputs = Trees(), MemoryOutputs()
+        scheduler = Scheduler(MemoryTaskStore(), outputs, LocalDoorbell(), clock, inputs=trees, rng=random.Random(1))
         await scheduler.start()
         site = Site(f"http://127.0.0.1:{port}", session, clock, scheduler)
-        site.trees = trees
+        site.trees, site.outputs = trees, outputs
         app = web.Application(middlewares=[gate.middleware()], client_max_size=16 << 20)
         app[OWN_SERVERS] = gate.own_servers
         app.on_response_prepare.append(gate.add_headers)

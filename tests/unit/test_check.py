@@ -191,6 +191,16 @@ async def test_damage_is_found_set_aside_and_can_be_stored_again(site: Site, act
     assert (await site.check()).incomplete_blobs == 0
 
 
+async def test_a_pack_that_is_gone_is_a_problem_until_nothing_is_to_be_in_it(site: Site) -> None:
+    pack = site.packs[0]
+    pack.unlink()
+    assert (await site.check()).short_packs == 1
+    assert (again := await site.check()).short_packs == again.problems - again.incomplete_blobs == 1
+    assert sum(line.startswith(f"Pack {pack} has 0 bytes, ") for line in site.said) == 2
+    await Janitor(site.stores, site.clock).run(dead_share=0.1)
+    assert (await site.check()).short_packs == 0
+
+
 async def test_a_bad_record_keeps_its_bytes(site: Site) -> None:
     before = site.packs[0].stat().st_size
     flip(site.packs[0], 300)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from isolate.errors import InvalidInput, IsolateError, NotFound, Unavailable
+from isolate.errors import InvalidInput, IsolateError, NotFound, OutputLost, Unavailable
 from swarming import actions, report
 from swarming.client import OutputsRef, ShardResult, SwarmingClient, Triggered
 from swarming.collect import FOREVER_S, NOW_S, Shard, Wanted, Watch, collect, exit_status
@@ -89,6 +89,26 @@ async def test_each_task_is_shown_once_in_the_end_sorted() -> None:
 def test_only_a_task_that_ended_by_itself_can_be_a_success(state: str) -> None:
     assert exit_status([shard(state=state), shard()], 2) == 1
     assert exit_status([shard(state=state, exit_code="-15"), shard()], 2) == -15
+
+
+async def test_a_lost_text_is_no_success_and_the_rest_is_there() -> None:
+    class Lossy(ScriptedClient):
+        async def get(self, method: str, query: Any = None) -> Any:
+            if method.endswith("a10/stdout"):
+                raise OutputLost("damaged")
+            return await super().get(method, query)
+
+    fetched: list[int] = []
+
+    async def fetch(index: int, _: OutputsRef) -> None:
+        fetched.append(index)
+
+    ref = {"isolated": "ab", "isolatedserver": "http://127.0.0.1:1", "namespace": "blake3-zstd"}
+    client = Lossy({"a10": result("a10", outputs_ref=ref), "b10": result("b10")})
+    shards = await run(client, ["a10", "b10"], Wanted(outputs=fetch), ManualClock())
+    assert [(one.stdout, one.lost) for one in shards] == [(None, "damaged"), ("out of b10\n", None)]
+    assert (fetched, exit_status(shards, 2)) == ([0], 1)
+    assert exit_status([replace(shards[0], result=shard(exit_code="7").result), shards[1]], 2) == 7
 
 
 async def test_waiting_costs_one_request_however_many_tasks() -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from server.pages import spell
-from tests.unit.server_site import Site, hello, new_task, running_site
+from tests.unit.server_site import API, Site, hello, new_task, running_site
 
 HOSTILE = "<script>alert(1)</script>\"'"
 
@@ -59,6 +59,20 @@ async def test_a_task_page_tells_what_happened(site: Site) -> None:
     assert 'href="https://example.com/+/0123456789abcdef"' in text
     assert ">0123456789ab</a>" in text
     assert (await site.page(f"/task?id={task_id[:-1]}1"))[0] == 200
+
+
+async def test_output_that_was_damaged_hides_nothing_else(site: Site) -> None:
+    task_id = await run_one(site, b"first line")
+    site.outputs.is_damaged = True
+    status, text, _ = await site.page(f"/task?id={task_id}")
+    assert status == 200
+    for expected in ("COMPLETED (FAILURE)", "1h 1m 40s", "What it printed was damaged."):
+        assert expected in text
+    status, text, _ = await site.page(f"/task/output?id={task_id}")
+    assert (status, "What it printed was damaged" in text) == (410, True)
+    status, body = await site.call("GET", f"{API}task/{task_id}/stdout")
+    assert (status, body["error"]["code"]) == (410, "output_lost")
+    assert (await site.get(f"task/{task_id}/result"))["exit_code"] == "1"
 
 
 async def test_a_revision_without_a_place_and_a_dangerous_place(site: Site) -> None:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from isolate.clock import SystemClock
@@ -97,6 +98,7 @@ async def test_a_task_whose_output_does_not_come_in_time_is_missing() -> None:
 
 
 ODD: dict[str, tuple[int, str]] = {
+    "lost": (410, '{"error": {"code": "output_lost", "message": "What it printed was damaged"}}'),
     "bad": (400, '{"error": {"message": "no such key"}}'),
     "forbidden": (403, "no"),
     "html": (200, "<html>"),
@@ -130,7 +132,7 @@ async def shown_from_odd_server(ids: list[str], how: Show) -> tuple[int, str, li
 
 
 async def test_a_shard_with_odd_answers_keeps_back_no_other(tmp_path: Path) -> None:
-    ids = [*(f"{what}.{call}" for what in ODD for call in ("result", "stdout")), "a10"]
+    ids = [*(f"{what}.{call}" for what in ODD if what != "lost" for call in ("result", "stdout")), "a10"]
     status, out, err = await shown_from_odd_server(ids, Show(url="u", summary_files=(tmp_path / "s.json",)))
     assert (status, out) == (1, "b: a10 0\n  of a10\n")
     *lost, missing = err
@@ -141,6 +143,13 @@ async def test_a_shard_with_odd_answers_keeps_back_no_other(tmp_path: Path) -> N
     assert len(lost) == len(ids) - 1
     shards = json.loads((tmp_path / "s.json").read_text())["shards"]
     assert [shard and shard["task_id"] for shard in shards] == [*(None for _ in lost), "a10"]
+
+
+@pytest.mark.parametrize("live", [False, True])
+async def test_a_task_whose_text_is_lost_is_shown_all_the_same(live: bool) -> None:
+    status, out, err = await shown_from_odd_server(["lost.stdout"], Show(url="u", live=live))
+    assert (status, out.rstrip()) == (1, "b: lost.stdout 0")
+    assert err == ["The text of shard 0 is lost: What it printed was damaged"]
 
 
 async def test_odd_answers_while_one_task_is_printed() -> None:
