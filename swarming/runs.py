@@ -1,10 +1,13 @@
-"""Runs of one bot, and bots that are gone: what of their past is asked for. Pure."""
+"""Runs of one bot, runs that a task left, and bots that are gone: what of their past is asked for. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from swarming.bots import BotEvent, BotInfo
+from swarming.model import Attempt, Execution, Task
 from swarming.paging import TaskQuery
 from swarming.states import State
 from swarming.store import RunRecord
@@ -26,6 +29,34 @@ def is_wanted_run(run: RunRecord, query: TaskQuery) -> bool:
 def is_before(run: RunRecord, query: TaskQuery) -> bool:
     """Whether a run is older than all that was asked for."""
     return query.created_from is not None and run.execution.created_at < query.created_from
+
+
+def as_left(task: Task, execution: Execution | None) -> Execution | None:
+    """Return an execution as `task` has it: with the tries until the task left it, for one that did.
+
+    A try that went on for others is as it was then: without an ending and what it made. Its costs are theirs.
+    """
+    left_at = task.completed_at
+    if execution is None or task.attached or task.deduped or left_at is None:
+        return execution
+    begun = (one for one in execution.attempts if one.started_at is not None and one.started_at <= left_at)
+    return replace(execution, attempts=tuple(_until(one, left_at) for one in begun))
+
+
+def _until(attempt: Attempt, left_at: float) -> Attempt:
+    if attempt.completed_at is not None and attempt.completed_at <= left_at:
+        return attempt
+    return Attempt(
+        run_id=attempt.run_id,
+        try_number=attempt.try_number,
+        bot_id=attempt.bot_id,
+        session=attempt.session,
+        bot_version=attempt.bot_version,
+        bot_dimensions=attempt.bot_dimensions,
+        state=State.RUNNING,
+        offered_at=attempt.offered_at,
+        started_at=attempt.started_at,
+    )
 
 
 def as_it_was(events: Sequence[BotEvent]) -> BotInfo:

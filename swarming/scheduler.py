@@ -23,7 +23,7 @@ from swarming.paging import MAX_PAGE, Page, TaskQuery
 from swarming.pending import Limits, Pending
 from swarming.policy import Policy
 from swarming.reaping import Reaper
-from swarming.runs import as_it_was, is_before, is_wanted_run
+from swarming.runs import as_it_was, as_left, is_before, is_wanted_run
 from swarming.states import State
 from swarming.store import OutputStore, Record, Store
 from swarming.submission import Inputs, NoInputs, Submitter, terminate_request
@@ -286,7 +286,7 @@ class Scheduler:
         self._ledger.fleet.forget(bot_id)
 
     def _view(self, record: Record) -> TaskView:
-        execution = self._ledger.leases.so_far(record.execution)
+        execution = as_left(record.task, self._ledger.leases.so_far(record.execution))
         shown = [] if execution is None else [attempt for attempt in execution.attempts if not attempt.is_offer]
         return TaskView(
             task=record.task, execution=execution, attempt=shown[-1] if shown else None, children=record.children

@@ -35,7 +35,7 @@ class Outbox:
     def result(self, view: TaskView) -> dict[str, Any]:
         """Return a TaskResult."""
         task = view.task
-        run = _shown_attempt(view)
+        run = view.attempt
         body: dict[str, Any] = {
             "name": task.request.name,
             "created_ts": ts(task.created_at),
@@ -166,16 +166,6 @@ class Outbox:
         namespace = files.namespace or DEFAULT_NAMESPACE
         server = files.server or self.server_url
         return compact({"isolated": files.isolated, "isolatedserver": server, "namespace": namespace})
-
-
-def _shown_attempt(view: TaskView) -> model.Attempt | None:
-    """Return the attempt whose bot and times belong in the result: never an offer, nor one of a task that left."""
-    if view.is_run:
-        return view.attempt
-    if view.execution is None or not (view.task.attached or view.task.deduped):
-        return None
-    accepted = [attempt for attempt in view.execution.attempts if not attempt.is_offer]
-    return accepted[-1] if accepted else None
 
 
 def why_pending(found: pending.Pending) -> dict[str, Any]:

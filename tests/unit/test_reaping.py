@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from isolate.errors import LeaseLost, NotFound, Unavailable
 from swarming import decisions
@@ -469,6 +470,37 @@ async def test_the_id_of_a_run_stops_it_for_all_who_share_it() -> None:
     await home.report(run, SUCCESS)
     assert await home.states([first, second]) == [State.KILLED, State.KILLED]
     assert await home.scheduler.cancel(run_id, kill_running=True) == Canceled(ok=False, was_running=False)
+
+
+async def test_who_left_a_shared_run_keeps_it_as_it_was() -> None:
+    home = await house()
+    first, second = await home.submit("first", ONCE), await home.submit("second", ONCE)
+    run = await home.start()
+    ran = (await home.scheduler.view(second.task.task_id)).attempt
+    assert ran is not None
+    home.clock.advance(1)
+    await home.scheduler.cancel(second.task.task_id, kill_running=True)
+    home.clock.advance(1)
+    for ending in (None, SUCCESS):
+        if ending is not None:
+            await home.report(run, ending)
+        left = await home.scheduler.view(second.task.task_id)
+        assert (left.state, left.attempt) == (State.KILLED, replace(ran, cost_usd=0.0))
+        assert left.execution is not None
+        assert left.execution.attempts == (left.attempt,)
+    stayed = (await home.scheduler.view(first.task.task_id)).attempt
+    assert stayed is not None
+    assert (stayed.run_id, stayed.exit_code) == (ran.run_id, 0)
+
+
+async def test_who_left_before_a_bot_came_has_no_run() -> None:
+    home = await house()
+    _, second = await home.submit("first", ONCE), await home.submit("second", ONCE)
+    await home.scheduler.cancel(second.task.task_id, kill_running=True)
+    home.clock.advance(1)
+    await home.start()
+    left = await home.scheduler.view(second.task.task_id)
+    assert (left.state, left.attempt) == (State.CANCELED, None)
 
 
 async def test_a_task_being_killed_whose_bot_dies_is_killed() -> None:

@@ -138,11 +138,6 @@ def test_a_second_try_shows_both_costs() -> None:
     assert (found["costs_usd"], found["try_number"], found["run_id"]) == ([0.5, 0.25], "2", RUN_ID[:-1] + "2")
 
 
-def test_a_task_that_left_a_shared_run_does_not_show_it() -> None:
-    left = replace(TASK, state=State.CANCELED, attached=False, abandoned_at=1e9 + 1, completed_at=1e9 + 1)
-    assert "bot_id" not in OUT.result(view(left, replace(ATTEMPT, state=State.RUNNING)))
-
-
 def test_a_dead_bot_is_an_internal_failure() -> None:
     assert OUT.result(view(replace(TASK, state=State.BOT_DIED)))["internal_failure"] is True
 
