@@ -91,10 +91,8 @@ def read_pools(file: TomlFile, text: str) -> Pools:
     deployments = read_deployments(top, templates)
     pools: dict[str, Pool] = {}
     for table in top.tables("pool"):
-        names = table.texts("names")
+        names = table.texts("names", needed="A pool needs names")
         pool = _pool(table, read_choice(table, templates, deployments))
-        if not names:
-            table.problem("", "A pool needs names")
         for name in names:
             if not is_dimension_value(name) or "|" in name:
                 table.problem("names", f"{name!r} cannot be the name of a pool")

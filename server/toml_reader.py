@@ -14,6 +14,9 @@ from typing import Any
 _HEADER = re.compile(r"\s*(\[\[?)\s*([A-Za-z0-9_.\-\"' ]+?)\s*\]\]?\s*(#.*)?$")
 _KEY = re.compile(r"\s*([A-Za-z0-9_\-\"']+)\s*=")
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)| \(at end of document\)")
+_MARK = "\ufeff"
+_MOST_NESTED = 8  # no setting is deeper
+_MOST_SHOWN = 100  # characters of a value in a message
 
 Path = tuple[str | int, ...]
 
@@ -26,10 +29,19 @@ class TomlFile:
         self.problems: list[str] = []
         self.warnings: list[str] = []  # what is valid and hardly meant
         self._lines = _lines(text)
+        self._firsts: dict[Path, int] = {}  # the first line of what is in a table or list
+        for inner, line in self._lines.items():
+            for length in range(1, min(len(inner), _MOST_NESTED)):
+                self._firsts.setdefault(inner[:length], line)
         self.content: dict[str, Any] = {}
+        if text.startswith(_MARK):
+            self.problems.append(f"{name}:1: Begins with a byte order mark (BOM): save it as UTF-8 without one")
+            return
         try:
             self.content = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except RecursionError:
+            self.problems.append(f"{name}:1: Lists or tables are nested too deeply")
+        except tomllib.TOMLDecodeError as error:
             found = _AT_LINE.search(str(error))
             line = int(found[1]) if found is not None and found[1] else len(text.splitlines()) or 1
             self.problems.append(f"{name}:{line}: {_AT_LINE.sub('', str(error))}")
@@ -43,9 +55,16 @@ class TomlFile:
         self.warnings.append(self._placed(path, message))
 
     def _placed(self, path: Path, message: str) -> str:
-        while path and path not in self._lines:
+        return f"{self.name}:{self._line(path)}: {message}"
+
+    def _line(self, path: Path) -> int:
+        """Return the line of what is at `path`, of the first thing in it, or of what it is in."""
+        while path:
+            line = self._lines.get(path) or self._firsts.get(path)
+            if line:
+                return line
             path = path[:-1]
-        return f"{self.name}:{self._lines.get(path, 1)}: {message}"
+        return 1
 
     def top(self) -> Table:
         """Return the whole file as a table."""
@@ -74,7 +93,7 @@ class Table:
         """Return a number between `low` and `high`."""
         value = self._left.pop(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            self.problem(key, f"{key} must be a number from {low:g} to {high:g}, not {value!r}")
+            self.problem(key, f"{key} must be a number from {low:g} to {high:g}, not {_shown(value)}")
             return default
         return value
 
@@ -82,7 +101,7 @@ class Table:
         """Return a truth."""
         value = self._left.pop(key, default)
         if not isinstance(value, bool):
-            self.problem(key, f"{key} must be true or false, not {value!r}")
+            self.problem(key, f"{key} must be true or false, not {_shown(value)}")
             return default
         return value
 
@@ -90,16 +109,23 @@ class Table:
         """Return a text."""
         value = self._left.pop(key, default)
         if not isinstance(value, str):
-            self.problem(key, f"{key} must be a text, not {value!r}")
+            self.problem(key, f"{key} must be a text, not {_shown(value)}")
             return default
         return value
 
-    def texts(self, key: str) -> tuple[str, ...]:
-        """Return a list of texts."""
+    def texts(self, key: str, needed: str = "") -> tuple[str, ...]:
+        """Return a list of texts; `needed` is what to say when there is none."""
         value = self._left.pop(key, [])
-        if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-            self.problem(key, f"{key} must be a list of texts that are not empty, not {value!r}")
+        if not isinstance(value, list):
+            self.problem(key, f"{key} must be a list of texts, not {_shown(value)}")
             return ()
+        if needed and not value:
+            self.problem("", needed)
+        for number, one in enumerate(value, start=1):
+            if not isinstance(one, str) or not one:
+                why = "is empty" if one == "" else f"is {_shown(one)}"
+                self.problem(key, f"{key} must be a list of texts that are not empty, but item {number} {why}")
+                return ()
         return tuple(value)
 
     def table(self, key: str) -> Table:
@@ -122,6 +148,12 @@ class Table:
         """Note every key that nobody asked for."""
         for key in self._left:
             self.problem(key, f"Unknown key {key}")
+
+
+def _shown(value: object) -> str:
+    """Return a value as a message has it: not all of a long one."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def _lines(text: str) -> dict[Path, int]:

@@ -18,6 +18,7 @@ from swarming.states import State
 
 T = TypeVar("T")
 MAX_PAGE = 1000  # items of one answer
+_MOST_SHOWN = 50  # characters of a cursor that is none
 MAX_PAGE_BYTES = 8 << 20  # of their stored form: 1000 usual ones have 3 MiB
 
 
@@ -94,10 +95,14 @@ def decode_cursor(kind: str, cursor: str | None) -> tuple[float, int]:
         found, time, number = text.split(" ")
         place = float(time), int(number)
     except ValueError as error:
-        raise InvalidInput(f"Invalid cursor {cursor!r}") from error
+        raise InvalidInput(f"Invalid cursor {_shown(cursor)}") from error
     if found != kind or not -inf < place[0] < inf or not 0 <= place[1] < 2**63:
-        raise InvalidInput(f"Invalid cursor {cursor!r}")
+        raise InvalidInput(f"Invalid cursor {_shown(cursor)}")
     return place
+
+
+def _shown(cursor: str) -> str:
+    return repr(cursor if len(cursor) <= _MOST_SHOWN else f"{cursor[:_MOST_SHOWN]}…")
 
 
 def encode_text_cursor(kind: str, text: str) -> str:
@@ -112,7 +117,7 @@ def decode_text_cursor(kind: str, cursor: str) -> str:
             base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode().partition(" ")
         )
     except ValueError as error:
-        raise InvalidInput(f"Invalid cursor {cursor!r}") from error
+        raise InvalidInput(f"Invalid cursor {_shown(cursor)}") from error
     if found != kind:
-        raise InvalidInput(f"Invalid cursor {cursor!r}")
+        raise InvalidInput(f"Invalid cursor {_shown(cursor)}")
     return text

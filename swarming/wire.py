@@ -6,6 +6,7 @@ say). Whatever is malformed raises `InvalidInput` with a message for the sender.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -39,7 +40,18 @@ def decode(body: bytes, kind: type[Message]) -> Message:
     try:
         return msgspec.json.decode(body or b"{}", type=kind, strict=False)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError) as error:
-        raise InvalidTask(f"Invalid JSON body: {error}") from error
+        raise InvalidTask(f"Invalid JSON body: {_reason(body, error)}") from error
+
+
+def _reason(body: bytes, error: Exception) -> str:
+    """Return what is wrong with a body: the decoder takes half of a surrogate pair for an end that is missing."""
+    if "truncated" not in str(error):
+        return str(error)
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return str(error)
+    return "a text has half of a surrogate pair, such as \\ud800, which is no character"
 
 
 def ts(epoch_s: float | None) -> str | None:

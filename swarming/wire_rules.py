@@ -15,7 +15,7 @@ from functools import lru_cache
 from isolate.errors import InvalidPath, InvalidTask
 from isolate.paths import RelPath
 from swarming.wire_files import check_files_ref
-from swarming.wire_in import NewTaskRequest, Pair, Properties, Slice
+from swarming.wire_in import Containment, NewTaskRequest, Pair, Properties, Slice
 
 DEFAULT_POOL = "default"  # of requests and bots that name none
 ROOT = "."  # the directory of the task itself, normalised
@@ -37,6 +37,7 @@ MAX_OUTPUTS, MAX_OUTPUT_CHARS = 4_096, 512
 MAX_SECRET_BYTES = 20 * 1024
 MAX_TAGS, MAX_TAG_CHARS = 256, MAX_KEY_CHARS + 1 + MAX_VALUE_CHARS
 MAX_USERDATA_CHARS = 1_024
+RESERVED_TAGS = ("swarming.pool.template", "swarming.pool.version")  # what the server alone says
 
 _DIMENSION_KEY = re.compile(r"[a-zA-Z\-_.][0-9a-zA-Z\-_.]*")
 _ENV_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -84,6 +85,14 @@ def _slices(new: NewTaskRequest) -> Sequence[Slice]:
     return slices
 
 
+def _check_limits(asked: Containment | None) -> None:
+    """Judge the limits of a task's processes together."""
+    if asked is not None:
+        _require((asked.limit_processes or 0) >= 0, "containment.limit_processes must not be negative")
+        memory = asked.limit_total_committed_memory or 0
+        _require(memory >= 0, "containment.limit_total_committed_memory must not be negative")
+
+
 def _check_notes(new: NewTaskRequest) -> None:
     """Judge what travels with a task and does not change what is run."""
     texts = (("name", new.name, MAX_NAME_CHARS), ("user", new.user, MAX_USER_CHARS))
@@ -94,7 +103,8 @@ def _check_notes(new: NewTaskRequest) -> None:
     for tag in tags:
         _require(":" in tag, f"tags must be in key:value form, not {tag}")
         _require(len(tag) <= MAX_TAG_CHARS, f"tags must be at most {MAX_TAG_CHARS} characters: {tag[:40]}…")
-        _require(not tag.startswith("swarming.pool.template:"), "swarming.pool.template is a reserved tag")
+        for key in RESERVED_TAGS:
+            _require(not tag.startswith(f"{key}:"), f"{key} is a reserved tag")
     if new.bot_ping_tolerance_secs is not None:
         _between("bot_ping_tolerance_secs", new.bot_ping_tolerance_secs, *PING_TOLERANCE_S)
     account = new.service_account
@@ -126,6 +136,7 @@ def is_terminate(properties: Properties) -> bool:
 def check_properties(properties: Properties, *, terminate: bool, least_s: int = MIN_TIME_S) -> None:
     """Judge what is run and where."""
     check_dimensions(properties.dimensions or [])
+    _check_limits(properties.containment)
     if terminate:
         return
     if properties.execution_timeout_secs is None:
@@ -256,7 +267,7 @@ def _env_key(what: str, key: str | None) -> None:
 
 def _unique(what: str, keys: Iterable[str | None], most: int) -> None:
     found = list(keys)
-    _require(len(found) <= most, f"{what} can have up to {most} keys")
+    _require(len(found) <= most, f"{what} can have up to {most} entries")
     for index, key in enumerate(found):
         _require(key not in found[:index], f"{what} has {key!r} twice")
 

@@ -127,6 +127,16 @@ def test_a_group_replaces_dimensions_and_its_version_follows_what_it_says() -> N
         ("x = 1", "bots.toml:1: Unknown key x"),
         ("[[group]]\nids = [", "bots.toml:2: "),
         ("a = 1\na = 2\n", "bots.toml:2: Cannot overwrite a value"),
+        ("# a\n\n[[groups]]\nids = ['a']", "bots.toml:3: Unknown key groups"),
+        ("# a\n[groups.inner]\nids = ['a']", "bots.toml:2: Unknown key groups"),
+        (
+            "[[group]]\nids = ['a', '']",
+            "bots.toml:2: ids must be a list of texts that are not empty, but item 2 is empty",
+        ),
+        ("[[group]]\nids = ['a', 7]", "not empty, but item 2 is 7"),
+        (f"[[group]]\nids = ['a', {[1] * 100}]", f"item 2 is [{'1, ' * 33}…"),
+        ("\ufeff[[group]]", "bots.toml:1: Begins with a byte order mark (BOM): save it as UTF-8 without one"),
+        ("x = " + "[" * 3_000, "bots.toml:1: Lists or tables are nested too deeply"),
     ],
 )
 def test_problems_of_groups_have_their_line(text: str, problem: str) -> None:
@@ -193,6 +203,19 @@ async def test_files_are_read_again_when_they_change_and_mistakes_are_not_applie
     (tmp_path / SERVER).unlink()
     assert await settings.reload() is True
     assert seen == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("", ["pools.toml:1: A pool needs names"]),
+        ("names = []", ["pools.toml:1: A pool needs names"]),
+        ("names = ['']", ["pools.toml:2: names must be a list of texts that are not empty, but item 1 is empty"]),
+        ("names = 'a'", ["pools.toml:2: names must be a list of texts, not 'a'"]),
+    ],
+)
+def test_what_is_wrong_with_the_names_of_a_pool_is_said_once(names: str, said: list[str]) -> None:
+    assert problems(pools=f"[[pool]]\n{names}\nschedulers = ['*']") == said
 
 
 def test_the_command_checks_settings(tmp_path: Path) -> None:

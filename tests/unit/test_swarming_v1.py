@@ -204,6 +204,8 @@ async def test_lists_follow_their_cursor(site: Site) -> None:
         ("bots/list?dimensions=os", "Invalid dimensions"),
         ("bots/list?is_dead=maybe", "is_dead"),
         ("bots/list?cursor=nonsense", "Invalid cursor"),
+        (f"bots/list?cursor={'n' * 5_000}", f"Invalid cursor '{'n' * 50}…'"),
+        (f"tasks/list?cursor={'n' * 5_000}", f"Invalid cursor '{'n' * 50}…'"),
         ("bots/list?cursor=cXVldWUgW10", "Invalid cursor"),  # of another listing
         ("queues/list?cursor=Ym90IGE", "Invalid cursor"),
         ("bot/x/events?cursor=Ym90IGE", "Invalid cursor"),

@@ -48,6 +48,13 @@ def test_a_malformed_body_is_refused_with_a_reason(body: bytes) -> None:
         wire.decode(body, wire_in.NewTaskRequest)
 
 
+def test_half_of_a_character_is_no_body_that_ended_too_soon() -> None:
+    with pytest.raises(InvalidInput, match="half of a surrogate pair"):
+        wire.decode(b'{"name": "\\ud800"}', wire_in.NewTaskRequest)
+    with pytest.raises(InvalidInput, match="truncated"):
+        wire.decode(b'{"name": "\\ud8', wire_in.NewTaskRequest)
+
+
 @given(st.binary(max_size=200))
 def test_no_bytes_crash_the_decoder(body: bytes) -> None:
     try:

@@ -143,6 +143,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (request(tags=["a:" + "b" * 320]), "321"),
     (request(tags=[f"a:{i}" for i in range(257)]), "256"),
     (request(tags=["swarming.pool.template:none"]), "reserved"),
+    (request(tags=["swarming.pool.version:1"]), "swarming.pool.version is a reserved tag"),
     (request(service_account="robot"), "service_account"),
     (request(service_account="a@b.c"), "token server"),
     (request(resultdb={"enable": True}), "realm is not set"),
@@ -154,6 +155,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 WRONG_PROPERTIES: list[tuple[dict[str, Any], str]] = [
     ({"command": ["a" * 8192] * 127 + ["a" * 8193]}, "command is longer than 1048576 characters"),
     ({"env_prefixes": [{"key": "P", "value": ["a"] * 65}]}, "can have up to 64 paths"),
+    ({"containment": {"limit_processes": -1}}, "containment.limit_processes must not be negative"),
+    ({"containment": {"limit_total_committed_memory": "-1"}}, "limit_total_committed_memory must not be negative"),
+    ({"caches": [{"name": f"c{n}", "path": f"p{n}"} for n in range(33)]}, "caches can have up to 32 entries"),
     ({"execution_timeout_secs": None}, "execution_timeout_secs is required"),
     ({"execution_timeout_secs": 0}, "execution_timeout_secs"),
     ({"execution_timeout_secs": 259_211}, "execution_timeout_secs"),
