@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from isolate.cas.cache_session import locked
+from isolate.cas.cache_session import has_room, locked
 from isolate.cas.lru import Item, Usage
 from isolate.errors import IsolateError, NoSpace, Unavailable
 from isolate.monitor import Monitor
@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 60.0  # jobs take milliseconds; a rebuild of a million files takes seconds
 UNKNOWN_BOOT = 0  # of a row whose file was never verified by anyone we remember; less: it came into doubt later
+_PERHAPS_FULL = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}  # also of what is damaged
 _BATCH = 256  # keys per look-up: one statement, prepared once
 
 _SCHEMA = """
@@ -204,8 +205,8 @@ class Index:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             raise Unavailable(f"The cache {self._root} is busy in another process") from error
-        if code == sqlite3.SQLITE_FULL:
-            raise NoSpace(f"No space left for the index of the cache {self._root}") from error
+        if code == sqlite3.SQLITE_FULL or (code in _PERHAPS_FULL and not has_room(self._root)):
+            raise NoSpace(f"No space left for the index of the cache {self._root}: its disk is full") from error
         if not os.access(self._path, os.R_OK | os.W_OK):  # else a damaged header says that it is read-only
             raise IsolateError(f"Cannot use the cache {self._root}: {error}") from error
 

@@ -10,6 +10,7 @@ not lost when the index has to be rebuilt. They are asked about some blobs at a 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import os
@@ -24,6 +25,7 @@ from isolate.cas.digest import ALGORITHMS, Algorithm
 _PIN = "pin-"
 _PIECE = 1 << 12  # digests of a pin that are read at a time
 _POISONED = "poisoned"
+_ROOM_BYTES = 1 << 17  # the shared memory of a journal grows by 32 kB, and what fails then is called an I/O error
 
 
 # What a cache consists of, and whether that is a directory.
@@ -80,6 +82,20 @@ def _folders_in(folder: Path) -> list[Path]:
             else:
                 put_away(Path(entry.path))
     return found
+
+
+def has_room(root: Path) -> bool:
+    """Whether there is room for what an index needs beside it; tried, since a quota shows in no other way."""
+    probe = root / f"probe-{os.urandom(8).hex()}"
+    try:
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            return os.write(descriptor, bytes(_ROOM_BYTES)) == _ROOM_BYTES
+        finally:
+            os.close(descriptor)
+            os.unlink(probe)
+    except OSError as error:
+        return error.errno not in {errno.ENOSPC, errno.EDQUOT}
 
 
 def current_boot() -> str:

@@ -11,6 +11,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from isolate.cas.digest import Blob, Namespace
 from isolate.errors import BlobCorrupt, BlobsMissing, IsolateError, NoSpace
 from isolate.monitor import TallyMonitor
 from tests.clock import ManualClock
+from tests.small_disk import disk as disk  # noqa: PLC0414 - the alias says that this is a fixture
 
 NS = Namespace.parse("blake3-zstd")
 CONTENTS = [b"content %d" % index for index in range(10)]
@@ -663,3 +665,25 @@ def test_something_in_the_place_of_a_file_is_replaced(listed: bool, kind: str, o
     assert cache.path(A).read_bytes() == CONTENTS[0]
     assert os.listdir(path.parent) == [path.name]
     assert (tmp_path / "victim").is_dir()
+
+
+def test_full_disk_is_no_damage(disk: Path, clock: ManualClock, monitor: TallyMonitor) -> None:
+    def opened() -> LocalCache:
+        return LocalCache.open(disk / "cache", NS, CachePolicy(), clock, monitor, boot_id="boot")
+
+    with opened() as cache:
+        fill(cache, A)
+    index = os.stat(disk / "cache" / "index.sqlite").st_ino
+    with open(disk / "fill", "wb", buffering=0) as file:
+        for piece in (1 << 16, 1):
+            with suppress(OSError):
+                while file.write(bytes(piece)):
+                    pass
+    with pytest.raises(NoSpace, match="No space left for the index of the cache"):
+        opened()
+    os.unlink(disk / "fill")
+    with opened() as cache:
+        assert cache.absent([A, B]) == [B]
+    assert os.stat(disk / "cache" / "index.sqlite").st_ino == index
+    assert (monitor.problems, dict(monitor.counters)) == ([], {})
+    assert not [name for name in os.listdir(disk / "cache") if name.startswith("probe-")]
