@@ -131,7 +131,7 @@ async def serve(config: ServerConfig, announce: Callable[[str], object], clock: 
         data = DataDirectory.open(config.data_dir)
         stack.callback(data.close)
         services = await open_services(data, config.limits, clock, stack)
-        gate = Gate(LoopbackGuard(config.address, {port}), clock, secrets.token_hex(4), f"{BOT_API}/")
+        gate = Gate(LoopbackGuard(config.address, {port}), clock, secrets.token_hex(4), (f"{BOT_API}/", "/bot_code"))
         polls = WaitingPolls()
         runner = JsonRunner(
             application(services, gate, polls),

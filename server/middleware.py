@@ -54,10 +54,10 @@ def own_servers(request: web.Request) -> Collection[str]:
 class Gate:
     """The one way into the server: every request passes `handle`, and `close` shuts it.
 
-    Below the path `plain_below` errors are plain strings, as bots of 2020 expect them.
+    Below the paths `plain_below` errors are plain strings, as bots of 2020 expect them.
     """
 
-    def __init__(self, guard: LoopbackGuard, clock: Clock, id_prefix: str, plain_below: str = "") -> None:
+    def __init__(self, guard: LoopbackGuard, clock: Clock, id_prefix: str, plain_below: tuple[str, ...] = ()) -> None:
         self._guard, self._clock, self._prefix, self._plain_below = guard, clock, id_prefix, plain_below
         self._numbers = itertools.count(1)
         self._inside = 0
@@ -140,7 +140,7 @@ class Gate:
         return self._spelt(request, {"error": {"code": code, "message": message}}, error.status, headers)
 
     def _spelt(self, request: web.Request, body: dict[str, Any], status: int, headers: dict[str, str]) -> web.Response:
-        if self._plain_below and request.path.startswith(self._plain_below):
+        if request.path.startswith(self._plain_below):
             message, code = body["error"]["message"], body["error"]["code"]
             body = {"error": message, "code": code}  # the code is for our own bots
             if status in {401, 403}:

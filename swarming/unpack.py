@@ -82,6 +82,16 @@ def choose(folder: Path, version: str) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
+def go_back(folder: Path, version: str) -> bool:
+    """Make the last known good version the one that is started again; False when there is none but `version`."""
+    before = _target(folder / PREVIOUS)
+    if before in {"", version} or not (folder / before / "bin" / "python").exists():
+        return False
+    _link(folder / CURRENT, before)
+    (folder / PREVIOUS).unlink()
+    return True
+
+
 def _link(link: Path, target: str) -> None:
     fresh = link.with_name(f".{link.name}.{os.getpid()}")
     fresh.symlink_to(target)
@@ -95,7 +105,8 @@ def _target(link: Path) -> str:
 def _message(body: str) -> str:
     """Return what a server says is wrong, without its wrapping."""
     try:
-        return str(json.loads(body)["error"]["message"])
+        error = json.loads(body)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
         return body[:1000]
 
@@ -107,44 +118,68 @@ def foreign(directory: Path) -> str:
     return next((name for name in EMPTIED if (directory / name).is_dir() and os.listdir(directory / name)), "")
 
 
-def _take(directory: Path) -> None:
-    """Own a directory until this process becomes the bot; ends the program when there is a bot in it."""
+def _take(directory: Path) -> bool:
+    """Own a directory until this process becomes the bot; ends the program when there is a bot in it.
+
+    Return whether this is its first lock.
+    """
     try:
         import fcntl
     except ImportError:
-        return  # not a POSIX system: the bot itself will see
+        return False  # not a POSIX system: the bot itself will see
+    is_first = not (directory / LOCK).exists()
     lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)  # not inheritable, as all that Python opens
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sys.exit(f"swarming-bot: error: Another bot runs in {directory}: a second one needs a directory of its own")
+    return is_first
 
 
 def bootstrap(url: str, arguments: list[str]) -> None:
-    """Fetch the archive for this machine from the server at `url`, and become a bot in the current directory."""
-    folder = Path.cwd() / FOLDER
-    if Path.cwd() in {Path.home().resolve(), Path("/")}:
-        sys.exit(f"swarming-bot: error: {Path.cwd()} cannot be the directory of a bot: make one for it, and go there")
+    """Fetch the archive for this machine from the server at `url`, and become a bot in the current directory.
+
+    A failure leaves nothing that was not there before.
+    """
+    directory = Path.cwd()
+    if directory in {Path.home().resolve(), Path("/")}:
+        sys.exit(f"swarming-bot: error: {directory} cannot be the directory of a bot: make one for it, and go there")
+    made: list[Path] = []
     try:
-        if name := foreign(Path.cwd()):
-            sys.exit(f"swarming-bot: error: {Path.cwd() / name} is not of a bot: go to an empty directory")
-        _take(Path.cwd())
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        sys.exit(f"swarming-bot: error: Cannot use {Path.cwd()} as the directory of a bot: {error.strerror}")
+        if name := foreign(directory):
+            sys.exit(f"swarming-bot: error: {directory / name} is not of a bot: go to an empty directory")
+        if _take(directory):
+            made.append(directory / LOCK)
+        python = _installed(url, directory / FOLDER, made)
+    except BaseException as error:
+        for path in reversed(made):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            sys.exit(f"swarming-bot: error: Cannot use {directory} as the directory of a bot: {error.strerror}")
+        raise
+    program = [str(python), "-P", "-m", "swarming.bot.cli", "run", "--server", url, "--dir", str(directory)]
+    os.execv(program[0], program + arguments)  # noqa: S606
+
+
+def _installed(url: str, folder: Path, made: list[Path]) -> Path:
+    """Have the version of the server in `folder` and chosen; return its interpreter, and what is new in `made`."""
+    if not folder.exists():
+        made.append(folder)
+        folder.mkdir()
     wanted = f"{url}/bot_code?{urllib.parse.urlencode({'platform': platform_key()})}"
     archive = folder / f".download.{os.getpid()}"
     try:
         with urllib.request.urlopen(wanted, timeout=60) as reply, archive.open("wb") as file:  # noqa: S310 - as configured
             version = urllib.parse.urlsplit(reply.url).path.rpartition("/")[2]
             shutil.copyfileobj(reply, file)
+        if not (folder / version).exists():
+            made.append(folder / version)
         python = unpack(archive, folder, version)
+        choose(folder, version)
     except urllib.error.HTTPError as error:
         sys.exit(f"swarming-bot: error: {_message(error.read(4000).decode(errors='replace'))}")
     except (OSError, zipfile.BadZipFile) as error:
         sys.exit(f"swarming-bot: error: Cannot get the bot from {wanted}: {error}")
     finally:
         archive.unlink(missing_ok=True)
-    choose(folder, version)
-    program = [str(python), "-P", "-m", "swarming.bot.cli", "run", "--server", url, "--dir", str(Path.cwd())]
-    os.execv(program[0], program + arguments)  # noqa: S606
+    return python

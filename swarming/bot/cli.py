@@ -70,6 +70,15 @@ def cli() -> None:
     type=click.FloatRange(0, min_open=True),
     help="How long a hook of the server's bot_config.py may take; a bot whose hooks hang is quarantined.",
 )
+@click.option(
+    "--trial-time",
+    "tried_s",
+    metavar="SECONDS",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="How long an update has to work before it is kept; until then its end brings the version before back.",
+)
 @click.option("--trial", metavar="SESSION", hidden=True, help="Only introduce this version to the server, for another.")
 @click.option("--candidate", hidden=True, nargs=2, type=int, help="Tell a guard how this version gets on.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
@@ -192,6 +201,7 @@ def install(unit: Path | None, **flags: Any) -> None:
         raise InvalidInput(f"Cannot write {file}: {error.strerror}") from error
     click.echo(file)
     named = shlex.quote(file.name if unit is None else str(file.absolute()))  # a path works wherever it is
+    click.echo(f"The bot works for {found.server}", err=True)  # what was meant by a word without a scheme
     click.echo(f"Start it with: systemctl --user daemon-reload && systemctl --user enable --now {named}", err=True)
 
 

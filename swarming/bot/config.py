@@ -17,6 +17,7 @@ from isolate.http import normalize_url
 from swarming.bot.attributes import Identity, check_value, parse_dimensions
 from swarming.bot.hooks import HOOK_LIMIT_S
 from swarming.bot.machine import short_hostname
+from swarming.bot.slots import TRIED_S
 
 NOT_IN_IDS = frozenset("/\\<>|?#%")  # as the server has it: an id names folders, and stands in addresses of pages
 # Of the environment of the bot, not for its tasks: what concerns another task, or the bot itself.
@@ -33,6 +34,7 @@ class BotConfig:
     env: Mapping[str, str]  # for hooks, runners and tasks
     reboot_command: tuple[str, ...]
     hook_limit_s: float
+    tried_s: float  # how long a new version is watched before it is chosen
     external_setup: bool  # `setup_bot` of the hooks is somebody else's business
 
 
@@ -45,6 +47,7 @@ def load(
     cost_usd_hour: float = 0.0,
     reboot_command: str = "",
     hook_limit_s: float = HOOK_LIMIT_S,
+    tried_s: float = TRIED_S,
     environment: Mapping[str, str] | None = None,
 ) -> BotConfig:
     """Return the configuration that flags and `environment` describe, flags first; raises InvalidInput."""
@@ -53,8 +56,9 @@ def load(
     if not url:
         raise InvalidInput("No server: say --server URL or set SWARMING_SERVER")
     identity = load_identity(bot_id, dimensions, cost_usd_hour, directory, known)
-    if not math.isfinite(hook_limit_s):
-        raise InvalidInput(f"--hook-timeout {hook_limit_s}: a number of seconds is needed")
+    for flag, seconds in (("--hook-timeout", hook_limit_s), ("--trial-time", tried_s)):
+        if not math.isfinite(seconds):
+            raise InvalidInput(f"{flag} {seconds}: a number of seconds is needed")
     env = {name: value for name, value in known.items() if name not in NOT_FOR_TASKS}
     return BotConfig(
         server=normalize_url(url),
@@ -63,6 +67,7 @@ def load(
         env={**env, "SWARMING_HEADLESS": "1", "SWARMING_BOT_ID": identity.bot_id},
         reboot_command=_words(reboot_command),
         hook_limit_s=hook_limit_s,
+        tried_s=tried_s,
         external_setup=known.get("SWARMING_EXTERNAL_BOT_SETUP") == "1",
     )
 

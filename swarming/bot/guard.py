@@ -1,9 +1,9 @@
-"""Watches another version of the bot until it has shown that it works; brings the one before back when it does not.
+"""Watches another version of the bot: the one before comes back if it does not work, and later it is kept alive.
 
 Runs as `python -m swarming.bot.guard FOLDER VERSION SERVER WORDS…`, in place of the bot that updates itself and with
-its process id. Knows no protocol but the lines of `slots`. The invariants: the version that a start of the machine
-brings up is always one that has worked here; this process ends when and how the bot does; should it be killed, so is
-the bot.
+its process id, and stays until the next update. Knows no protocol but the lines of `slots`. The invariants: the version
+that a start of the machine brings up is always one that has worked here; a bot that nobody told to end is started
+again; this process ends when and how the bot does; should it be killed, so is the bot.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,14 +23,48 @@ from swarming.bot import slots
 
 SILENT_S = 300.0  # without an answer of a server that does answer us; its calls and their pauses take less than one
 PING_S = 10.0
+SHORT_S = 600.0  # as many deaths as TOO_MANY within this time are too many
+TOO_MANY = 3
+PAUSES_S = (1.0, 10.0, 60.0, 300.0)  # before a version that was chosen is started again, by its deaths of late
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
+
+@dataclass(slots=True)
+class Deaths:
+    """How often a version that had been chosen died of late, by a monotonic clock."""
+
+    pauses_s: tuple[float, ...] = PAUSES_S
+    _at_s: list[float] = field(default_factory=list)
+
+    def add(self, now_s: float) -> None:
+        """Note one; those that are long ago are forgotten."""
+        self._at_s = [*(at_s for at_s in self._at_s if now_s - at_s < SHORT_S), now_s][-len(self.pauses_s) :]
+
+    @property
+    def are_too_many(self) -> bool:
+        """Whether the version before is to be preferred."""
+        return len(self._at_s) >= TOO_MANY
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before it is started again."""
+        return self.pauses_s[len(self._at_s) - 1]
 
 
 class Guard:
     """One candidate after another, until one works and is exchanged, or the program ends."""
 
-    def __init__(self, folder: Path, version: str, server: str, words: list[str], silent_s: float = SILENT_S) -> None:
-        self._silent_s = silent_s
+    def __init__(
+        self,
+        folder: Path,
+        version: str,
+        server: str,
+        words: list[str],
+        silent_s: float = SILENT_S,
+        pauses_s: tuple[float, ...] = PAUSES_S,
+    ) -> None:
+        self._silent_s, self._deaths = silent_s, Deaths(pauses_s)
+        self._wake_up, self._wake = os.pipe()  # a signal ends a pause
         self._folder, self._version, self._server, self._words = folder, version, server, words
         self._child: subprocess.Popen[bytes] | None = None
         self._is_asked = False  # somebody wants the bot to end
@@ -47,12 +82,32 @@ class Guard:
             if word == slots.DONE or self._is_asked:
                 self._leave(status)
             if word not in {slots.AGAIN, slots.BECOME}:
-                if self._works:
-                    self._leave(status)
-                self._give_up(f"it ended with {_spelt(status)} before it had shown that it works")
-            if self._works:
+                if not self._works:
+                    self._give_up(f"it ended with {_spelt(status)} before it had shown that it works")
+                self._outlive(status)
+            elif self._works and version:
                 self._become(version)
-            self._version = version or self._version
+            else:
+                self._version = version or self._version
+
+    def _outlive(self, status: int) -> None:
+        """Return when a version that was chosen and died is to be started again; or go back to the one before."""
+        from swarming.unpack import go_back
+
+        self._deaths.add(time.monotonic())
+        if self._deaths.are_too_many:
+            try:
+                is_back = go_back(self._folder, self._version)
+            except OSError as error:
+                _say(f"Cannot go back to the version before: {error.strerror}")
+            else:
+                if is_back:
+                    self._give_up(f"it worked, and then died too often, at last with {_spelt(status)}")
+        pause_s = self._deaths.pause_s
+        _say(f"Version {self._version[:10]} ended with {_spelt(status)}, starting it again in {pause_s:g} s")
+        select.select([self._wake_up], [], [], pause_s)
+        if self._is_asked:
+            self._leave(status)
 
     def _watch(self) -> int:
         """Let the candidate live; return how it ended."""
@@ -64,6 +119,10 @@ class Guard:
             # A process group of its own: Ctrl-C is passed on once, and does not come twice.
             self._child = subprocess.Popen(command, pass_fds=[tell], process_group=0)
         except OSError as error:
+            os.close(tell)
+            os.close(told)
+            if self._works:  # no memory, or no more processes: of the moment
+                return os.EX_OSERR
             self._give_up(f"it cannot be started: {error.strerror}")
         os.close(tell)
         if self._is_asked:  # before there was anybody to tell
@@ -117,12 +176,9 @@ class Guard:
             return False
 
     def _become(self, version: str) -> NoReturn:
-        """Let the version that has just shown that it works go on: alone, or as the guard of the next."""
+        """Let the version that has shown that it works be the guard of the next."""
         python = slots.python_of(self._folder, self._version)
-        command = slots.bot_command(python, self._words)
-        if version:
-            command = slots.guard_command(python, self._folder, version, self._server, self._words)
-        _execute(command)
+        _execute(slots.guard_command(python, self._folder, version, self._server, self._words))
 
     def _give_up(self, reason: str) -> NoReturn:
         """Go back to the version before."""
@@ -143,7 +199,9 @@ class Guard:
         sys.exit(status)
 
     def _pass_on(self, number: int, _frame: object) -> None:
-        self._is_asked = self._is_asked or number != signal.SIGUSR1
+        if number != signal.SIGUSR1 and not self._is_asked:
+            self._is_asked = True
+            os.write(self._wake, b".")
         if self._child is not None and self._child.returncode is None:
             with suppress(ProcessLookupError):
                 os.kill(self._child.pid, number)  # not `send_signal`: it may reap, in the middle of a `wait`

@@ -68,7 +68,7 @@ async def serve(
         session = str(uuid.uuid4())
         api: Api = BotApi(http, identity.bot_id, session, script.headers)
         if guardian.is_there:
-            api = Proving(api, guardian, clock)
+            api = Proving(api, guardian, clock, config.tried_s)
         place = Workplace(
             directory, config.server, identity.bot_id, config.env, identity.cost_usd_hour, script, confinement
         )

@@ -1,7 +1,8 @@
 """What a version on trial tells its guard while it lives: whether the server answers, and whether it does its work.
 
 A wrapper of the calls to the server; knows no process and no file but the descriptor of the guard. The invariant: what
-was said to work has brought a task to its end, or was answered for a while and failed no task.
+was said to work was answered for a while, and has by then brought a task to its end or asked for one without failing
+any: a version that dies of its first task does so on trial.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from swarming.bot import slots
 from swarming.bot.main import Api
 from swarming.bot.protocol import Command, Greeting, Hello, Updated
 
-TRIED_S = 60.0  # of answers to polls, when there is no task: two long polls
 TELL_EVERY_S = 15.0
 
 
@@ -42,11 +42,11 @@ class Guardian:
 class Proving:
     """Calls that show the guard how this version gets on."""
 
-    def __init__(self, calls: Api, guardian: Guardian, clock: Clock) -> None:
-        self._calls, self._guardian, self._clock = calls, guardian, clock
+    def __init__(self, calls: Api, guardian: Guardian, clock: Clock, tried_s: float) -> None:
+        self._calls, self._guardian, self._clock, self._tried_s = calls, guardian, clock, tried_s
         self._since_s: float | None = None  # the first answer to a poll
         self._told_s: float | None = None
-        self._has_failed = self._works = False
+        self._has_ended_one = self._has_failed = self._works = False
 
     async def handshake(self, hello: Hello) -> Greeting:
         return await self._calls.handshake(hello)
@@ -56,8 +56,7 @@ class Proving:
         now_s = self._heard()
         if self._since_s is None:
             self._since_s = now_s
-        if now_s - self._since_s >= TRIED_S and not self._has_failed:
-            self._prove()
+        self._prove(now_s, may_stay=self._has_ended_one or not self._has_failed)
         return command
 
     async def event(self, hello: Hello, kind: str, message: str) -> None:
@@ -65,9 +64,10 @@ class Proving:
 
     async def update(self, task_id: str, fields: Mapping[str, object]) -> Updated:
         updated = await self._calls.update(task_id, fields)
-        self._heard()
-        if "duration" in fields:  # the end of a command
-            self._prove()
+        now_s = self._heard()
+        # With "duration" it is the end of a command; a task that goes on has shown nothing yet.
+        self._has_ended_one = self._has_ended_one or "duration" in fields
+        self._prove(now_s, may_stay=self._has_ended_one)
         return updated
 
     async def fail(self, task_id: str, message: str) -> None:
@@ -81,7 +81,8 @@ class Proving:
             self._guardian.tell(slots.HEARD)
         return now_s
 
-    def _prove(self) -> None:
-        if not self._works:
+    def _prove(self, now_s: float, *, may_stay: bool) -> None:
+        is_tried = self._since_s is not None and now_s - self._since_s >= self._tried_s
+        if is_tried and may_stay and not self._works:
             self._works = True
             self._guardian.tell(slots.WORKS)

@@ -96,6 +96,7 @@ class Manifest:
     caches: tuple[tuple[str, str, int], ...] = ()  # name, path, and how large it will be, -1 when nobody knows
     lower_priority: bool = False
     limits: Limits = NO_LIMITS
+    realm: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +275,7 @@ def parse_manifest(data: Mapping[str, Any]) -> Manifest:
             memory_bytes=int(containment.get("limit_total_committed_memory") or 0),
             processes=int(containment.get("limit_processes") or 0),
         ),
+        realm=str((data["realm"] or {}).get("name") or ""),
     )
 
 

@@ -20,6 +20,7 @@ BECOME = "become"  # with a version: that one is to be tried
 DONE = "done"  # it ends because somebody wants it to
 CANDIDATE = "--candidate"  # with the descriptor for these lines, and the process that reads them
 CANDIDATE_WORDS = 3
+TRIED_S = 300.0  # usual length of a trial, from the first answer to a poll
 NOT_NOW = 75  # status of a trial that failed for a reason that will pass
 PING = "/swarming/api/v1/bot/server_ping"
 _REFUSED = "refused.json"

@@ -93,7 +93,7 @@ class TaskRun:
 
     async def _execute(self) -> str:
         """Let the hooks see the task and a runner run it, heartbeats all along; return how the runner ended."""
-        spec = await asyncio.to_thread(self._place.prepare, self._manifest)
+        spec = await asyncio.to_thread(self._place.prepare, self._manifest, self._clock.now())
         async with asyncio.TaskGroup() as group:
             group.create_task(self._report())
             try:

@@ -67,13 +67,12 @@ class Workplace:
         """How a runner is started unless a hook wants it otherwise."""
         return Launch(RUNNER_COMMAND, self.base_env)
 
-    def prepare(self, manifest: Manifest) -> RunSpec:
-        """Clear the directory, write what the task may read, and say what is to be run."""
+    def prepare(self, manifest: Manifest, now: float) -> RunSpec:
+        """Clear the directory, write what the task may read, and say what is to be run; `now` is the time of day."""
         directory, settings = self.directory, self.script.settings
         directory.clean()
         _write_private(directory.bot_file, {})
-        if manifest.secret_bytes:
-            _write_private(directory.context, {"swarming": {"secret_bytes": manifest.secret_bytes}})
+        _write_private(directory.context, luci_context(manifest, now))
         return RunSpec(
             root_dir=directory.work,
             cache_dir=directory.isolated_cache,
@@ -103,20 +102,32 @@ class Workplace:
 
     def task_env(self, manifest: Manifest) -> dict[str, str]:
         """Return what a task finds in its environment besides what the bot had."""
-        env = {
+        return {
             "SWARMING_HEADLESS": "1",
             "SWARMING_BOT_ID": self.bot_id,
             "SWARMING_TASK_ID": manifest.task_id,
             "SWARMING_SERVER": self.server,
+            "LUCI_CONTEXT": str(self.directory.context),
         }
-        if manifest.secret_bytes:
-            env["LUCI_CONTEXT"] = str(self.directory.context)
-        return env
 
     def hourly_usd(self) -> float:
         """Return what an hour costs: what the hooks say, else what the operator said."""
         told = self.script.cost_usd_hour
         return self.cost_usd_hour if told is None else told
+
+
+def luci_context(manifest: Manifest, now: float) -> dict[str, object]:
+    """Return what a task may know of its surroundings: sections that would say nothing are absent, as in 2020."""
+    sections: dict[str, object] = {}
+    if manifest.hard_timeout_s:
+        # The time counts from the start of the command, which inputs may delay: too early harms nobody.
+        end = {"deadline": now + manifest.hard_timeout_s, "grace_period_secs": manifest.grace_period_s}
+        sections["deadline"] = end
+    if manifest.secret_bytes:
+        sections["swarming"] = {"secret_bytes": manifest.secret_bytes}
+    if manifest.realm:
+        sections["realm"] = {"name": manifest.realm}
+    return sections
 
 
 def _write_private(path: Path, content: Mapping[str, object]) -> None:

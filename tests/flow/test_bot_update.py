@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from tests.flow.servers import COMMAND, ServerProcess
 
 BASE = os.path.realpath(sys.executable)  # a Python that knows nothing of this project
 KEY = platform_key()
+TRIAL_S = 0.5
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ class BootstrappedBot(BotProcess):
         _, headers, script = server.raw("GET", "/bootstrap")
         assert headers["Content-Type"].startswith("text/x-python")
         self.process = subprocess.Popen(
-            [BASE, "-I", "-", "--id", "bot-1"],
+            [BASE, "-I", "-", "--id", "bot-1", "--trial-time", str(TRIAL_S)],
             cwd=directory,
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -99,6 +101,21 @@ def broken_later(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {**files, "swarming/bot/protocol.py": source.replace(head, head + b"    import os\n    os._exit(3)\n")}
 
 
+def broken_after_a_task(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return a version that brings one task to its end, and then dies at once."""
+    source = files["swarming/bot/protocol.py"]
+    head = b'        every = reply.get("update_every_s")\n'
+    assert head in source
+    dying = b'        if "duration" in fields:\n            import os\n            os._exit(4)\n'
+    return {**files, "swarming/bot/protocol.py": source.replace(head, head + dying)}
+
+
+def child_of(bot: BotProcess) -> int:
+    """Return the process of the version that a guard watches."""
+    (child,) = Path(f"/proc/{bot.pid}/task/{bot.pid}/children").read_text().split()
+    return int(child)
+
+
 @pytest.mark.slow
 def test_versions_that_work_and_versions_that_do_not(
     server: ServerProcess, tmp_path: Path, archive: dict[str, bytes]
@@ -137,14 +154,35 @@ def test_versions_that_work_and_versions_that_do_not(
         assert ran(server, bot) == first
         assert broken in server.call("GET", f"{API}/bot/bot-1/get")[1]["state"]
 
+        broken = during_a_task(broken_after_a_task(archive))
+        bot.expect(f"Updating to {broken}")
+        tasks = [submit(server, ["true"]), submit(server, ["true"])]
+        bot.expect(f"Version {broken[:10]} does not work here, back to the one before: it ended with status 4")
+        bot.expect("exit code 0")
+        assert [result(server, task)["state"] for task in tasks] == ["COMPLETED", "COMPLETED"]
+        assert [result(server, task)["bot_version"] for task in tasks] == [broken, first]
+        assert in_use(bot) == {"current": first}
+
         third = during_a_task({**archive, **WORKING})
         bot.expect(f"Updating to {third}")
         bot.expect("Connected as bot-1")
         assert ran(server, bot) == third
+        in_flight = submit(server, gate.task(), idempotent=True)
+        gate.wait_for_task()
         bot.expect(f"Version {third[:10]} works and stays")
         assert in_use(bot) == {"current": third, "previous": first}
         folders = [entry.name for entry in (bot.directory / FOLDER).iterdir() if entry.name in {first, third, broken}]
         assert sorted(folders) == sorted([first, third])
+        # It dies: it is started again at once, which ends its run for the server, and another try begins.
+        os.kill(child_of(bot), signal.SIGKILL)
+        gate.wait_for_end()
+        bot.expect("ended with signal 9, starting it again in 1 s")
+        gate.wait_for_task()
+        gate.let_pass()
+        gate.wait_for_end()
+        bot.expect("exit code 0")
+        found = result(server, in_flight)
+        assert (found["state"], found["try_number"], found["bot_version"]) == ("COMPLETED", "2", third)
         # The guard of the version goes as the bot goes, and takes it along when it is killed.
         submit(server, gate.task())
         gate.wait_for_task()
@@ -154,12 +192,15 @@ def test_versions_that_work_and_versions_that_do_not(
 
 
 def test_a_platform_without_an_archive_is_named(server: ServerProcess, tmp_path: Path) -> None:
+    status, _, body = server.raw("GET", "/bot_code?platform=cp")
+    assert (status, json.loads(body)["error"][:32]) == (404, "This server has no bot for cp; i")  # a plain string
     bot = BootstrappedBot(server, tmp_path / "bot")
     try:
         line = bot.expect("has no bot for")
         assert line.startswith("swarming-bot: error: This server has no bot for ")
         assert f"swarming-server bot-archive build --platform {KEY}" in line
         assert bot.wait() == 1
+        assert not list(bot.directory.iterdir())
     finally:
         bot.end()
 

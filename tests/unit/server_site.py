@@ -147,7 +147,7 @@ def hello(bot_id: str = "bot1", **dimensions: list[str]) -> dict[str, Any]:
 async def running_site() -> AsyncIterator[Site]:
     """Start a server in this process."""
     port, clock = unused_port(), ManualClock()
-    gate = Gate(LoopbackGuard("127.0.0.1", {port}), clock, "test", BOT)
+    gate = Gate(LoopbackGuard("127.0.0.1", {port}), clock, "test", (BOT, "/bot_code"))
     async with ClientSession() as session, AsyncExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="site-"))
         trees, outputs = Trees(), MemoryOutputs()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import errno
 import inspect
+import io
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 from aiohttp import ClientSession, web
@@ -252,6 +255,45 @@ def test_somebodys_folder_does_not_become_that_of_a_bot(tmp_path: Path, monkeypa
     with pytest.raises(InvalidInput, match="w is not of a bot"), WorkDirectory.taken(tmp_path):
         pass
     assert [entry.name for entry in tmp_path.rglob("*")] == ["w", "chapter.tex"]
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), URLError("refused")])
+@pytest.mark.parametrize("kept", [[], ["code/"], ["swarming.lck"], ["code/", "swarming.lck", "code/x"]])
+def test_a_bootstrap_that_fails_leaves_nothing_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: OSError, kept: list[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("urllib.request.urlopen", fail)
+    monkeypatch.chdir(tmp_path)
+    for name in kept:
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit, match="Cannot get the bot from http://localhost/bot_code"):
+        unpack.bootstrap("http://localhost", [])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_at_the_last_step_of_a_bootstrap_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reply(io.BytesIO):
+        url = f"http://localhost/bot_code/{'a' * 64}"
+
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.py", "")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: Reply(packed.getvalue()))
+    monkeypatch.setattr(unpack, "choose", fail)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="No space left"):
+        unpack.bootstrap("http://localhost", [])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("nobody")

@@ -15,6 +15,8 @@ import pytest
 from aiohttp import web
 
 from swarming.bot import slots
+from swarming.bot.guard import SHORT_S, TOO_MANY, Deaths
+from tests.clock import ManualClock
 from tests.loopback import serving, unused_url
 from tests.processes import is_running
 
@@ -24,9 +26,9 @@ DRIVER = """
 import sys
 from pathlib import Path
 from swarming.bot.guard import Guard
-folder, server, silent_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+folder, server, silent_s, pause_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
 sys.executable = str(folder / "old" / "bin" / "python")
-Guard(folder, "new", server, ["run", "--id", "b"], silent_s=silent_s).run()
+Guard(folder, "new", server, ["run", "--id", "b"], silent_s=silent_s, pauses_s=(pause_s,) * 4).run()
 """
 # Descriptor and guard are the last two words.
 PRELUDE = '#!/bin/sh\neval "fd=\\${$(($# - 1))}"\nsay() { echo "$*" >&"$fd"; }\n'
@@ -37,6 +39,7 @@ class Slots:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.server, self.silent_s = folder, unused_url(), 60.0
+        self.pause_s = 0.0
         self.play(OLD, 'echo "old runs: $*"')
         (folder / "current").symlink_to(OLD)
 
@@ -47,7 +50,7 @@ class Slots:
         python.chmod(0o755)
 
     def start(self) -> subprocess.Popen[str]:
-        arguments = [str(self.folder), self.server, str(self.silent_s)]
+        arguments = [str(self.folder), self.server, str(self.silent_s), str(self.pause_s)]
         return subprocess.Popen(
             [sys.executable, "-c", DRIVER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -109,11 +112,66 @@ def test_an_end_that_somebody_wanted_is_no_fault(versions: Slots) -> None:
     assert slots.refusal(versions.folder) is None
 
 
-def test_a_death_after_it_worked_is_the_end_of_the_bot(versions: Slots) -> None:
-    """Whoever started the bot starts it again, and it is the new version."""
-    versions.play(NEW, "say works\nkill -9 $$")
-    assert versions.run()[:2] == (-signal.SIGKILL, "")
+def test_a_version_that_dies_after_it_was_chosen_is_started_again(versions: Slots) -> None:
+    once = versions.folder / "once"
+    versions.play(NEW, f"test -e {once} && say done && exit 0\ntouch {once}\nsay works\nkill -9 $$")
+    status, said, told = versions.run()
+    assert (status, said) == (0, "")
+    assert "Version new ended with signal 9, starting it again in 0 s" in told
     assert versions.current == NEW
+    assert slots.refusal(versions.folder) is None
+
+
+def test_a_chosen_version_that_dies_again_and_again_gives_way_to_the_one_before(versions: Slots) -> None:
+    lives = versions.folder / "lives"
+    versions.play(NEW, f"echo x >> {lives}\nsay works\nexit 3")
+    status, said, told = versions.run()
+    assert (status, said) == (0, "old runs: -P -m swarming.bot.cli run --id b\n")
+    assert lives.read_text().count("x") == TOO_MANY
+    text = "Version new does not work here, back to the one before: it worked, and then died too often, at last with "
+    assert f"{text}status 3" in told
+    assert versions.current == OLD
+    assert not (versions.folder / "previous").is_symlink()
+    found = slots.refusal(versions.folder)
+    assert found is not None
+    assert found.version == NEW
+
+
+def test_without_a_version_before_the_one_that_dies_is_kept_alive(versions: Slots) -> None:
+    lives = versions.folder / "lives"
+    (versions.folder / "current").unlink()
+    enough = f"test $(wc -l < {lives}) -gt {2 * TOO_MANY} && say done && exit 0"
+    versions.play(NEW, f"echo x >> {lives}\n{enough}\nsay works\nexit 3")
+    assert versions.run()[:2] == (0, "")
+    assert versions.current == NEW
+
+
+def test_a_signal_ends_the_pause_before_a_start(versions: Slots) -> None:
+    versions.pause_s = 1000.0
+    versions.play(NEW, "say works\nexit 3")
+    process = versions.start()
+    assert process.stderr is not None
+    assert "works and stays" in process.stderr.readline()
+    assert "starting it again in 1000 s" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 3
+    process.communicate()
+
+
+def test_deaths_are_counted_as_long_as_they_are_recent() -> None:
+    clock, deaths = ManualClock(), Deaths()
+    pauses_s = []
+    for _ in range(6):
+        deaths.add(clock.monotonic())
+        pauses_s.append(deaths.pause_s)
+        clock.advance(10)
+    assert pauses_s == [1, 10, 60, 300, 300, 300]
+    assert deaths.are_too_many
+    clock.advance(SHORT_S)
+    for _ in range(2 * TOO_MANY):
+        deaths.add(clock.monotonic())
+        assert (deaths.pause_s, deaths.are_too_many) == (1, False)
+        clock.advance(SHORT_S)
 
 
 def test_a_restart_while_on_trial_is_another_try(versions: Slots) -> None:
@@ -123,11 +181,11 @@ def test_a_restart_while_on_trial_is_another_try(versions: Slots) -> None:
     assert versions.current == NEW
 
 
-def test_a_restart_after_it_worked_leaves_no_guard(versions: Slots) -> None:
+def test_a_restart_after_it_worked_keeps_the_guard(versions: Slots) -> None:
     once = versions.folder / "once"
-    # Started without a guard its last two words are other ones.
-    versions.play(NEW, f'test -e {once} && echo "new runs: $*" && exit 0\ntouch {once}\nsay works\nsay again\nexit 0')
-    assert versions.run()[:2] == (0, "new runs: -P -m swarming.bot.cli run --id b\n")
+    versions.play(NEW, f"test -e {once} && say done && exit 0\ntouch {once}\nsay works\nsay again\nexit 0")
+    assert versions.run() == (0, "", "swarming-bot: Version new works and stays\n")
+    assert versions.current == NEW
 
 
 def test_the_next_version_is_guarded_by_the_one_that_worked(versions: Slots) -> None:

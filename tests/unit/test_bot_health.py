@@ -37,6 +37,12 @@ def test_too_little_space_says_where_and_how_much() -> None:
     ]
 
 
+@pytest.mark.parametrize(("free", "text"), [(0, "0 bytes"), (900, "900 bytes"), (2048, "2.0 KiB")])
+def test_a_size_that_is_not_zero_does_not_read_so(free: int, text: str) -> None:
+    (found,) = complaints(replace(FINE, bot=Disk("/data", 64 << 10, free)), Settings())
+    assert f": {text} of 64.0 KiB, 9.6 KiB are needed" in found
+
+
 def test_one_file_system_is_complained_about_once() -> None:
     both = Disk("/", TOTAL, 0)
     assert len(complaints(replace(FINE, root=both, bot=both), Settings())) == 1

@@ -120,6 +120,7 @@ async def test_the_task_knows_where_it_runs(scene: Scene) -> None:
         "SWARMING_BOT_ID": "bot-1",
         "SWARMING_TASK_ID": "5cee488008811",
         "SWARMING_SERVER": "http://localhost",
+        "LUCI_CONTEXT": str(scene.directory.context),
     }
     assert scene.spec["server"] == "http://localhost"
     assert scene.spec["namespace"] == "blake3-zstd"
@@ -134,6 +135,25 @@ async def test_a_secret_is_in_a_private_file_while_the_task_runs(directory: Work
     scene.runner.finish()
     await scene.outcome()
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sections"),
+    [
+        ({}, {}),
+        (
+            {"hard_timeout_s": 60.0, "grace_period_s": 5.0},
+            {"deadline": {"deadline": 1060.0, "grace_period_secs": 5.0}},
+        ),
+        ({"realm": "project:try"}, {"realm": {"name": "project:try"}}),
+    ],
+)
+def test_every_task_is_told_of_its_surroundings(
+    directory: WorkDirectory, changes: dict[str, Any], sections: dict[str, Any]
+) -> None:
+    place = Workplace(directory, "http://localhost", "bot-1", {}, 0.0, ScriptedScript())
+    spec = place.prepare(manifest(**changes), 1000.0)
+    assert json.loads(Path(spec.base_env["LUCI_CONTEXT"]).read_text()) == sections
 
 
 @pytest.mark.parametrize("answer", [LeaseLost("offer lapsed"), Refused("no")])
