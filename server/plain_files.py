@@ -24,6 +24,9 @@ class NotPlain(OSError):
     def __init__(self, reason: str) -> None:
         super().__init__(None, reason)
 
+    def __str__(self) -> str:
+        return self.strerror or ""
+
 
 def read_plain(path: Path, most_bytes: int) -> bytes:
     """Return the content; raises OSError, which says what is wrong in `strerror`, FileNotFoundError without a file."""

@@ -48,6 +48,14 @@ def test_an_edit_that_is_no_python_is_not_used(
     assert caplog.text.count("is not used") == 1
 
 
+def test_a_pipe_is_no_script_and_stops_nobody(
+    file: BotConfigFile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.mkfifo(tmp_path / FILE)
+    assert file.current() == Script()
+    assert caplog.messages == [f"{tmp_path / FILE} is not used: it is a pipe, not a file"]
+
+
 def test_another_server_finds_the_same(file: BotConfigFile, tmp_path: Path) -> None:
     assert BotConfigFile(tmp_path / FILE).current() == file.current()
     before = file.replace("a = 1\n", "joe")
