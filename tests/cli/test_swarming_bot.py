@@ -53,6 +53,7 @@ def test_installing_writes_a_unit_and_says_how_to_start_it(tmp_path: Path) -> No
     done = run("install", *flags, "--unit", str(unit))
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{unit}\n"
+    assert "The bot works for http://localhost:1\n" in done.stderr
     assert done.stderr.endswith(f" && systemctl --user enable --now {unit}\n")  # by its name it would not be found
     line = next(line for line in unit.read_text().splitlines() if line.startswith("ExecStart="))
     assert f'--server http://localhost:1 --dir "{tmp_path}/my bot" --id b --dimension os X' in line
