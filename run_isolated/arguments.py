@@ -101,14 +101,14 @@ def parse_spec(asked: Asked, *, base_env: Mapping[str, str], cache_dir: Path, na
 
 def environment_changes(pairs: Sequence[str]) -> dict[str, str]:
     """Return the variables of `--env KEY=VALUE`; an empty value deletes."""
-    return dict(_pair("--env", text) for text in pairs)
+    return dict(_pair("--env", text, "KEY=VALUE") for text in pairs)
 
 
 def environment_prefixes(pairs: Sequence[str]) -> dict[str, list[str]]:
     """Return the paths of `--env-prefix KEY=./PATH`, in order."""
     prefixes: dict[str, list[str]] = {}
     for text in pairs:
-        key, path = _pair("--env-prefix", text)
+        key, path = _pair("--env-prefix", text, "KEY=./PATH")
         if not path:
             raise InvalidInput(f"--env-prefix {text!r} names no path")
         prefixes.setdefault(key, []).append(inner_path(path))
@@ -170,8 +170,8 @@ def check_combination(asked: Asked) -> None:
         raise InvalidInput(f"{OUTDIR} requires --isolate-server")
 
 
-def _pair(flag: str, text: str) -> tuple[str, str]:
+def _pair(flag: str, text: str, form: str) -> tuple[str, str]:
     key, separator, value = text.partition("=")
     if not separator or not key:
-        raise InvalidInput(f"{flag} {text!r} is not KEY=VALUE")
+        raise InvalidInput(f"{flag} {text!r} is not {form}")
     return key, value

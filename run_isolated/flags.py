@@ -102,7 +102,9 @@ def _only_false(ctx: click.Context, _: click.Parameter, value: bool | None) -> N
 
 _HIDDEN: dict[str, Any] = {"hidden": True, "expose_value": False}
 elsewhere = all_of(
-    click.option("--cipd-enabled", type=bool, is_eager=True, callback=_only_false, **_HIDDEN),
+    click.option(
+        "--cipd-enabled", type=bool, is_flag=False, flag_value="true", is_eager=True, callback=_only_false, **_HIDDEN
+    ),
     *(click.option(name, callback=_refuse_cipd, **_HIDDEN) for name in _IDLE_WITHOUT_CIPD),
     *(click.option(name, multiple=True, callback=_refuse, **_HIDDEN) for name in _REFUSED),
 )

@@ -60,8 +60,9 @@ class Verdict:
         """Why the run must count as an internal failure, or None."""
         if not self.overwritten:
             return None
-        more = f" and {len(self.overwritten) - 1} more" if len(self.overwritten) > 1 else ""
-        return f"Input {self.overwritten[0].hex()}{more} was overwritten while the command ran"
+        more = len(self.overwritten) - 1
+        which = f"{self.overwritten[0].hex()} and {more} more were" if more else f"{self.overwritten[0].hex()} was"
+        return f"Input {which} overwritten while the command ran"
 
 
 class Proof:

@@ -44,6 +44,8 @@ WRONG = [
     (["-a", "absent"], "Cannot read 'absent'"),
     (["-a", "/etc/hostname"], "is not a JSON array of strings"),
     (["--cipd-enabled=true", "true"], "CIPD is not supported"),
+    (["--cipd-enabled", "--", "true"], "CIPD is not supported"),
+    (["--env-prefix", "A", "true"], "--env-prefix 'A' is not KEY=./PATH"),
     (["--cipd-server", "https://x", "true"], "--cipd-server: CIPD is not supported (--cipd-enabled=false)"),
     (["--cipd-enabled=false", "--cipd-package", "a:b:c", "true"], "CIPD packages are not supported"),
     (["--cas-instance", "x", "true"], "Trees in a remote CAS are not supported"),

@@ -338,3 +338,9 @@ async def test_a_doubt_that_is_newer_than_the_look_stays(
     assert cache.in_doubt([(A, False)])
     assert cache.absent([A]) == []
     assert not cache.in_doubt([(A, False)])
+
+
+def test_what_was_overwritten_is_named_and_counted() -> None:
+    assert Verdict(0, ()).problem is None
+    assert Verdict(1, (b"\1",)).problem == "Input 01 was overwritten while the command ran"
+    assert Verdict(2, (b"\1", b"\2")).problem == "Input 01 and 1 more were overwritten while the command ran"
