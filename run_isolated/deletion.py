@@ -29,8 +29,14 @@ class _Stuck(Exception):
 
 
 def delete_tree(path: Path) -> None:
-    """Delete the directory `path` and all below it, whatever the modes and however deep; raises InternalFailure."""
+    """Delete the directory `path` and all below it, whatever the modes and however deep; raises InternalFailure.
+
+    What a command put in its place, a link or a file, goes as what it is.
+    """
     try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+            return
         top = _open_directory(path, None, None)
     except FileNotFoundError:
         return

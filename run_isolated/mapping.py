@@ -25,9 +25,10 @@ from run_isolated.kept import About, Shared, Taken
 from run_isolated.linked import Linked, Variant
 from run_isolated.mapper import How, Mapped, apply, directory
 from run_isolated.plans import Plan, Plans
-from run_isolated.proof import Layout, Proof
+from run_isolated.proof import Proof
 from run_isolated.renewal import NotReusable, Sources
 from run_isolated.reuse import MIN_NAMES, VERSION, Trees, sketch_of
+from run_isolated.standing import Layout
 
 TOUCH_S = 600  # the files of a tree that is used again and again are noted as used no more often
 
@@ -51,7 +52,7 @@ class Ready:
 
     def keep(self, trees: Trees, cache: LocalCache, place: Path, beside: Path) -> bool:
         """Keep the tree at `place` for the next run, and return if it could be; its proof was found good."""
-        described = self._described(cache)
+        described = self._described(cache) if self.proof.is_in_place() else None
         return described is not None and trees.keep(self.root, place, *described, beside)
 
     def _described(self, cache: LocalCache) -> tuple[About, Shared, Iterable[Folder] | Path] | None:

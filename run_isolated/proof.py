@@ -6,8 +6,9 @@ that every link of ours is older; afterwards each file whose ctime is the marker
 other runs moves the ctime too: a hint, not a proof, and all it costs is a hash.
 
 A command may also give an input another name, in a place that outlives it, and have a later one write through that. All
-that needs a ctime that moves, of the file, or where a directory is moved with all that is in it, of directories. Files
-of which this may be so come into doubt in the cache, which sees to it before they are used again: see cache_doubt.py.
+that needs a ctime that moves, of the file, or where a directory is moved with all that is in it, of directories (see
+standing.py). Files of which this may be so come into doubt in the cache, which sees to it before they are used again:
+see cache_doubt.py.
 
 Not promised: to see what another task of the same user does to the cache while it runs; a clock that a task sets.
 """
@@ -16,36 +17,23 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from isolate.cas.cache import LocalCache, Pin
-from isolate.cas.cache_doubt import has_mounts
 from isolate.cas.cache_files import discard
 from isolate.cas.cache_index import Identity, identity
 from isolate.spool import Spool
 from run_isolated.folders import Facts
 from run_isolated.linked import Linked, Variant
 from run_isolated.mapper import directory
+from run_isolated.standing import Layout, Standing
 
 TICK_S = 0.0005  # how often to look whether the file system's clock has moved; kernels tick every 1-10 ms
 MAX_TICK_S = 3.0  # some file systems keep whole seconds; one that does not move at all is trusted with nothing
 CLOCK_SLACK_S = 1.0  # a wall clock that lost more than this during the run was set back
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where a mapped tree has what."""
-
-    root: Path
-    directories: Callable[[], Iterable[str]]  # below the root, which is ""
-    # Yields the files of the cache in some of them: directory, name, and which file (blob, executable).
-    files_in: Callable[[Collection[str]], Iterable[tuple[str, str, Variant]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +56,9 @@ class Verdict:
 class Proof:
     """One run's proof: `start` after mapping and before the command, `check` after it."""
 
-    def __init__(self, cache: LocalCache, linked: Linked, pin: Pin, layout: Layout, marker_ns: int) -> None:
-        self._cache, self._linked, self._pin, self._layout = cache, linked, pin, layout
+    def __init__(self, cache: LocalCache, linked: Linked, pin: Pin, standing: Standing | None, marker_ns: int) -> None:
+        """Use `start`; `standing` is None when nothing is shared."""
+        self._cache, self._linked, self._pin, self._standing = cache, linked, pin, standing
         self.marker_ns = marker_ns  # ctime that the first write of the command has, or a later one; 0 when not known
         self.facts: Spool | None = None  # of the files, list by list, after a `check` that found all of them right
         self._started_s = cache.clock.monotonic()
@@ -77,17 +66,23 @@ class Proof:
     @classmethod
     def start(cls, cache: LocalCache, linked: Linked, pin: Pin, layout: Layout) -> Self:
         """Set the marker: when this returns, the command may start."""
-        return cls(cache, linked, pin, layout, new_marker_ns(cache) if linked.files else 0)
+        if not linked.files:
+            return cls(cache, linked, pin, None, 0)
+        return cls(cache, linked, pin, Standing.note(layout), new_marker_ns(cache))
+
+    def is_in_place(self) -> bool:
+        """Whether the tree is where it was mapped."""
+        return self._standing is None or self._standing.is_in_place()
 
     def check(self) -> Verdict:
         """Hash what may have been written to since the marker; drop what is wrong from the cache.
 
         The processes of the command are gone by now: nobody holds a file open for writing.
         """
-        if not self._linked.files:
+        if self._standing is None:
             return Verdict(0, ())
         since_ns = 0 if self._clock_was_set_back() else self.marker_ns
-        if moved := self._moved(since_ns):
+        if moved := self._standing.moved(since_ns, self._inode_of):
             self._cache.doubt(sorted(moved))
         facts, packer = Spool(self._cache.temporary), Facts(self._cache.namespace.algorithm)
         rehashed_files, all_right = 0, True
@@ -117,48 +112,13 @@ class Proof:
                     found[variant] = identity(status)
         return found
 
-    def _moved(self, since_ns: int) -> set[Variant]:
-        """Return the inputs of which a name may have left the tree with the directory it was in.
-
-        A directory as old as the marker has the entries it had then and is where it was; the others are looked through.
-        """
-        layout = self._layout
-        is_hidden = has_mounts(layout.root)
-        try:
-            with directory(layout.root) as root:
-                touched = {path for path in layout.directories() if is_hidden or _is_touched(root, path, since_ns)}
-        except OSError:
-            touched = set(layout.directories())
-        moved: set[Variant] = set()
-        inodes: dict[str, dict[str, int]] = {}
-        for path, name, variant in layout.files_in(touched) if touched else ():
-            if path not in inodes:
-                inodes[path] = _inodes(layout.root / path)
-            known = self._identities([variant]).get(variant)
-            if is_hidden or known is None or inodes[path].get(name) != known[2]:
-                moved.add(variant)
-        return moved
+    def _inode_of(self, variant: Variant) -> int | None:
+        known = self._identities([variant]).get(variant)
+        return None if known is None else known[2]
 
     def _clock_was_set_back(self) -> bool:
         passed_s = (_now_ns(self._cache) - self.marker_ns) / 1e9
         return passed_s < self._cache.clock.monotonic() - self._started_s - CLOCK_SLACK_S
-
-
-def _is_touched(root: int, path: str, since_ns: int) -> bool:
-    try:
-        status = os.stat(path or ".", dir_fd=root, follow_symlinks=False)
-    except OSError:
-        return True
-    return not stat.S_ISDIR(status.st_mode) or status.st_ctime_ns >= since_ns
-
-
-def _inodes(path: Path) -> dict[str, int]:
-    """Return which name in a directory leads to which inode; nothing when it cannot be read, or is a link."""
-    with suppress(OSError):
-        if not path.is_symlink():
-            with os.scandir(path) as entries:
-                return {entry.name: entry.inode() for entry in entries}
-    return {}
 
 
 def _now_ns(cache: LocalCache) -> int:

@@ -25,8 +25,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from isolate.cas.cache import LocalCache
-from isolate.cas.cache_doubt import has_mounts
 from isolate.cas.cache_session import put_away
+from isolate.cas.mounts import has_mounts
 from isolate.errors import InternalFailure, InvalidRecord, TooLarge
 from isolate.monitor import Monitor
 from run_isolated import folders
@@ -101,7 +101,7 @@ class Trees:
         """Correct a tree that was taken and move it to `destination`, an empty directory; False when it is no use."""
         try:
             if has_mounts(taken.tree):
-                raise NotReusable("Something is mounted in it")
+                raise NotReusable("Something is mounted in it, or from it")
             limit = min(MAX_CHANGES, int(max(names, taken.about.names) * (1 - NEAR)))
             changed = renew(taken.tree, wanted, self.facts, sources, taken.about.proven_ns, aside, limit)
             os.rename(taken.tree, destination)

@@ -2,9 +2,10 @@
 
 A command may give a file of the cache another name, in a place that outlives it, and a later one write through that,
 hiding it from every stat but the ctime. What it did moved the ctime, and so the file came into doubt when the command
-was over. Here the doubt ends: nobody has the file open for writing, and each of its names is that in the cache or one
-below `trees/`, where only trees are that nobody uses, or below another place that the caller vouches for. A file of
-which this cannot be said is replaced by a copy, so that other names lead to a file that is not the cache's any more.
+was over. Here the doubt ends: nobody has the file open for writing, it is mounted nowhere, and each of its names is
+that in the cache or one below `trees/`, where only trees are that nobody uses, or below another place that the caller
+vouches for. A file of which this cannot be said is replaced by a copy, so that other names lead to a file that is not
+the cache's any more.
 
 Knows no trees: it counts names. The invariant: no doubt ends that is newer than what was looked at (see `Row.boot`).
 While another session has a file in doubt pinned it may have names of it, and the file stays, and stays in doubt.
@@ -25,6 +26,7 @@ from isolate.cas.cache_session import Session
 from isolate.cas.cache_shelf import Shelf
 from isolate.cas.digest import Algorithm
 from isolate.cas.lru import Usage
+from isolate.cas.mounts import has_mounts, nameless_inodes
 from isolate.errors import BlobCorrupt, NoSpace
 from isolate.monitor import Monitor
 
@@ -72,11 +74,18 @@ class Doubts:
         return {key for key, row in rows.items() if not row.is_in_doubt} | right.keys()
 
     def _exposed(self, right: dict[bytes, tuple[Row, Hashed]], places: Iterable[Path]) -> list[bytes]:
-        """Return the keys of files that somebody has open, or that have names we do not know."""
+        """Return the keys of files that somebody has open, that have names we do not know, or that may be mounted."""
+        mounted = nameless_inodes(self._root) if right else set()  # not a name, and nobody needs to have it open
+        if mounted is None:
+            return list(right)
         lacking = {found.identity[2]: found.names - 1 for _, found in right.values() if found.names > 1}
         if lacking:
             _count_down([self._root / "trees", *places], lacking)
-        return [key for key, (_, found) in right.items() if found.is_open or lacking.get(found.identity[2], 0) > 0]
+        return [
+            key
+            for key, (_, found) in right.items()
+            if found.is_open or lacking.get(found.identity[2], 0) > 0 or found.identity[2] in mounted
+        ]
 
     def _replace(self, seen: Row) -> bool:
         """Put a verified copy in the place of a file; where that is not possible drop it, and return False."""
@@ -91,15 +100,6 @@ class Doubts:
             discard(temporary)
         self._monitor.count("replaced_cache_files")
         return True
-
-
-def has_mounts(path: Path) -> bool:
-    """Whether something is mounted below `path`."""
-    prefix = os.fsencode(path).replace(b" ", rb"\040") + b"/"
-    with suppress(OSError):
-        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
-        return any(line.split(b" ")[4].startswith(prefix) for line in mounts)
-    return False
 
 
 def _count_down(places: Iterable[Path], lacking: dict[int, int]) -> None:

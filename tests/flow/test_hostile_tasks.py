@@ -318,8 +318,12 @@ for path in sys.argv[1:]:
     ("way", "names"),
     [
         ("ln a d/x {named}; mv big {aside}", 0),
-        ("mv d {named}; mkdir d; cp -al . {aside}/all", 300),
-    ],  # the second is kept
+        ("mv d {named}; mkdir d; cp -al . {aside}/all", 300),  # the ones with more names are kept
+        ("mv up {aside}/up; ln -s {aside}/up up", 0),
+        ("mv up {aside}/up; ln -s {aside}/up up", 300),
+        ("r=$(pwd); cd /; mv $r {aside}/run; ln -s {aside}/run $r", 300),
+        ("w=$(dirname $(pwd)); cd /; mv $w {aside}/w; ln -s {aside}/w $w", 300),
+    ],
 )
 async def test_another_name_of_an_input_is_of_no_use_to_a_later_task(
     place: Place, tmp_path: Path, way: str, names: int
@@ -332,10 +336,32 @@ async def test_another_name_of_an_input_is_of_no_use_to_a_later_task(
     aside.mkdir()
     named = ("--named-cache", "n", "n", "0", "--named-cache-root", str(tmp_path / "named"))
     many: Tree = {f"f{number}": b"%d" % number for number in range(names)}
-    place.tree = await place.archive({**TREE, "many": many})
-    place.call("sh", "-c", way.format(named="n", aside=aside), flags=named)
+    place.tree = await place.archive({**TREE, "many": many, "up": {"in": {"a": b"right"}}})
+    place.call("sh", "-c", way.format(named="n", aside=aside), flags=named if "{named}" in way else ())
+    assert os.listdir(place.root / "work") == []
     overwrite = f"{sys.executable} -c '{STASHED}' $(find n {aside} -type f)"
     result, _ = place.call("sh", "-c", overwrite, flags=named, tree=await place.archive({"b": b"another"}))
     assert (result["exit_code"], result["internal_failure"]) == (0, None)
     place.check_innocent_run()
     place.check_innocent_run()
+
+
+async def test_a_mount_of_an_input_elsewhere_is_of_no_use_to_a_later_task(place: Place, tmp_path: Path) -> None:
+    """The mount outlives the tree, whose name the file loses; the tree with more names is kept."""
+    point, folder = tmp_path / "mounted", tmp_path / "folder"
+    point.touch()
+    folder.mkdir()
+    many: Tree = {f"f{number}": b"%d" % number for number in range(300)}
+    for tree in (TREE, {**TREE, "many": many}):
+        place.tree = await place.archive(tree)
+        result, _ = place.call("sh", "-c", f"mount --bind a {point} && mount --bind d {folder}")
+        if result["exit_code"]:
+            pytest.skip("mounting is not allowed here, or not to us")
+        try:
+            overwrite = f"{sys.executable} -c '{STASHED}' {point} $(find {folder} -type f)"
+            result, _ = place.call("sh", "-c", overwrite, tree=await place.archive({"b": b"another"}))
+            assert (result["exit_code"], result["internal_failure"]) == (0, None)
+            place.check_innocent_run()
+        finally:
+            subprocess.run(["umount", str(point), str(folder)], check=True)
+        place.check_innocent_run()

@@ -17,6 +17,7 @@ from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.fetch import Fetched, fetch
 from isolate.monitor import NullMonitor, TallyMonitor
+from run_isolated.deletion import delete_tree
 from run_isolated.mapper import How, apply
 from run_isolated.mapping import layout_of
 from run_isolated.plans import Plans
@@ -250,13 +251,52 @@ class Stash:
         run.mkdir()
         return aside / "run/d/a"
 
+    @staticmethod
+    def moved_and_linked_back(run: Path, aside: Path) -> Path:
+        """Have a link lead to a directory that nobody touched."""
+        (run / "up").rename(aside / "up")
+        (run / "up").symlink_to(aside / "up")
+        return aside / "up/in/a"
 
-DEEP: Tree = {**TREE, "d": {"a": b"plain input", "y": b"only here"}}
+    @staticmethod
+    def moved_for_an_old_one(run: Path, aside: Path) -> Path:
+        """Put a directory in its place that has an old one in it."""
+        (run / "up").rename(aside / "up")
+        (aside.parent / "old").rename(run / "up")
+        return aside / "up/in/a"
+
+    @staticmethod
+    def all_linked_back(run: Path, aside: Path) -> Path:
+        run.rename(aside / "run")
+        run.symlink_to(aside / "run")
+        return aside / "run/up/in/a"
+
+    @staticmethod
+    def all_above_linked_back(run: Path, aside: Path) -> Path:
+        run.parent.rename(aside / "work")
+        run.parent.symlink_to(aside / "work")
+        return aside / "work/run/up/in/a"
+
+
+DEEP: Tree = {
+    **TREE,
+    "d": {"a": b"plain input", "y": b"only here"},
+    "up": {"in": {"a": b"plain input", "z": b"only there"}},
+}
 
 
 @pytest.mark.parametrize(
     ("stash", "replaced"),
-    [(Stash.linked, 1), (Stash.moved, 1), (Stash.moved_with_its_directory, 2), (Stash.moved_with_all_above, 4)],
+    [
+        (Stash.linked, 1),
+        (Stash.moved, 1),
+        (Stash.moved_with_its_directory, 2),
+        (Stash.moved_with_all_above, 5),
+        (Stash.moved_and_linked_back, 2),
+        (Stash.moved_for_an_old_one, 2),
+        (Stash.all_linked_back, 5),
+        (Stash.all_above_linked_back, 5),
+    ],
 )
 async def test_another_name_of_an_input_leads_to_no_file_of_the_cache(
     store: MemoryStore,
@@ -267,12 +307,14 @@ async def test_another_name_of_an_input_leads_to_no_file_of_the_cache(
     replaced: int,
 ) -> None:
     fetched = await fetch(store, cache, await put_tree(store, DEEP), NullMonitor())
-    run = Run(cache, fetched, tmp_path / "run")
-    aside = tmp_path / "aside"
+    work, aside = tmp_path / "work", tmp_path / "aside"
+    (tmp_path / "old/in").mkdir(parents=True)
+    work.mkdir()
+    run = Run(cache, fetched, work / "run")
     aside.mkdir()
-    stashed = stash(tmp_path / "run", aside)
+    stashed = stash(work / "run", aside)
     assert run.proof.check().problem is None
-    shutil.rmtree(tmp_path / "run")
+    delete_tree(work)
     fetched.pin.release()
     again = await fetch(store, cache, await put_tree(store, DEEP), NullMonitor())
     assert not again.cold

@@ -1,0 +1,82 @@
+"""What mountinfo says of a directory: what is mounted below it, and where else what it has is mounted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isolate.cas.mounts import Mount, has_mounts, nameless_inodes, parse, touches
+
+TABLE = rb"""22 27 0:21 / /proc rw,relatime - proc proc rw
+27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+30 27 8:1 /home /home rw,relatime shared:1 - ext4 /dev/sda1 rw
+40 27 254:0 /work/a\040b\011c\012d\134e\043f/x /mnt/t\011b rw - ext4 /dev/vda rw
+"""
+ODD = b"/work/a b\tc\nd\\e#f"
+
+
+def test_names_are_unescaped() -> None:
+    assert parse(TABLE)[3] == Mount(b"40", b"254:0", ODD + b"/x", b"/mnt/t\tb")
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "expected"),
+    [
+        (b"", ODD, True),  # the source is in it
+        (b"", ODD + b"/x", True),  # the source is it
+        (b"", ODD + b"/x/y", False),  # a mount of what is above shows no more than there is anyway
+        (b"", ODD[:-1], False),
+        (b"", b"/mnt", True),
+        (b"", b"/mnt/t\tb", False),  # on the mount, with nothing below
+        (b"", b"/home/u", False),
+        (rb"41 27 8:1 /home/u/f /mnt/f rw - ext4 /dev/sda1 rw", b"/home/u", True),
+        (rb"41 27 254:0 /home/u/f /mnt/f rw - ext4 /dev/vda rw", b"/home/u", False),  # another file system
+        (rb"41 27 8:1 /home/u/f//deleted /mnt/f rw - ext4 /dev/sda1 rw", b"/home/u", True),
+        (rb"41 27 8:1 /home/uu /mnt/f rw - ext4 /dev/sda1 rw", b"/home/u", False),
+        (rb"41 27 0:50 / /home/u rw - tmpfs tmpfs rw", b"/home/u", False),
+        (rb"41 27 0:50 / /home/u/d rw - tmpfs tmpfs rw", b"/home/u", True),
+    ],
+)
+def test_mounts_below_and_sources_within(line: bytes, path: bytes, expected: bool) -> None:
+    assert touches(parse(TABLE + line), path) is expected
+
+
+def test_without_a_table_nothing_is_mounted() -> None:
+    assert not touches([], b"/work")
+
+
+def test_real_mounts_are_seen(tmp_path: Path) -> None:
+    """In a namespace of its own, so that nothing of this is left, whatever happens."""
+    odd = tmp_path / "a b\tc\nd\\e"
+    (odd / "in").mkdir(parents=True)
+    for name in ("in/file", "bare"):
+        (odd / name).write_text(name)
+    for name in ("file", "bare"):
+        (tmp_path / name).touch()
+    code = """
+import os, subprocess, sys
+from pathlib import Path
+from isolate.cas.mounts import has_mounts, nameless_inodes
+odd, top = Path(sys.argv[1]), Path(sys.argv[1]).parent
+bind = lambda source, point: subprocess.run(["mount", "--bind", source, point], check=True)
+seen = [has_mounts(odd)]
+bind(odd / "in/file", top / "file"); seen.append(has_mounts(odd)); seen.append(has_mounts(odd / "in"))
+subprocess.run(["umount", top / "file"], check=True); seen.append(has_mounts(odd))
+bind(top, odd / "in"); seen.append(has_mounts(odd)); subprocess.run(["umount", odd / "in"], check=True)
+inode = os.stat(odd / "bare").st_ino
+os.link(odd / "bare", top / "kept"); bind(odd / "bare", top / "bare"); (odd / "bare").unlink()
+seen.append(inode in (nameless_inodes(top) or ()))
+subprocess.run(["mount", "-t", "tmpfs", "tmpfs", top], check=True); seen.append(nameless_inodes(odd.parent.parent))
+print(seen)
+"""
+    argv = ["unshare", "-m", "--propagation", "private", sys.executable, "-c", code, str(odd)]
+    if subprocess.run([*argv[:4], "true"], capture_output=True).returncode:
+        pytest.skip("a mount namespace is not allowed here, or not to us")
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert (done.stdout, done.stderr) == ("[False, True, True, False, True, True, None]\n", "")
+    assert not has_mounts(odd)
+    assert os.stat(tmp_path / "kept").st_ino not in (nameless_inodes(tmp_path) or ())
