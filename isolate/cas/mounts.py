@@ -30,7 +30,7 @@ class Mount(NamedTuple):
 def parse(table: bytes) -> list[Mount]:
     """Return the mounts of a mountinfo, in its order."""
     found = []
-    for line in table.splitlines():
+    for line in filter(None, table.split(b"\n")):  # and not at a carriage return, which is not escaped
         number, _, device, source, point, *_ = line.split(b" ")
         found.append(Mount(number, device, _plain(source), _plain(point)))
     return found

@@ -23,6 +23,10 @@ def test_names_are_unescaped() -> None:
     assert parse(TABLE)[3] == Mount(b"40", b"254:0", ODD + b"/x", b"/mnt/t\tb")
 
 
+def test_a_carriage_return_ends_no_line() -> None:
+    assert parse(b"41 27 8:1 / /mnt/a\rb rw - ext4 /dev/sda1 rw\n") == [Mount(b"41", b"8:1", b"/", b"/mnt/a\rb")]
+
+
 @pytest.mark.parametrize(
     ("line", "path", "expected"),
     [
