@@ -132,7 +132,7 @@ async def test_writing_through_inputs_fails_the_run_and_harms_nobody(place: Plac
     place.call("true")
     result, _ = place.python(OVERWRITE)
     assert result["exit_code"] == 0
-    assert "was overwritten while the command ran" in result["internal_failure"]
+    assert "more were overwritten while the command ran" in result["internal_failure"]
     place.check_innocent_run()
 
 
