@@ -47,7 +47,7 @@ def test_the_guide_does_what_it_says(fleet: Fleet) -> None:
     for expected in (
         "  hello\n",
         "  42\n",
-        "no bot has os=Amiga",
+        "lacks os:Amiga",
         "result\n",
         "  done\n",
         "tests [0, 3, 6, 9]",
