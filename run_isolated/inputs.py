@@ -6,7 +6,9 @@ cache that the tree shares are the ones that were mapped; only a tree that was v
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -14,10 +16,11 @@ from typing import Self
 from isolate.cas.cache import CachePolicy, LocalCache, Usage
 from isolate.cas.store import BlobStore
 from isolate.clock import Clock
-from isolate.errors import InternalFailure, NoSpace
+from isolate.errors import BlobCorrupt, BlobsMissing, InternalFailure, NoSpace
 from isolate.fetch import Fetched, fetch
 from isolate.monitor import Monitor
 from run_isolated.command import Layers
+from run_isolated.deletion import delete_tree
 from run_isolated.mapper import How
 from run_isolated.mapping import Ready, map_fetched, reuse
 from run_isolated.result import Transfer
@@ -72,7 +75,10 @@ class Inputs:
                 ready = await in_thread(partial(reuse, cache, trees, digest, destination))
             if ready is None:
                 fetched = await _fetched(store, cache, root, trees, monitor, verify=verify)
-                ready = await in_thread(partial(map_fetched, cache, trees, fetched, destination, how, monitor))
+                ready = await in_thread(partial(_mapped, cache, trees, fetched, destination, how, monitor))
+            if ready is None:
+                fetched = await _fetched(store, cache, root, trees, monitor, verify=verify)
+                ready = await in_thread(partial(map_fetched, cache, None, fetched, destination, how, monitor))
         except BaseException:
             await in_thread(cache.close)
             raise
@@ -112,6 +118,23 @@ class Inputs:
                 self._trees.trim(evicted=bool(evicted))
         finally:
             self._cache.close()
+
+
+def _mapped(
+    cache: LocalCache, trees: Trees | None, fetched: Fetched, destination: Path, how: How, monitor: Monitor
+) -> Ready | None:
+    """Map the tree; None, with nothing left of it, when a file was found wrong meanwhile and has to be fetched again.
+
+    The directory itself stays: somebody knows its inode.
+    """
+    with suppress(BlobsMissing, BlobCorrupt):
+        ready = map_fetched(cache, trees, fetched, destination, how, monitor)
+        if not cache.poisoned_since(fetched.pin):
+            return ready
+    fetched.pin.release()
+    for name in os.listdir(destination):
+        delete_tree(destination / name)
+    return None
 
 
 async def _fetched(

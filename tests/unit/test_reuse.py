@@ -204,6 +204,16 @@ def _copied(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def _overwritten(path: Path) -> None:
+    """Write as many bytes; size, mtime, inode and mode tell nothing."""
+    before = path.stat()
+    path.chmod(0o700)
+    with path.open("r+b") as writing:
+        writing.write(b"C")
+    path.chmod(stat.S_IMODE(before.st_mode))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def _filled(path: Path) -> None:
     path.chmod(0o700)
     path.write_bytes(b"filled")
@@ -258,13 +268,19 @@ async def test_a_write_through_a_link_between_runs_costs_the_file_and_the_tree(m
     root = await put_tree(machine.store, tree)
     await machine.run(root)
     file = machine.kept[0] / "tree/many/f009"
-    before = file.stat()
-    file.chmod(0o600)
-    with file.open("r+b") as writing:
-        writing.write(b"C")
-    file.chmod(0o444)
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # size, mtime and inode tell nothing
+    _overwritten(file)
     assert await machine.run(root) == tree
+    assert machine.count("damaged_cache_files") == 1
+
+
+@pytest.mark.parametrize("file", ["many/f009", "d/deep/x"])
+async def test_a_file_found_wrong_while_a_near_tree_is_compared_is_fetched_again(machine: Machine, file: str) -> None:
+    """The list of the cache says that the blob is there, so nothing is fetched before the mapping."""
+    roots = [await put_tree(machine.store, a_tree(version)) for version in range(2)]
+    await machine.run(roots[0])
+    _overwritten(machine.kept[0] / "tree" / file)
+    assert await machine.run(roots[1]) == a_tree(1)
+    assert await machine.run(roots[0]) == a_tree(0)
     assert machine.count("damaged_cache_files") == 1
 
 
