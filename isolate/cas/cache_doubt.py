@@ -5,10 +5,11 @@ hiding it from every stat but the ctime. What it did moved the ctime, and so the
 was over. Here the doubt ends: nobody has the file open for writing, it is mounted nowhere, and each of its names is
 that in the cache or one below `trees/`, where only trees are that nobody uses, or below another place that the caller
 vouches for. A file of which this cannot be said is replaced by a copy, so that other names lead to a file that is not
-the cache's any more.
+the cache's any more; and so is one that shows another mode, owner or attribute than the cache gives its files.
 
 Knows no trees: it counts names. The invariant: no doubt ends that is newer than what was looked at (see `Row.boot`).
-While another session has a file in doubt pinned it may have names of it, and the file stays, and stays in doubt.
+While another session has a file in doubt pinned it may have names of it, and the file stays, and stays in doubt, unless
+it shows by itself that somebody changed it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from pathlib import Path
 
 from isolate.cas import cache_session
 from isolate.cas.cache_checks import Checks
-from isolate.cas.cache_files import Hashed, discard, stage_copy
+from isolate.cas.cache_files import Hashed, discard, mode_of, stage_copy
+from isolate.cas.cache_form import fresh_form
 from isolate.cas.cache_index import Row
 from isolate.cas.cache_session import Session
 from isolate.cas.cache_shelf import Shelf
@@ -64,14 +66,20 @@ class Doubts:
                 if found is not None:
                     size, mtime_ns, inode = found.identity
                     right[key] = row._replace(size=size, mtime_ns=mtime_ns, inode=inode), found
-        exposed = self._exposed(right, places)
+        foreign = self._foreign(right)
+        exposed = foreign.union(self._exposed(right, places))
         self._shelf.trust([row for key, (row, _) in right.items() if key not in exposed])
         if exposed:
             used = cache_session.pinned_among(self._root, {key[:-1] for key in exposed}, but=self._session)
             for key in exposed:
-                if key[:-1] not in used and not self._replace(right[key][0]):
+                if (key in foreign or key[:-1] not in used) and not self._replace(right[key][0]):
                     del right[key]
         return {key for key, row in rows.items() if not row.is_in_doubt} | right.keys()
+
+    def _foreign(self, right: Mapping[bytes, tuple[Row, Hashed]]) -> set[bytes]:
+        """Return the keys of files that a command gave another mode, owner or attribute than a new one would have."""
+        fresh = {mode: fresh_form(self._session.temporary(), mode) for mode in set(map(mode_of, right))}
+        return {key for key, (_, found) in right.items() if found.form != fresh[mode_of(key)]}
 
     def _exposed(self, right: dict[bytes, tuple[Row, Hashed]], places: Iterable[Path]) -> list[bytes]:
         """Return the keys of files that somebody has open, that have names we do not know, or that may be mounted."""

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from isolate.cas.cache_form import Form, form_of, open_to_read
 from isolate.cas.cache_index import UNKNOWN_BOOT, Identity, Row, identity
 from isolate.cas.cache_session import put_away
 from isolate.cas.digest import ALGORITHMS, Algorithm, Blob
@@ -44,6 +45,7 @@ class Hashed(NamedTuple):
     identity: Identity
     names: int
     is_open: bool  # for writing, by whoever
+    form: Form
 
 
 def key_of(algorithm: Algorithm, digest: bytes, *, executable: bool = False) -> bytes:
@@ -251,7 +253,7 @@ def hash_file(path: str, algorithm: Algorithm, *, mode: int | None = None) -> Ha
     """
     hasher, size = algorithm.hasher(), 0
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = open_to_read(path, mode)
     except OSError:
         return None
     try:
@@ -268,7 +270,7 @@ def hash_file(path: str, algorithm: Algorithm, *, mode: int | None = None) -> Ha
             hasher.update(content)
             size += len(content)
         status = os.fstat(descriptor)
-        return Hashed(Blob(hasher.digest(), size), identity(status), status.st_nlink, is_open)
+        return Hashed(Blob(hasher.digest(), size), identity(status), status.st_nlink, is_open, form_of(descriptor))
     except OSError:
         return None
     finally:

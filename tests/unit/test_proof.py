@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -360,6 +361,79 @@ async def test_an_input_that_somebody_has_open_for_writing_is_replaced(
         assert monitor.counters["replaced_cache_files"] == 1
         file.write(b"P")
     assert cache.path(A).read_bytes() == b"plain input"
+
+
+def shut(path: Path) -> None:
+    path.chmod(0)
+
+
+def closed_to_others(path: Path) -> None:
+    path.chmod(path.stat().st_mode & 0o500)
+
+
+def given_away(path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give files away")
+    os.chown(path, 12, -1)
+
+
+def given_to_a_group(path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give files to any group")
+    os.chown(path, -1, 12)
+
+
+def attributed(path: Path) -> None:
+    path.chmod(0o700)
+    try:
+        os.setxattr(path, "user.evil", b"1")
+    except OSError as error:
+        pytest.skip(f"no attributes here: {error}")
+    path.chmod(0o555 if path.name == "x" else 0o444)
+
+
+@pytest.mark.parametrize("name", ["a", "x"])
+@pytest.mark.parametrize("change", [shut, closed_to_others, given_away, given_to_a_group, attributed])
+async def test_what_a_command_gave_an_input_beside_bytes_does_not_reach_the_next(
+    store: MemoryStore, cache: LocalCache, tmp_path: Path, monitor: TallyMonitor, change: Attack, name: str
+) -> None:
+    """Not even while another run has the file."""
+    run = await Run.start(store, cache, tmp_path / "run")
+    mode = (tmp_path / "run" / name).stat().st_mode
+    change(tmp_path / "run" / name)
+    with LocalCache.open(cache.root, NS, CachePolicy(), ManualClock(), monitor) as other:
+        pin = other.pin([A.digest, NS.blob(b"program").digest])
+        assert run.proof.check().problem is None
+        run.fetched.pin.release()
+        follower = await Run.start(store, cache, tmp_path / "next")
+        assert other.poisoned_since(pin) == []
+    status = (tmp_path / "next" / name).stat()
+    assert (status.st_mode, status.st_uid) == (mode, os.geteuid())
+    assert status.st_gid == (tmp_path / "next/b").stat().st_gid
+    assert "user.evil" not in os.listxattr(tmp_path / "next" / name)
+    assert read_tree(tmp_path / "next") == TREE
+    assert follower.proof.check().problem is None
+    assert monitor.counters["replaced_cache_files"] == 1
+
+
+def test_a_file_that_nobody_may_read_is_hashed_by_its_owner() -> None:
+    """As somebody who is not root, for whom modes do not count."""
+    user = os.geteuid() or 65534
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "file")
+        path.write_bytes(b"plain input")
+        path.chmod(0)
+        for owned in (folder, path):
+            os.chown(owned, user, -1)
+        before = os.geteuid()
+        os.seteuid(user)
+        try:
+            assert hash_file(str(path), NS.algorithm) is None
+            found = hash_file(str(path), NS.algorithm, mode=0o444)
+        finally:
+            os.seteuid(before)
+    assert found is not None
+    assert (found.blob, found.form.mode) == (A, 0o400)
 
 
 async def test_a_doubt_that_is_newer_than_the_look_stays(
