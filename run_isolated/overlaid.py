@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from isolate.cas.cache import CachePolicy, LocalCache, Usage
+from isolate.cas.mounts import alias
 from isolate.cas.store import BlobStore
 from isolate.clock import Clock
 from isolate.errors import InternalFailure
@@ -135,6 +136,8 @@ def _trial(work: WorkDir, cache: LocalCache) -> list[str]:
     """Return an overlay to try out; raises CannotOverlay."""
     if work.path.is_relative_to(os.path.realpath(cache.root)):
         raise CannotOverlay("the work directory is in the cache, which the command must not see")
+    if (other := alias(cache.root)) is not None:
+        raise CannotOverlay(f"the cache, which the command must not see, is mounted elsewhere, too: {other}")
     return _overlay(work, cache, cache.root, "trial-")  # a work directory serves one mount only
 
 

@@ -60,15 +60,39 @@ def touches(mounts: Iterable[Mount], path: bytes) -> bool:
     mounts = list(mounts)
     if any(_is_below(mount.point, path) for mount in mounts):
         return True
+    place, others = _place(mounts, path)
+    sources = (mount.source.removesuffix(_DELETED) for mount in others)
+    return any(source == place or _is_below(source, place) for source in sources)
+
+
+def alias(path: Path) -> str | None:
+    """Return another path to the directory `path`, or to a part of it, that is not below it; None without one."""
+    found = find_alias(_mounts(), os.fsencode(os.path.realpath(path)))
+    return None if found is None else os.fsdecode(found)
+
+
+def find_alias(mounts: Iterable[Mount], path: bytes) -> bytes | None:
+    """Return what `alias` does; `path` has no links in it."""
+    place, others = _place(list(mounts), path)
+    for mount in others:
+        source, other = mount.source.removesuffix(_DELETED), None
+        if source == place or _is_below(source, place):
+            other = mount.point
+        elif _is_below(place, source):
+            other = mount.point.rstrip(b"/") + b"/" + place[len(source.rstrip(b"/")) + 1 :]
+        if other is not None and other != path and not _is_below(other, path):  # there, what hides `path` hides it
+            return other
+    return None
+
+
+def _place(mounts: list[Mount], path: bytes) -> tuple[bytes, list[Mount]]:
+    """Return where `path` is in its file system, and which mounts of that there are beside the one it is on."""
     home = _home(mounts, path)
     if home is None:
-        return False
+        return path, []
     inner = path if home.point == b"/" else path[len(home.point) :]
-    place = home.source.rstrip(b"/") + inner
-    sources = (
-        mount.source.removesuffix(_DELETED) for mount in mounts if mount is not home and mount.device == home.device
-    )
-    return any(source == place or _is_below(source, place) for source in sources)
+    others = [mount for mount in mounts if mount is not home and mount.device == home.device]
+    return home.source.rstrip(b"/") + inner, others
 
 
 def _mounts() -> list[Mount]:

@@ -25,6 +25,7 @@ TREE: Tree = {
     "bin": {"tool": Executable(b"#!/bin/sh\necho right\n")},
     "e": b"",
 }
+OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")  # they end with the command
 LOOK = "cat many/* | cksum; find . | sort | cksum; tool; pwd -P | sed 's:.*/work/[^/]*/::'"
 # What the strongest write there is looks like: a stat shows what it did before. Then all else that comes to mind.
 HARM = """
@@ -51,10 +52,12 @@ class Place:
     root: Path
     hash: str = ""
 
-    def start(self, *command: str, work: Path | None = None, flags: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    def start(
+        self, *command: str, work: Path | None = None, flags: tuple[str, ...] = (), under: tuple[str, ...] = ()
+    ) -> subprocess.Popen[str]:
         places = ["--cache", str(self.root / "cache"), "--root-dir", str(work or self.root / "work"), "--no-log"]
         about = ["-s", self.hash, "--map", "overlay", "--env-prefix", "PATH=./bin", "--json", str(self.told), *flags]
-        arguments = [COMMAND, "-I", self.server.url, *places, *about, "--raw-cmd", "--", *command]
+        arguments = [*under, COMMAND, "-I", self.server.url, *places, *about, "--raw-cmd", "--", *command]
         return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.root)
 
     def call(self, *command: str, work: Path | None = None, flags: tuple[str, ...] = ()) -> tuple[str, dict[str, Any]]:
@@ -108,6 +111,20 @@ def test_runs_at_the_same_time_share_one_tree_and_a_killed_one_leaves_nothing(pl
     assert str(place.root) not in Path("/proc/self/mountinfo").read_text()
     assert place.call("sh", "-c", LOOK)[0] == found
     assert (os.listdir(place.root / "work"), len(place.kept)) == ([], 1)
+
+
+def test_cache_that_is_mounted_twice_cannot_be_hidden_and_the_tree_has_links(place: Place) -> None:
+    if subprocess.run([*OWN_MOUNTS, "true"], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here, or not to us")
+    said, _ = place.call("sh", "-c", LOOK)
+    other = place.root / "other"
+    other.mkdir()
+    mount = f'mount --bind {place.root / "cache"} {other} && exec "$@"'
+    with place.start("sh", "-c", LOOK, under=(*OWN_MOUNTS, "sh", "-c", mount, "sh")) as process:
+        assert process.communicate()[0] == said
+    mapped = json.loads(place.told.read_text())["stats"]["isolated"]["download"]["mapped"]
+    assert mapped.startswith("auto: the cache, which the command must not see, is mounted elsewhere")
+    assert os.listdir(other) == []
 
 
 def test_outputs_are_taken_and_where_the_tree_is_needed_for_them_it_has_links(place: Place) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from isolate.cas.mounts import Mount, has_mounts, nameless_inodes, parse, touches
+from isolate.cas.mounts import Mount, find_alias, has_mounts, nameless_inodes, parse, touches
 
 TABLE = rb"""22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -51,6 +51,26 @@ def test_mounts_below_and_sources_within(line: bytes, path: bytes, expected: boo
 
 def test_without_a_table_nothing_is_mounted() -> None:
     assert not touches([], b"/work")
+    assert find_alias([], b"/work") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "expected"),
+    [
+        (b"", b"/work", b"/mnt/t\tb"),  # a part of it
+        (b"", ODD + b"/x/cache", b"/mnt/t\tb/cache"),
+        (b"", ODD + b"/y", None),
+        (b"", b"/mnt/t\tb/cache", ODD + b"/x/cache"),  # the other way round
+        (b"", b"/home/u/cache", None),
+        (b"41 27 8:1 /home /alias rw - ext4 /dev/sda1 rw", b"/home/u/cache", b"/alias/u/cache"),
+        (b"41 27 8:1 /home/u/cache /alias rw - ext4 /dev/sda1 rw", b"/home/u/cache", b"/alias"),
+        (b"41 27 8:1 /home/u/cach /alias rw - ext4 /dev/sda1 rw", b"/home/u/cache", None),
+        (b"41 27 8:1 /home/u/cache /home/u/cache rw - ext4 /dev/sda1 rw", b"/home/u/cache", None),  # on itself
+        (b"41 27 8:1 /home/u /home/u/cache/m rw - ext4 /dev/sda1 rw", b"/home/u/cache", None),  # in itself
+    ],
+)
+def test_another_way_to_a_directory(line: bytes, path: bytes, expected: bytes | None) -> None:
+    assert find_alias(parse(TABLE + line), path) == expected
 
 
 def test_real_mounts_are_seen(tmp_path: Path) -> None:
