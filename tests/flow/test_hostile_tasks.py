@@ -314,6 +314,30 @@ for path in sys.argv[1:]:
 """
 
 
+async def test_input_that_was_made_unreadable_was_not_overwritten(place: Place) -> None:
+    """Also for root without the right to read what modes forbid, as everybody else is."""
+    under = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+    if under and subprocess.run([*under, "true"], capture_output=True).returncode:
+        pytest.skip("rights cannot be given up here")
+    result, printed = place.call("sh", "-c", "chmod 0 a d/x; cat a || echo refused", under=under)
+    assert (result["exit_code"], result["internal_failure"], printed) == (0, None, "refused\n")
+    _, printed = place.call("sh", "-c", "stat -c %a a d/x; cat a", under=under)
+    assert printed == "444\n555\nright"
+    place.check_innocent_run()
+
+
+async def test_file_written_to_beside_a_kept_tree_is_fetched_again_by_the_run_that_needs_it(place: Place) -> None:
+    many: Tree = {f"f{number}": b"%d" % number for number in range(300)}
+    place.call("true", tree=await place.archive({**TREE, "many": many}))
+    with LocalCache.open(place.root / "cache", NS, CachePolicy(), SystemClock(), NullMonitor()) as cache:
+        file = str(cache.path(NS.blob(b"right")))
+    subprocess.run([sys.executable, "-c", STASHED, file], check=True)
+    near = await place.archive({**TREE, "many": {**many, "more": b"more"}})
+    result, printed = place.call("cat", "a", "many/more", tree=near)
+    assert (result["exit_code"], result["internal_failure"], printed) == (0, None, "rightmore")
+    place.check_innocent_run()
+
+
 @pytest.mark.parametrize("names", [0, 300])  # the tree with more names is kept
 async def test_what_a_task_gave_an_input_beside_bytes_is_not_there_for_the_next(place: Place, names: int) -> None:
     place.tree = await place.archive({**TREE, "many": {f"f{number}": b"%d" % number for number in range(names)}})
