@@ -422,6 +422,8 @@ def test_a_file_that_nobody_may_read_is_hashed_by_its_owner() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "file")
         path.write_bytes(b"plain input")
+        if os.geteuid() == 0 and not all(parent.stat().st_mode & 0o001 for parent in Path(folder).parents):
+            pytest.skip("another user cannot reach the temporary directory here")  # in a task, say
         path.chmod(0)
         for owned in (folder, path):
             os.chown(owned, user, -1)
