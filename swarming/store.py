@@ -2,7 +2,7 @@
 
 Knows no policy and never reads a clock: what is due, who may run what and what follows is decided by the scheduler
 family, and rules that every store applies are the pure functions of `sharing.py`. Every implementation passes
-`tests/contract/test_task_store.py`. Unknown ids raise NotFound; every method may raise Unavailable (retry) or NoSpace.
+`tests/contract/tasks`. Unknown ids raise NotFound; every method may raise Unavailable (retry) or NoSpace.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The task stores that `test_task_store` runs on: each opens twice on the same data, to be two writers."""
+"""The task stores that the tests of this folder run on: each opens twice on the same data, to be two writers."""
 
 from __future__ import annotations
 
