@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from isolate.errors import NoSpace
+from isolate.errors import LeaseLost, NoSpace
 from swarming.bots import BotEvent, BotInfo, Run, TaskUpdate, Updated
 from swarming.doorbell import LocalDoorbell
 from swarming.memory import MemoryTaskStore
@@ -21,6 +22,9 @@ from tests.tasks import MemoryOutputs, hello, one_slice, properties, request
 
 ONCE = one_slice(properties("build", idempotent=True))
 SUCCESS = TaskUpdate(exit_code=0, duration_s=2.0)
+KILLED = TaskUpdate(exit_code=-15, duration_s=1.0)
+LONG = one_slice(expiration_s=10_000)
+LONG_ONCE = one_slice(properties("build", idempotent=True), 10_000)
 
 
 class LeapingClock(ManualClock):
@@ -146,3 +150,29 @@ async def house(**policy: Any) -> House:
     await made.scheduler.tick()
     await made.bot()
     return made
+
+
+async def settle() -> None:
+    """Let every task that can run do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def waiting(home: House, bot_id: str = "bot", session: str | None = None, wait_s: float = 30.0) -> Any:
+    """A long poll that is under way."""
+    until = home.clock.monotonic() + wait_s
+    async with asyncio.TaskGroup() as group:
+        poll = group.create_task(home.scheduler.poll(hello(bot_id, session), until))
+        await settle()
+        yield poll
+        poll.cancel()
+
+
+async def refused(call: Awaitable[object]) -> bool:
+    """Say whether a call is told that its lease is lost."""
+    try:
+        await call
+    except LeaseLost:
+        return True
+    return False
