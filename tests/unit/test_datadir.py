@@ -78,6 +78,7 @@ def test_maintenance_makes_no_directory(tmp_path: Path) -> None:
 def test_what_may_come_before_the_first_server_is_in_nobodys_way(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     DataDirectory.open(tmp_path).close()
+    assert {name, "format.json"} <= {entry.name for entry in tmp_path.iterdir()}
 
 
 def test_a_file_is_no_directory(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from swarming.states import State
 from tests.tasks import hello, one_slice, properties
 from tests.unit.scheduling import ONCE, SUCCESS, house, refused, settle, waiting
 
-
 # polls
 
 

@@ -14,7 +14,6 @@ from swarming.store import Change
 from tests.tasks import hello, one_slice, properties
 from tests.unit.scheduling import LONG, LONG_ONCE, SUCCESS, House, house, refused, settle, waiting
 
-
 # offers
 
 

@@ -11,7 +11,6 @@ from swarming.states import State
 from tests.tasks import hello
 from tests.unit.scheduling import KILLED, ONCE, SUCCESS, house, refused
 
-
 # updates
 
 
