@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -40,6 +40,10 @@ from isolate.terminal import (
     summary_option,
     version_option,
 )
+
+if TYPE_CHECKING:
+    from isolate.archive import ArchiveOptions
+    from isolate.choosing import Wish
 
 MAX_LIST_BYTES = 64 << 20  # of paths on stdin: a million or so
 
@@ -128,20 +132,8 @@ def batch_command(
 
     Prints `HASH  NAME` for each. Good trees are stored also when others are broken; then the exit status is 1.
     """
-    from isolate.batch import read_order
-
     target = target_of(server, namespace)
-    batch = []
-    for order in map(read_order, orders):
-        with named(order.source), flags.nothing_but_work():
-            inner = archive_command.make_context("archive", list(order.args), parent=ctx).params
-        wish = wish_of(inner, order.directory)
-        if wish.isolated is None or inner["files"]:
-            raise click.UsageError(f"{order.source}: 'args' need -s FILE.isolated, and no PATH")
-        inner["denied"] = (*given["denied"], *inner["denied"])
-        inner["skip_broken"] |= given["skip_broken"]
-        inner["no_stat_cache"] |= given["no_stat_cache"]
-        batch.append((wish, wish.isolated.stem, options_of(inner, leave_out_junk=True)))
+    batch = [_ordered(ctx, order, given) for order in orders]
     hashes: dict[str, str | None] = {}
     try:
         with console.watch() as monitor:
@@ -161,6 +153,22 @@ def batch_command(
         if dump_json is not None:
             dump(dump_json, hashes)
     return EXIT_FAILED if None in hashes.values() else 0
+
+
+def _ordered(ctx: click.Context, path: str, given: dict[str, Any]) -> tuple[Wish, str, ArchiveOptions]:
+    """Return what the order in the file `path` asks for, the name of its hash, and how to go about it."""
+    from isolate.batch import read_order
+
+    order = read_order(path)
+    with named(order.source), flags.nothing_but_work():
+        inner = archive_command.make_context("archive", list(order.args), parent=ctx).params
+    wish = wish_of(inner, order.directory)
+    if wish.isolated is None or inner["files"]:
+        raise click.UsageError(f"{order.source}: 'args' need -s FILE.isolated, and no PATH")
+    inner["denied"] = (*given["denied"], *inner["denied"])
+    inner["skip_broken"] |= given["skip_broken"]
+    inner["no_stat_cache"] |= given["no_stat_cache"]
+    return wish, wish.isolated.stem, options_of(inner, leave_out_junk=True)
 
 
 @isolate.command("check", cls=flags.CommandWithVariables, epilog=EXIT_HELP)

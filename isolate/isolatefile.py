@@ -59,14 +59,7 @@ def load_isolate(path: str, config: Mapping[str, Value], read: Callable[[str], s
     names = sorted(
         {one.name for _, file in files for condition, _ in file.conditions for one in comparisons(condition)}
     )
-    missing = [name for name in names if name not in config]
-    if missing:
-        more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
-        raise InvalidIsolateFile(
-            f"{place_of(missing[0], path)}: These configuration variables were missing from the command line: "
-            f"{', '.join(map(shortened, missing[:MAX_NAMED]))}{more}"
-            f" (hint: say --config-variable {shortened(missing[0])}=VALUE)"
-        )
+    _refuse_missing([name for name in names if name not in config], path)
     bound: list[tuple[list[bool], list[tuple[str, Settings]]]] = []
     for directory, file in files:
         # A value that the file never mentions is as good as none, also where it would end an `or` early.
@@ -78,6 +71,17 @@ def load_isolate(path: str, config: Mapping[str, Value], read: Callable[[str], s
     layers = [layer for _, held in bound for layer in held]
     layers += [(directory, file.variables) for directory, file in files]
     return _united(layers, posixpath.dirname(path))
+
+
+def _refuse_missing(names: list[str], path: str) -> None:
+    if not names:
+        return
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    raise InvalidIsolateFile(
+        f"{place_of(names[0], path)}: These configuration variables were missing from the command line: "
+        f"{', '.join(map(shortened, names[:MAX_NAMED]))}{more}"
+        f" (hint: say --config-variable {shortened(names[0])}=VALUE)"
+    )
 
 
 def variables_in(text: str) -> list[str]:

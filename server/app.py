@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import os
 import secrets
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +20,6 @@ from aiohttp import web
 from isolate import __version__
 from isolate.clock import Clock, SystemClock
 from isolate.cycles import collect_seldom
-from isolate.errors import Busy, InvalidInput
 from isolate.monitor import TallyMonitor
 from server.api_routes import SWARMING, documentation_routes
 from server.auth import LoopbackGuard, url_host
@@ -42,6 +38,7 @@ from server.isolate_admin_v1 import IsolateAdmin
 from server.isolate_table import ISOLATE
 from server.isolate_v1 import IsolateApi
 from server.jobs import Job, run_jobs
+from server.listener import bind, listen
 from server.live_settings import RELOAD_S, LiveSettings
 from server.middleware import OWN_SERVERS, Gate, reply
 from server.pages.browse import BrowsePages
@@ -73,7 +70,6 @@ RELEASE_S = 0.05  # between looks at which long polls end: a look costs microsec
 TIDY_S = 60.0  # between rounds of eviction; an upload that finds no space does not wait for it
 CUT_S = 2.0  # for sending the last replies
 MAX_LINE_BYTES = 32 << 10  # of the head of a request: `get_states` may name 1000 tasks
-BACKLOG = 1024  # connections that arrive in one moment
 
 log = logging.getLogger("server")
 
@@ -142,37 +138,41 @@ async def serve(config: ServerConfig, announce: Callable[[str], object], clock: 
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await listen(runner, listener, config)
+        await listen(runner, listener, config.address, config.port)
         announce(f"Serving http://{url_host(config.address)}:{port}/ from {config.data_dir}")
-
-        async def tidy() -> None:
-            await services.janitor.run()
-            data.settled = services.janitor.is_calm
-
-        async def settle_outputs() -> None:
-            while await services.outputs.settle(services.scheduler.holds):
-                pass  # there may be more
-
-        async def renew_for_code() -> None:
-            if await asyncio.to_thread(services.archives.has_changed):
-                polls.renew()
-
-        jobs = [
-            Job("tick", 1.0, services.scheduler.tick),
-            Job("release", RELEASE_S, services.scheduler.release),
-            Job("drop gone", 1.0, polls.drop_gone),
-            Job("bot code", 1.0, renew_for_code),
-            Job("tidy", TIDY_S, tidy),
-            Job("traffic", SAVE_TRAFFIC_S, services.traffic.save),
-            Job("settings", RELOAD_S, services.settings.reload),
-            Job("sweep", SWEEP_S, services.sweeper.run),
-            Job("settle outputs", SETTLE_S, settle_outputs),
-        ]
         async with asyncio.TaskGroup() as group:
-            working = group.create_task(run_jobs(jobs, clock), name="jobs")
+            working = group.create_task(run_jobs(jobs_of(services, data, polls), clock), name="jobs")
             await stop.wait()
             await drain(runner, gate, polls, config.drain_s)
             working.cancel()
+
+
+def jobs_of(services: Services, data: DataDirectory, polls: WaitingPolls) -> list[Job]:
+    """Return what goes on for as long as the server lives."""
+
+    async def tidy() -> None:
+        await services.janitor.run()
+        data.settled = services.janitor.is_calm
+
+    async def settle_outputs() -> None:
+        while await services.outputs.settle(services.scheduler.holds):
+            pass  # there may be more
+
+    async def renew_for_code() -> None:
+        if await asyncio.to_thread(services.archives.has_changed):
+            polls.renew()
+
+    return [
+        Job("tick", 1.0, services.scheduler.tick),
+        Job("release", RELEASE_S, services.scheduler.release),
+        Job("drop gone", 1.0, polls.drop_gone),
+        Job("bot code", 1.0, renew_for_code),
+        Job("tidy", TIDY_S, tidy),
+        Job("traffic", SAVE_TRAFFIC_S, services.traffic.save),
+        Job("settings", RELOAD_S, services.settings.reload),
+        Job("sweep", SWEEP_S, services.sweeper.run),
+        Job("settle outputs", SETTLE_S, settle_outputs),
+    ]
 
 
 async def drain(runner: web.AppRunner, gate: Gate, polls: WaitingPolls, drain_s: float) -> None:
@@ -206,13 +206,8 @@ async def open_services(
     stack.push_async_callback(tasks.close)
     outputs = SettledOutputs(FileOutputs(data.path / "outputs"), local, tasks.database, clock)
     stack.push_async_callback(outputs.close)
-    scheduler = Scheduler(
-        tasks,
-        outputs,
-        LocalDoorbell(),
-        clock,
-        inputs=TreeChecker(blobs.namespace, clock, blobs.limits.promised_s),
-    )
+    inputs = TreeChecker(blobs.namespace, clock, blobs.limits.promised_s)
+    scheduler = Scheduler(tasks, outputs, LocalDoorbell(), clock, inputs=inputs)
     sweeper = Sweeper(tasks, outputs, clock, settings.current.retention)
     settings.follow(lambda found: scheduler.configure(found.policy, found.limits))
     settings.follow(lambda found: setattr(sweeper, "policy", found.retention))
@@ -264,33 +259,3 @@ def application(services: Services, gate: Gate, polls: WaitingPolls) -> web.Appl
     app.add_routes(Pages(scheduler, clock, __version__).routes())
     app.add_routes(BrowsePages(services.blobs, __version__).routes())
     return app
-
-
-def bind(address: str, port: int) -> socket.socket:
-    """Return a socket that owns the port and does not listen yet; raises Busy, InvalidInput."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
-    except OSError as error:
-        listener.close()
-        raise _bind_problem(error, address, port) from error
-    return listener
-
-
-async def listen(runner: web.AppRunner, listener: socket.socket, config: ServerConfig) -> None:
-    """Accept connections; raises Busy."""
-    try:
-        await web.SockSite(runner, listener, backlog=BACKLOG).start()
-    except OSError as error:
-        raise _bind_problem(error, config.address, config.port) from error
-
-
-def _bind_problem(error: OSError, address: str, port: int) -> Exception:
-    place = f"{url_host(address)}:{port}"
-    if error.errno == errno.EADDRINUSE:
-        return Busy(f"Port {port} of {address} is in use by another program")
-    if error.errno in {errno.EACCES, errno.EADDRNOTAVAIL}:
-        return InvalidInput(f"Cannot listen on {place}: {os.strerror(error.errno)}")
-    return error

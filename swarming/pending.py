@@ -17,6 +17,7 @@ from swarming.model import Execution
 MAX_BOTS = 50  # named one by one; all are counted
 MAX_REASONS = 20
 READY = "ready"
+OFFERED = "offered it just now"
 REFUSED = "refused by bots.toml"
 LOST = "lost an earlier try of it"
 TOO_OLD = "too old for the namespace of its inputs"
@@ -44,10 +45,13 @@ class Pending:
     ahead_is_at_least: bool  # it was counted no further
     reasons: tuple[tuple[str, int], ...]  # and how many bots each holds for, those that are nearest to running it first
     bots: tuple[tuple[str, str], ...]  # (bot id, reason), in the same order
+    offered_to: str | None = None  # the bot that was asked to run it and has not answered
 
     @property
     def summary(self) -> str:
         """One sentence for people."""
+        if self.offered_to is not None:
+            return f"Offered to {self.offered_to}, which has not begun yet"
         if not self.known:
             return "No bot has ever come"
         if not self.fitting:
@@ -95,7 +99,13 @@ def explain(
         ahead_is_at_least=ahead >= most_ahead,
         reasons=tuple((reason, count) for (_, reason), count in ordered[:MAX_REASONS]),
         bots=tuple(nearest[:MAX_BOTS]),
+        offered_to=_offered_to(execution),
     )
+
+
+def _offered_to(execution: Execution) -> str | None:
+    last = execution.attempt
+    return last.bot_id if last is not None and last.is_offer else None
 
 
 def _lacks(wanted: matching.Demand, keys: list[str]) -> str:
@@ -108,6 +118,8 @@ def _hindered(info: BotInfo, execution: Execution, now: float, limits: Limits) -
     end_at, span_s = must_end_by(info), execution.span_s
     if not limits.welcomes(info.bot_id):
         return REFUSED
+    if info.bot_id == _offered_to(execution):
+        return OFFERED
     if any(attempt.bot_id == info.bot_id for attempt in execution.attempts):
         return LOST
     if execution.needs_session and not info.session:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from server.pages import spell
 from server.pages.html import MISSING, facts, join, table, tag
 from swarming.bots import BotEvent, BotInfo
+from swarming.model import Attempt
 from swarming.scheduler import TaskView
 
 
@@ -29,20 +30,7 @@ def body(bot: BotInfo, runs: Sequence[TaskView], events: Sequence[BotEvent]) -> 
     yield tag("h2", "Tasks")
     yield table(
         ("Task", "State", "Started (UTC)", "Duration", "Exit code"),
-        (
-            (
-                None,
-                (
-                    spell.task_link(run.run_id, view.execution.task_name if view.execution is not None else None),
-                    run.state.name,
-                    spell.when(run.started_at),
-                    spell.lasting(run.duration_s),
-                    MISSING if run.exit_code is None else run.exit_code,
-                ),
-            )
-            for view in runs
-            if (run := view.attempt) is not None
-        ),
+        ((None, _ran(view, view.attempt)) for view in runs if view.attempt is not None),
         "None yet.",
     )
     yield tag("h2", "Events")
@@ -56,3 +44,13 @@ def body(bot: BotInfo, runs: Sequence[TaskView], events: Sequence[BotEvent]) -> 
     )
     yield tag("h2", "State")
     yield tag("pre", json.dumps(bot.state, indent=2, sort_keys=True))
+
+
+def _ran(view: TaskView, run: Attempt) -> tuple[object, ...]:
+    return (
+        spell.task_link(run.run_id, view.execution.task_name if view.execution is not None else None),
+        run.state.name,
+        spell.when(run.started_at),
+        spell.lasting(run.duration_s),
+        MISSING if run.exit_code is None else run.exit_code,
+    )

@@ -11,7 +11,6 @@ from server.pages.html import Html, facts, join, link, outside_link, tag
 from swarming.model import Attempt, TaskProperties
 from swarming.pending import Pending
 from swarming.scheduler import TaskView
-from swarming.states import State
 
 SHOWN_BYTES = 64 * 1024  # of the output; the rest is one click away
 _REVISION_CHARS = 12
@@ -25,7 +24,7 @@ def body(view: TaskView, output: bytes | OutputLost, server_url: str, why: Pendi
         [
             ("Id", tag("code", view.attempt.run_id if view.is_run and view.attempt else task.task_id)),
             ("State", view.state.name if view.is_run else spell.state(task)),
-            ("Why pending", _why_pending(view, why)),
+            ("Why pending", None if why is None else why.summary),
             ("Bots", _reasons(why)),
             ("Priority", task.request.priority),
             ("User", task.request.user),
@@ -42,7 +41,7 @@ def body(view: TaskView, output: bytes | OutputLost, server_url: str, why: Pendi
     )
     yield tag("h2", "What is run")
     yield facts(_asked(asked))
-    if view.attempt is not None and not view.attempt.is_offer:
+    if view.attempt is not None:
         yield tag("h2", "How it ran")
         yield facts(_ran(view.attempt, deduped=task.deduped and not view.is_run))
     yield tag("h2", "Output")
@@ -91,14 +90,6 @@ def _ran(run: Attempt, *, deduped: bool) -> list[tuple[str, object]]:
         ("Output files", spell.tree(run.outputs)),
         ("Bot version", run.bot_version),
     ]
-
-
-def _why_pending(view: TaskView, why: Pending | None) -> str | None:
-    if view.task.state is not State.PENDING:
-        return None
-    if view.attempt is not None and view.attempt.is_offer:
-        return f"offered to {view.attempt.bot_id}, which has not begun yet"
-    return None if why is None else why.summary
 
 
 def _reasons(why: Pending | None) -> str | None:

@@ -57,6 +57,15 @@ async def test_an_offer_is_repeated_until_it_is_accepted() -> None:
     assert isinstance(await home.scheduler.poll(hello()), Sleep)
 
 
+async def test_an_offered_task_waits_for_the_bot_it_is_offered_to() -> None:
+    home = await house()
+    view = await home.submit()
+    await home.take()
+    why = await home.scheduler.why_pending(await home.scheduler.view(view.task.task_id))
+    assert why is not None
+    assert why.summary == "Offered to bot, which has not begun yet"
+
+
 async def test_a_poll_of_a_bot_that_forgot_its_run_keeps_nothing_alive() -> None:
     home = await house()
     view = await home.submit()

@@ -58,6 +58,13 @@ def test_a_bot_that_lost_a_try_and_one_without_a_session() -> None:
     assert found.bots == (("bot", "too old for the namespace of its inputs"),)
 
 
+def test_a_bot_that_was_offered_it_has_not_lost_it() -> None:
+    found = explain(bot(run_id="r2"), attempts=(replace(DIED, bot_id="other"), replace(DIED, state=State.PENDING)))
+    assert found.bots == (("bot", "offered it just now"),)
+    assert (found.capable, found.ready) == (1, 0)
+    assert found.summary == "Offered to bot, which has not begun yet"
+
+
 def pending_inputs() -> Any:
     from swarming.model import FilesRef
 
