@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from isolate.clock import Clock
 from isolate.monitor import Monitor
 from run_isolated.process import end_leftovers
 from run_isolated.spec import RunSpec
 from run_isolated.workdir import is_kept, sweep
+
+if TYPE_CHECKING:
+    from isolate.cas.lru import Evicted
 
 
 def settled(work_dir: Path, parent: str | None, clock: Clock, monitor: Monitor) -> int:
@@ -33,8 +37,8 @@ def swept(spec: RunSpec, clock: Clock, monitor: Monitor) -> None:
     sweep(spec.root_dir, partial(settled, parent=spec.group_parent, clock=clock, monitor=monitor), monitor)
 
 
-def clean(spec: RunSpec, clock: Clock, monitor: Monitor) -> list[int]:
-    """Delete what dead and other runs left, trim all caches to their limits, and return the sizes evicted."""
+def clean(spec: RunSpec, clock: Clock, monitor: Monitor) -> Evicted:
+    """Delete what dead and other runs left, trim all caches to their limits, and return what was evicted."""
     from isolate.cas.cache import LocalCache
     from run_isolated.installed import named_caches_of
     from run_isolated.reuse import Trees

@@ -167,8 +167,8 @@ def _clean(console: Console, cache_dir: Path | None, root_dir: Path | None, **as
         min_free_space_bytes=asked["min_free_space"],
     )
     with console.watch() as monitor:
-        sizes = clean(spec, SystemClock(), monitor)
-    console.note(f"{len(sizes)} items of {sum(sizes)} bytes evicted")
+        evicted = clean(spec, SystemClock(), monitor)
+    console.note(f"{evicted.items} items of {evicted.size_bytes} bytes evicted")
     return 0
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from isolate.cas.cache import CachePolicy, LocalCache, Usage
+from isolate.cas.cache import CachePolicy, Evicted, LocalCache, Usage
 from isolate.cas.store import BlobStore
 from isolate.clock import Clock
 from isolate.errors import BlobCorrupt, BlobsMissing, InternalFailure, NoSpace
@@ -113,7 +113,7 @@ class Inputs:
         """
         try:
             self._ready.pin.release()
-            evicted = self._cache.trim() if self._ready.cold or self._cache.is_over() else []
+            evicted = self._cache.trim() if self._ready.cold or self._cache.is_over() else Evicted()
             if self._trees is not None:
                 self._trees.trim(evicted=bool(evicted))
         finally:

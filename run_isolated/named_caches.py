@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from isolate.cas.files import write_atomic
-from isolate.cas.lru import CachePolicy, Item, Usage, victims
+from isolate.cas.lru import CachePolicy, Evicted, Item, Usage, victims
 from isolate.clock import Clock
 from isolate.errors import IndexCorrupt, InternalFailure
 from isolate.monitor import Monitor
@@ -135,12 +135,12 @@ class NamedCaches:
         with self._state() as state:
             return next((kept.used_s for kept in state.values()), None)
 
-    def evict_oldest(self, not_after_s: float, shortage_bytes: int) -> list[int]:
+    def evict_oldest(self, not_after_s: float, shortage_bytes: int) -> Evicted:
         """Delete caches last used until `not_after_s`, oldest first, until `shortage_bytes` are freed."""
         return self._evict(CachePolicy(), shortage_bytes, not_after_s)
 
-    def trim(self) -> list[int]:
-        """Delete the least recently used until every limit holds; returns their sizes."""
+    def trim(self) -> Evicted:
+        """Delete the least recently used until every limit holds."""
         with self._explained("Cannot trim the named caches"):
             self.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
             status = os.statvfs(self.root)
@@ -177,7 +177,7 @@ class NamedCaches:
         self._links.show(name, directory)
         return replaced
 
-    def _evict(self, policy: CachePolicy, shortage_bytes: int, not_after_s: float = float("inf")) -> list[int]:
+    def _evict(self, policy: CachePolicy, shortage_bytes: int, not_after_s: float = float("inf")) -> Evicted:
         with self._explained("Cannot evict named caches"), self._state() as state:
             items = [Item(name.encode(), kept.size_bytes, int(kept.used_s)) for name, kept in state.items()]
             usage = Usage(len(items), sum(item.size for item in items))
@@ -195,7 +195,7 @@ class NamedCaches:
             self._links.hide(name)
             self._delete(kept.directory)
             self._monitor.count("evicted_named_caches")
-        return [kept.size_bytes for kept in evicted.values()]
+        return Evicted(len(evicted), sum(kept.size_bytes for kept in evicted.values()))
 
     @contextmanager
     def _state(self) -> Iterator[State]:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from isolate.cas.cache import CachePolicy, LocalCache, Usage
+from isolate.cas.cache import CachePolicy, Evicted, LocalCache, Usage
 from isolate.cas.mounts import alias
 from isolate.cas.store import BlobStore
 from isolate.clock import Clock
@@ -105,7 +105,7 @@ class Overlaid:
         cache = self._lower.cache
         try:
             self._lower.release()
-            evicted = cache.trim() if cache.is_over() else []
+            evicted = cache.trim() if cache.is_over() else Evicted()
             self._lower.trees.trim(evicted=bool(evicted))
         finally:
             cache.close()

@@ -29,12 +29,12 @@ from isolate.cas.cache_index import Identity
 from isolate.cas.cache_session import Pin, Session, locked
 from isolate.cas.cache_shelf import BATCH, Shelf
 from isolate.cas.digest import Blob, Namespace
-from isolate.cas.lru import CachePolicy, Usage
+from isolate.cas.lru import CachePolicy, Evicted, Usage
 from isolate.clock import Clock
 from isolate.errors import BlobCorrupt, BlobsMissing
 from isolate.monitor import Monitor
 
-__all__ = ["BlobWriter", "CachePolicy", "Identity", "LocalCache", "Pin", "Usage"]
+__all__ = ["BlobWriter", "CachePolicy", "Evicted", "Identity", "LocalCache", "Pin", "Usage"]
 
 TOUCH_S = 60  # a file used again within a minute is not touched again: a warm run writes nothing
 
@@ -248,8 +248,8 @@ class LocalCache:
         with translated(self.root):
             self._shelf.remove([self._key(digest), self._key(digest, executable=True)])
 
-    def trim(self) -> list[int]:
-        """Evict until every limit of the policy holds or only pinned files are left; returns the sizes evicted."""
+    def trim(self) -> Evicted:
+        """Evict until every limit of the policy holds or only pinned files are left."""
         with translated(self.root):
             with locked(self.root):
                 self._dead += cache_session.find_dead(self.root)
@@ -265,8 +265,8 @@ class LocalCache:
         """Return when the least recently used file was used; None when there is none."""
         return self._index.oldest_s()
 
-    def evict_oldest(self, not_after_s: float, shortage_bytes: int) -> list[int]:
-        """Evict files last used until `not_after_s`, oldest first, until `shortage_bytes` are freed; returns sizes."""
+    def evict_oldest(self, not_after_s: float, shortage_bytes: int) -> Evicted:
+        """Evict files last used until `not_after_s`, oldest first, until `shortage_bytes` are freed."""
         with translated(self.root):
             return self._shelf.evict_oldest(not_after_s, shortage_bytes)
 

@@ -20,7 +20,7 @@ from isolate.cas import cache_session, lru
 from isolate.cas.cache_files import CacheFiles, Staged, translated
 from isolate.cas.cache_index import Identity, Index, Row, Rows
 from isolate.cas.digest import Algorithm
-from isolate.cas.lru import Ahead, CachePolicy, Item, Usage
+from isolate.cas.lru import Ahead, CachePolicy, Evicted, Item, Usage
 from isolate.clock import Clock
 from isolate.errors import IsolateError, NoSpace
 from isolate.monitor import Monitor
@@ -179,8 +179,8 @@ class Shelf:
             part = keys[start : start + BATCH]
             self.index.write(partial(Rows.mark, keys=part, boot=_new_doubt()))
 
-    def evict(self, needed: Usage = NOTHING) -> list[int]:
-        """Remove files until every limit holds with `needed` more, or only pinned ones are left; returns sizes."""
+    def evict(self, needed: Usage = NOTHING) -> Evicted:
+        """Remove files until every limit holds with `needed` more, or only pinned ones are left."""
 
         def choose(rows: Rows) -> Iterator[Item]:
             present = rows.usage()
@@ -190,35 +190,33 @@ class Shelf:
 
         return self._evict(choose)
 
-    def evict_oldest(self, not_after_s: float, shortage_bytes: int) -> list[int]:
-        """Remove files last used until `not_after_s`, oldest first, until `shortage_bytes` are freed; returns sizes."""
-        freed = 0
+    def evict_oldest(self, not_after_s: float, shortage_bytes: int) -> Evicted:
+        """Remove files last used until `not_after_s`, oldest first, until `shortage_bytes` are freed."""
+        evicted = Evicted()
 
         def choose(rows: Rows) -> Iterator[Item]:
-            return self._victims(rows, rows.usage(), CachePolicy(), shortage_bytes - freed, not_after_s)
+            return self._victims(rows, rows.usage(), CachePolicy(), shortage_bytes - evicted.size_bytes, not_after_s)
 
-        evicted: list[int] = []
         while batch := self._evict(choose, once=True):
             evicted += batch
-            freed += sum(batch)
         return evicted
 
-    def _evict(self, choose: Callable[[Rows], Iterator[Item]], *, once: bool = False) -> list[int]:
+    def _evict(self, choose: Callable[[Rows], Iterator[Item]], *, once: bool = False) -> Evicted:
         def unlist(rows: Rows) -> list[Item]:
             items = list(islice(choose(rows), EVICTED))
             rows.delete([item.key for item in items])
             return items
 
-        evicted: list[int] = []
+        evicted = Evicted()
         while batch := self.index.write(unlist):
             for start in range(0, len(batch), BATCH):
                 self._remove_unlisted([item.key for item in batch[start : start + BATCH]])
-            evicted += [item.size for item in batch]
+            evicted += Evicted(len(batch), sum(item.size for item in batch))
             if once:
                 break
         if evicted:
-            self._monitor.count("evicted_files", len(evicted))
-            self._monitor.count("evicted_bytes", sum(evicted))
+            self._monitor.count("evicted_files", evicted.items)
+            self._monitor.count("evicted_bytes", evicted.size_bytes)
         return evicted
 
     def make_room(self, needed: Usage) -> None:

@@ -46,6 +46,20 @@ class Usage(NamedTuple):
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """What a cache gave up: totals, since it may be millions of files; false when it is nothing."""
+
+    items: int = 0
+    size_bytes: int = 0
+
+    def __bool__(self) -> bool:
+        return self.items > 0
+
+    def __add__(self, other: Evicted) -> Evicted:
+        return Evicted(self.items + other.items, self.size_bytes + other.size_bytes)
+
+
 class Item(NamedTuple):
     """One file of the cache."""
 

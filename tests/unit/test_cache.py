@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from isolate.cas.cache import TOUCH_S, CachePolicy, LocalCache, Usage
+from isolate.cas.cache import TOUCH_S, CachePolicy, Evicted, LocalCache, Usage
 from isolate.cas.cache_files import Staged
 from isolate.cas.cache_index import Rows
 from isolate.cas.digest import Blob, Namespace
@@ -185,7 +185,7 @@ def test_least_recently_used_goes_first(opener: Opener, clock: ManualClock) -> N
         clock.advance(TOUCH_S)
     cache.absent([A])
     assert cache.is_over()
-    assert cache.trim() == [B.size]
+    assert cache.trim() == Evicted(1, B.size)
     assert not cache.is_over()
     assert cache.absent([A, B, C]) == [B]
     assert files_in(cache) == {A.digest.hex(), C.digest.hex()}
@@ -210,7 +210,7 @@ def test_a_tree_in_use_may_be_larger_than_the_limits_until_it_is_not(opener: Ope
             fill(cache, blob)
         assert cache.absent(BLOBS) == []
     assert cache.is_over()
-    assert len(cache.trim()) == 8
+    assert cache.trim().items == 8
 
 
 def test_making_the_executable_variant_counts_as_writing(opener: Opener) -> None:
@@ -240,9 +240,9 @@ def test_the_oldest_give_way_to_others_caches(opener: Opener, clock: ManualClock
         clock.advance(1)
     assert cache.oldest_s() == start_s
     with cache.pin([A.digest]):
-        assert cache.evict_oldest(start_s + 2, 1) == [B.size]
-        assert cache.evict_oldest(start_s + 2, 1000) == [C.size]
-        assert cache.evict_oldest(start_s + 2, 1000) == []
+        assert cache.evict_oldest(start_s + 2, 1) == Evicted(1, B.size)
+        assert cache.evict_oldest(start_s + 2, 1000) == Evicted(1, C.size)
+        assert not cache.evict_oldest(start_s + 2, 1000)
     assert files_in(cache) == {A.digest.hex(), D.digest.hex()}
 
 
@@ -262,9 +262,9 @@ def test_age_limit(opener: Opener, clock: ManualClock) -> None:
     clock.advance(50)
     fill(cache, B)
     clock.advance(50)
-    assert cache.trim() == []
+    assert not cache.trim()
     clock.advance(1)
-    assert cache.trim() == [A.size]
+    assert cache.trim() == Evicted(1, A.size)
 
 
 def test_variants_are_evicted_one_by_one(opener: Opener, clock: ManualClock) -> None:
@@ -284,9 +284,9 @@ def test_pinned_files_stay(opener: Opener, clock: ManualClock) -> None:
     fill(cache, A, B, C)
     with cache.pin([A.digest]) as pin:
         pin.extend([B.digest])
-        assert cache.trim() == [C.size]
+        assert cache.trim() == Evicted(1, C.size)
         assert cache.absent([A, B]) == []
-    assert len(cache.trim()) == 1
+    assert cache.trim().items == 1
 
 
 def test_memory_does_not_grow_with_what_is_pinned(opener: Opener) -> None:
@@ -296,7 +296,7 @@ def test_memory_does_not_grow_with_what_is_pinned(opener: Opener) -> None:
     with cache.pin([A.digest, *(number.to_bytes(NS.algorithm.digest_bytes) for number in range(pinned)), B.digest]):
         tracemalloc.start()
         try:
-            assert cache.trim() == [C.size]
+            assert cache.trim() == Evicted(1, C.size)
             assert tracemalloc.get_traced_memory()[1] < pinned * NS.algorithm.digest_bytes  # less than the digests
         finally:
             tracemalloc.stop()
@@ -310,23 +310,23 @@ def test_a_pin_that_is_half_written_holds_what_it_has(opener: Opener) -> None:
         (pin,) = mine.root.glob("sessions/*/pin-*")
         with open(pin, "ab") as file:
             file.write(B.digest[:-1])
-        assert other.trim() == [B.size]
+        assert other.trim() == Evicted(1, B.size)
 
 
 def test_pins_hold_for_every_open_cache(opener: Opener) -> None:
     mine, other = opener(), opener(max_items=1)
     fill(mine, A, B)
     pin = mine.pin([A.digest, B.digest])
-    assert other.trim() == []
+    assert not other.trim()
     pin.release()
-    assert len(other.trim()) == 1
+    assert other.trim().items == 1
 
 
 def test_pins_can_be_made_before_the_files(opener: Opener) -> None:
     cache = opener(max_items=1)
     with cache.pin([A.digest]):
         fill(cache, A, B)
-        assert cache.trim() == [B.size]
+        assert cache.trim() == Evicted(1, B.size)
 
 
 PINNING_PROCESS = """
@@ -354,13 +354,13 @@ def test_a_killed_process_holds_no_pin_and_leaves_nothing(opener: Opener) -> Non
         assert process.stdout.readline() == b"pinned\n"
         assert leftovers(cache) != []
         fill(cache, A)
-        assert cache.trim() == [B.size]
+        assert cache.trim() == Evicted(1, B.size)
         fill(cache, B)
         with cache.pin([B.digest]):
-            assert cache.trim() == []
+            assert not cache.trim()
             process.send_signal(signal.SIGKILL)
             process.wait()
-            assert cache.trim() == [A.size]
+            assert cache.trim() == Evicted(1, A.size)
     assert leftovers(cache) == []
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from isolate.cas.lru import CachePolicy
+from isolate.cas.lru import CachePolicy, Evicted
 from isolate.errors import IndexCorrupt, InternalFailure, InvalidInput
 from isolate.monitor import TallyMonitor
 from run_isolated.installed import WHENCE, Installed, take_back
@@ -171,7 +171,7 @@ def test_limits(tmp_path: Path, clock: ManualClock, monitor: TallyMonitor, polic
     for name in "abc":
         fill(caches, tmp_path, name)
         clock.advance(10)
-    assert len(caches.trim()) == 3 - len(left)
+    assert caches.trim().items == 3 - len(left)
     assert sorted(listed(caches)) == list(left)
     assert sorted(os.listdir(caches.root / "named")) == list(left)
     assert len(os.listdir(caches.root)) == 3 + len(left)
@@ -207,10 +207,10 @@ def test_oldest_goes_first_across_caches(tmp_path: Path, clock: ManualClock, mon
         fill(caches, tmp_path, name)
         clock.advance(1)
     short = [20, 13, 6, 0]
-    assert trim_caches([one, two], lambda: short.pop(0)) == [7, 7, 7]
+    assert trim_caches([one, two], lambda: short.pop(0)) == Evicted(3, 21)
     assert (list(listed(one)), list(listed(two))) == ([], ["d"])
-    assert trim_caches([one, two], lambda: 1) == [7]  # ends when nothing is left
-    assert trim_caches([], lambda: 1) == []
+    assert trim_caches([one, two], lambda: 1) == Evicted(1, 7)  # ends when nothing is left
+    assert not trim_caches([], lambda: 1)
 
 
 @pytest.mark.parametrize("step", [1, -1])
