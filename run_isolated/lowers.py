@@ -13,6 +13,7 @@ import fcntl
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -28,7 +29,6 @@ from run_isolated.reuse import Trees
 from run_isolated.sealing import sealed, unsealed
 
 _PROVEN = "proven"
-_ASIDE = "aside"  # where surplus would go; there is none, since nothing is corrected
 
 
 class Proven(msgspec.Struct, frozen=True, array_like=True):
@@ -65,7 +65,8 @@ class Lower:
 
     def _compared(self, since_ns: int, number: bytes) -> Proven | None:
         """Compare it; files that are new since `since_ns` are hashed. None when it is not what it should be."""
-        aside, facts = self.kept.path / _ASIDE, self.trees.facts
+        # Where surplus would go, and our own names are: there are none, since nothing is corrected.
+        aside, facts = Path(self.cache.temporary()), self.trees.facts
         with suppress(NotReusable, InvalidRecord, ValueError), self.cache.pin() as pin:
             marker_ns = new_marker_ns(self.cache)
             # What has other names than those below `trees/` is replaced in the cache, and so is a tree that has it.

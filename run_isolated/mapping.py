@@ -92,8 +92,9 @@ def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path) -> Re
     if linked is not None:
         directories = Spool(cache.temporary)
         wanted = _noting(taken.folders(), directories)
+        aside = destination.parent / "same-aside"
         with sources_of(cache) as sources:
-            if trees.renewed(taken, wanted, taken.about.names, sources, beside / "aside", destination):
+            if trees.renewed(taken, wanted, taken.about.names, sources, aside, destination):
                 about = taken.about
                 return Ready(
                     root=root,
@@ -162,8 +163,9 @@ def _from_near(cache: LocalCache, trees: Trees, plans: Plans, destination: Path)
         return None
     linked = Linked(cache.namespace.algorithm, cache.temporary)
     wanted = folders_of(_known(cache, plans, linked, beside), trees.facts, cache.temporary)
+    aside = destination.parent / "near-aside"
     with sources_of(cache) as sources:
-        if not trees.renewed(taken, wanted, names, sources, beside / "aside", destination):
+        if not trees.renewed(taken, wanted, names, sources, aside, destination):
             return None
     return Mapped(linked, names=names)
 

@@ -57,13 +57,14 @@ def renew(
 ) -> int:
     """Make the tree at `root` what is `wanted` and return how many names had to be changed.
 
-    Surplus directories are moved to `aside`, which the caller deletes. Raises NotReusable when more than `limit` names
+    Surplus directories are moved to `aside`, which the caller deletes, and which is to be in a directory that no
+    command had yet: of that group are the directories that somebody makes here. Raises NotReusable when more than `limit` names
     differ, before anything was changed, and when something cannot be.
     """
     try:
         top = os.open(root, _FOLDER)
         try:
-            comparison = _Comparison(top, facts, sources, proven_ns, limit)
+            comparison = _Comparison(top, os.stat(aside.parent), facts, sources, proven_ns, limit)
             for folder in wanted:
                 comparison.compare(folder)
             _correct(top, comparison.changes, sources, aside)
@@ -77,12 +78,14 @@ def renew(
 class _Comparison:
     """Goes through a tree once, parents first, and notes what differs."""
 
-    def __init__(self, top: int, facts: Facts, sources: Sources, proven_ns: int, limit: int) -> None:
+    def __init__(
+        self, top: int, fresh: os.stat_result, facts: Facts, sources: Sources, proven_ns: int, limit: int
+    ) -> None:
+        """`fresh` is a directory that was made like those of the tree."""
         self._top, self._facts, self._sources = top, facts, sources
         self._proven_ns, self._limit = proven_ns, limit
-        status = os.fstat(top)
-        self._device, self._user = status.st_dev, os.geteuid()
-        self._umask = _umask()
+        self._device, self._umask = os.fstat(top).st_dev, _umask()
+        self._owners, self._inherited = (os.geteuid(), fresh.st_gid), fresh.st_mode & stat.S_ISGID
         self._lacking: set[bytes] = set()  # directories that are to be made
         self._judged: dict[Variant, bool] = {}
         self.changes = _Changes()
@@ -115,9 +118,9 @@ class _Comparison:
             self._replace(path)
             return None
         status = os.fstat(descriptor)
-        right = status.st_dev == self._device and status.st_uid == self._user
-        expected = _PRIVATE if not path else 0o777 & ~self._umask
-        right = right and stat.S_IMODE(status.st_mode) & 0o7777 == expected
+        right = status.st_dev == self._device and (status.st_uid, status.st_gid) == self._owners
+        expected = (0o777 & ~self._umask if path else _PRIVATE) | self._inherited
+        right = right and stat.S_IMODE(status.st_mode) == expected
         if right and status.st_ctime_ns >= self._proven_ns:
             linux.make_mutable(descriptor)
             right = not _has_attributes(descriptor)

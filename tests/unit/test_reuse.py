@@ -57,8 +57,7 @@ class Machine:
     async def load(self, root: str, *, verify: bool = False, keep: bool = True, how: How = How.LINK) -> Run:
         self._runs += 1
         place = self.path / f"work{self._runs}" / "ir"
-        place.mkdir(parents=True)
-        place.chmod(0o700)
+        place.mkdir(0o700, parents=True)
         store, clock, monitor = self.store, self.clock, self.monitor
         inputs = await Inputs.load(
             store, root, place, self.cache_dir, self.policy, clock, monitor, how, verify=verify, keep=keep
@@ -316,6 +315,28 @@ async def test_a_near_tree_is_turned_into_the_one_that_is_wanted(machine: Machin
     assert await machine.run(roots[2]) == a_tree(2)
     assert await machine.run(roots[2]) == a_tree(2)
     assert machine.count("reused_trees") == 3
+
+
+@pytest.mark.parametrize("path", ["", "d", "d/deep"])
+async def test_a_directory_of_another_group_does_not_reach_the_next_command(machine: Machine, path: str) -> None:
+    others = [group for group in (os.getgroups() if os.geteuid() else [12345]) if group != os.getegid()]
+    if not others:
+        pytest.skip("we are in no other group")
+    root = await put_tree(machine.store, a_tree())
+    await machine.run(root, lambda place: os.chown(place / path, -1, others[0]))
+    run = await machine.load(root)
+    assert read_tree(run.place) == a_tree()
+    assert (run.place / path).stat().st_gid == run.place.parent.stat().st_gid
+    run.end()
+    assert (machine.count("reused_trees"), machine.count("rejected_trees")) == ((1, 0) if path else (0, 1))
+
+
+async def test_a_tree_where_directories_inherit_their_group_is_used_again(machine: Machine) -> None:
+    machine.path.chmod(0o2700)
+    root = await put_tree(machine.store, a_tree())
+    await machine.run(root)
+    assert await machine.run(root) == a_tree()
+    assert (machine.count("reused_trees"), machine.count("corrected_names")) == (1, 0)
 
 
 async def test_a_tree_that_has_little_in_common_is_left_alone(machine: Machine) -> None:
