@@ -7,7 +7,8 @@
 
 The tools of 2020 used a fixed `ir`; a name of its own lets any number of runs share a root. Knows no command and no
 store. The invariants: nothing outside the directory is ever deleted, because no link is followed; nobody deletes the
-directory of a live run; what a SIGKILLed run left is deleted by the next one.
+directory of a live run; what a SIGKILLed run left is deleted by the next one; where a command moved the directory to,
+it is deleted all the same, as long as `/proc` tells and nothing hides it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ __all__ = ["WorkDir", "abandoned", "delete_tree", "sweep"]
 _KEPT_PREFIX = "kept-"
 _NAME = re.compile(rf"({_KEPT_PREFIX})?ir-[0-9a-f]{{12}}")
 _PRIVATE = 0o700
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PAUSES_S = (0.1, 1.0)  # before trying again to delete: a network disk or the kernel may need a moment
 
 
@@ -40,6 +42,7 @@ class WorkDir:
 
     path: Path
     owner: int  # descriptor of the owner's file, locked
+    folder: int  # and of the directory itself, wherever a command moves it
 
     @classmethod
     def make(cls, root: Path, *, keep: bool) -> WorkDir:
@@ -48,7 +51,7 @@ class WorkDir:
         try:
             os.makedirs(root, exist_ok=True)
             os.mkdir(path, _PRIVATE)
-            made = cls(path, _lock(path))
+            made = cls(path, _lock(path), os.open(path, _FOLDER))
             _make_scattered(made.run)
             for inner in (made.out, made.temp):
                 os.mkdir(inner, _PRIVATE)
@@ -77,17 +80,29 @@ class WorkDir:
     def close(self) -> None:
         """Delete it, or if it is to be kept leave it to whoever wanted that; raises InternalFailure."""
         try:
-            if self.is_kept:
-                (self.path / OWNER).unlink(missing_ok=True)
-            else:
+            if not self.is_kept:
                 _delete_in_the_end(self.path)
+                if (moved := _place_of(self.folder)) is not None:
+                    _delete_in_the_end(moved)
+            with suppress(FileNotFoundError):  # of one that is kept, or that nobody finds
+                os.unlink(OWNER, dir_fd=self.folder)
         finally:
             os.close(self.owner)
+            os.close(self.folder)
 
 
 def is_kept(path: Path) -> bool:
     """Whether a work directory is to be kept when its run is over."""
     return path.name.startswith(_KEPT_PREFIX)
+
+
+def _place_of(folder: int) -> Path | None:
+    """Return where an open directory is now; None when it is nowhere any more, or nobody tells."""
+    with suppress(OSError):
+        place = os.readlink(f"/proc/self/fd/{folder}")
+        if os.path.samestat(os.lstat(place), os.fstat(folder)):
+            return Path(place)
+    return None
 
 
 def _make_scattered(path: Path) -> None:

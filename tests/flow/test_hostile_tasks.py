@@ -199,6 +199,15 @@ async def test_what_was_made_immutable_is_gone(place: Place) -> None:
     place.check_innocent_run()
 
 
+async def test_a_work_directory_that_was_moved_away_is_deleted_all_the_same(place: Place) -> None:
+    elsewhere = place.root / "elsewhere"
+    elsewhere.mkdir()
+    result, _ = place.call("sh", "-c", f'mv "$(dirname "$TMPDIR")" {elsewhere}/moved && exit 8')
+    assert "removed or replaced its own directories" in result["internal_failure"]
+    assert (result["exit_code"], os.listdir(elsewhere)) == (8, [])
+    place.check_innocent_run()
+
+
 async def test_mount_point_is_told_and_left_alone(place: Place) -> None:
     precious = place.root / "precious"
     precious.mkdir()

@@ -39,6 +39,30 @@ def test_kept_directory_stays_and_is_nobody_elses_business(tmp_path: Path) -> No
     assert list(abandoned(tmp_path)) == []
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="nobody tells where an open directory is")
+@pytest.mark.parametrize("instead", [None, "directory", "link"])
+def test_directory_that_a_command_moved_is_deleted_where_it_is(tmp_path: Path, instead: str | None) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "theirs").write_text("x")
+    made = WorkDir.make(root, keep=False)
+    (made.run / "file").write_text("x")
+    made.path.rename(elsewhere / "moved")
+    if instead == "directory":
+        (made.path / "ir").mkdir(parents=True)
+    elif instead == "link":
+        made.path.symlink_to(elsewhere)
+    made.close()
+    assert (names(root), names(elsewhere)) == ([], ["theirs"])
+
+
+def test_kept_directory_that_a_command_moved_is_nobody_elses_business(tmp_path: Path) -> None:
+    made = WorkDir.make(tmp_path / "root", keep=True)
+    made.path.rename(tmp_path / "moved")
+    made.close()
+    assert names(tmp_path / "moved") == ["io", "ir", "it"]
+
+
 def test_root_that_cannot_be_made_is_an_internal_failure(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InternalFailure, match="Cannot make a work directory"):
