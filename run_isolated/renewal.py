@@ -58,8 +58,8 @@ def renew(
     """Make the tree at `root` what is `wanted` and return how many names had to be changed.
 
     Surplus directories are moved to `aside`, which the caller deletes, and which is to be in a directory that no
-    command had yet: of that group are the directories that somebody makes here. Raises NotReusable when more than `limit` names
-    differ, before anything was changed, and when something cannot be.
+    command had yet: of that group are the directories that somebody makes here. Raises NotReusable when more than
+    `limit` names differ, before anything was changed, and when something cannot be.
     """
     try:
         top = os.open(root, _FOLDER)
