@@ -1,8 +1,9 @@
-"""What processes of this machine are doing, read from /proc."""
+"""What processes of this machine are doing, as the system tells."""
 
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,18 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return state not in "ZX"
+
+
+def has_ended(pid: int) -> bool:
+    """Wait for the end of a process; False when it does not come within LIMIT_S."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], LIMIT_S)[0])
+    finally:
+        os.close(descriptor)
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from isolate.cas.block import Block
 from isolate.cas.digest import BLAKE3, Algorithm, Blob
@@ -86,3 +86,9 @@ def blob_of(content: bytes, algorithm: Algorithm = BLAKE3) -> Blob:
 
 def block_of(*contents: bytes, algorithm: Algorithm = BLAKE3, level: int | None = 1) -> Block:
     return Block.pack(algorithm, [(blob_of(content, algorithm), content) for content in contents], level)
+
+
+async def stream(*blocks: Block) -> AsyncIterator[Block]:
+    """Yield blocks as an upload does."""
+    for block in blocks:
+        yield block

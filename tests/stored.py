@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from isolate.cas.block import Block
@@ -11,6 +11,7 @@ from isolate.cas.packing import BlockBuilder
 from isolate.cas.store import BlobStore
 from isolate.entries import Entry, Kind
 from isolate.isolated import Manifest, dumps
+from tests.records import stream
 from tests.trees import Executable, Link, Tree
 
 
@@ -25,7 +26,7 @@ async def put(store: BlobStore, contents: Iterable[bytes], target_bytes: int = 1
             blocks.append(block)
     if block := builder.flush():
         blocks.append(block)
-    await store.write(_each(blocks))
+    await store.write(stream(*blocks))
     return blobs
 
 
@@ -87,8 +88,3 @@ def _entries(store: BlobStore, tree: Tree, prefix: str = "") -> Iterable[tuple[E
                 yield from _entries(store, node, path + "/")
             case _:
                 yield Entry(path, Kind.DIR), b""
-
-
-async def _each(blocks: Iterable[Block]) -> AsyncIterator[Block]:
-    for block in blocks:
-        yield block

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.processes import has_ended
 
 COMMAND = str(Path(sys.executable).parent / "run_isolated")
 WAITS = "echo $$; while :; do sleep 1000; done"  # tells that it runs, and the shell's pid
@@ -124,18 +125,6 @@ def started(root: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str]
             yield process, int(process.stdout.readline())
         finally:
             process.kill()
-
-
-def has_ended(pid: int) -> bool:
-    """Return whether `pid` ended; waits for the event, at most 20 s."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], 20)[0])
-    finally:
-        os.close(descriptor)
 
 
 def result(path: Path) -> dict[str, Any]:

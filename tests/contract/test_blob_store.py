@@ -15,7 +15,7 @@ from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import MAX_BATCH, BlobStore, Written
 from isolate.errors import ChunksMissing, InvalidInput, TooLarge, UploadCorrupt
 from tests.contract.blob_backends import BACKENDS, Backend
-from tests.records import blob_of, block_of
+from tests.records import blob_of, block_of, stream
 
 NAMESPACE = Namespace.parse("blake3-zstd")
 A, B, C, D = b"content a", b"content b" * 1000, random.Random(3).randbytes(3000), b"d"
@@ -30,11 +30,6 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 @pytest.fixture
 def store(backend: Backend) -> BlobStore:
     return backend.store(NAMESPACE)
-
-
-async def stream(*blocks: Block) -> AsyncIterator[Block]:
-    for block in blocks:
-        yield block
 
 
 async def put(store: BlobStore, *contents: bytes) -> Written:

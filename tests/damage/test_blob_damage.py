@@ -20,18 +20,13 @@ from server.stores.limits import BlobLimits
 from server.stores.packs import TRUST_S
 from tests.clock import ManualClock
 from tests.pack_faults import FaultyFiles
-from tests.records import blob_of, block_of
+from tests.records import blob_of, block_of, stream
 
 NAMESPACE = Namespace.parse("blake3-zstd")
 GROUPS = [[random.Random(f"{group} {number}").randbytes(2000) for number in range(4)] for group in range(3)]
 ALL = [content for group in GROUPS for content in group]
 WHOLE = b"".join(GROUPS[1])
 VICTIM = blob_of(GROUPS[1][2])  # in the second of three blocks; a chunk of WHOLE
-
-
-async def stream(*blocks: Block) -> AsyncIterator[Block]:
-    for block in blocks:
-        yield block
 
 
 class Site:

@@ -21,9 +21,9 @@ from server.stores.janitor import Janitor
 from server.stores.limits import BlobLimits
 from server.stores.sqlite_upkeep import PackState
 from tests.clock import ManualClock
-from tests.damage.tidying_writer import LASTING, LIMITS, NAMESPACE, PER_GROUP, contents, now_s, stream
+from tests.damage.tidying_writer import LASTING, LIMITS, NAMESPACE, PER_GROUP, contents, now_s
 from tests.pack_faults import FaultyFiles
-from tests.records import blob_of, block_of
+from tests.records import blob_of, block_of, stream
 
 DAY_S = 86400.0
 ROUNDS = 6

@@ -10,17 +10,15 @@ import asyncio
 import itertools
 import random
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-from isolate.cas.block import Block
 from isolate.cas.digest import Namespace
 from isolate.monitor import NullMonitor
 from server.stores.blobs import LocalBlobStores
 from server.stores.janitor import Janitor
 from server.stores.limits import BlobLimits
 from tests.clock import ManualClock
-from tests.records import block_of
+from tests.records import block_of, stream
 
 NAMESPACE = Namespace.parse("blake3-zstd")
 LIMITS = BlobLimits(min_free_bytes=0, max_bytes=400_000)
@@ -39,11 +37,6 @@ def contents(group: int) -> list[bytes]:
 def now_s(group: int) -> float:
     """Return what the clock shows while `group` is stored."""
     return START_S + group * STEP_S
-
-
-async def stream(*blocks: Block) -> AsyncIterator[Block]:
-    for block in blocks:
-        yield block
 
 
 async def main(root: Path, first: int) -> None:

@@ -43,6 +43,16 @@ class Fleet:
         return done.stdout
 
 
+def write_task(home: Path, script: str) -> None:
+    """Make `tree/t.isolate` in `home`: it runs a script with the directory of outputs as its argument."""
+    tree = home / "tree"
+    tree.mkdir()
+    (tree / "script.py").write_text(script)
+    (tree / "t.isolate").write_text(
+        "{'variables': {'command': ['python3', 'script.py', '${ISOLATED_OUTDIR}'], 'files': ['script.py']}}"
+    )
+
+
 @contextmanager
 def running_fleet(place: Path) -> Iterator[Fleet]:
     """Start a server and two bots, `bot-1` with flavor sweet and `bot-2` with sour."""

@@ -35,13 +35,6 @@ def bot(server: ServerProcess, tmp_path: Path) -> Iterator[BotProcess]:
         yield process
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    made = Gate(tmp_path / "gate")
-    yield made
-    made.close()
-
-
 def test_a_task_runs_and_its_result_comes_back(server: ServerProcess, bot: BotProcess) -> None:
     script = 'echo hello; echo oops >&2; echo made > "$1/made.txt"; exit 3'
     task = submit(server, ["sh", "-c", script, "sh", "${ISOLATED_OUTDIR}"])

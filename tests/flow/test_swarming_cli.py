@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.flow.bots import Gate
-from tests.flow.fleet import Fleet, running_fleet, task_id_in
+from tests.flow.fleet import Fleet, running_fleet, task_id_in, write_task
 
 SCRIPT = """\
 import os, sys
@@ -41,13 +41,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 @pytest.fixture(scope="module")
 def digest(fleet: Fleet) -> str:
     """The hash of a tree with a `.isolate` that runs a script; `tests.isolated` is kept in the home directory."""
-    tree = fleet.home / "tree"
-    tree.mkdir()
-    (tree / "script.py").write_text(SCRIPT)
-    (tree / "t.isolate").write_text(
-        "{'variables': {'command': ['python3', 'script.py', '${ISOLATED_OUTDIR}'], 'files': ['script.py']}}"
-    )
-    printed = fleet.ok("isolate", "archive", "-i", str(tree / "t.isolate"), "-s", str(fleet.home / "t.isolated"))
+    write_task(fleet.home, SCRIPT)
+    printed = fleet.ok("isolate", "archive", "-i", "tree/t.isolate", "-s", "t.isolated")
     found, name = printed.split()
     assert name == "t"
     return found

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.flow.bots import Gate, running_bot
-from tests.flow.fleet import Fleet, running_fleet, task_id_in
+from tests.flow.fleet import Fleet, running_fleet, task_id_in, write_task
 from tests.flow.terminals import on_terminal
 
 SCRIPT = """\
@@ -35,27 +35,12 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 @pytest.fixture(scope="module")
 def task(fleet: Fleet) -> str:
     """A task that has ended: a tree with a command, extra arguments, outputs, exit status 4."""
-    tree = fleet.home / "tree"
-    tree.mkdir()
-    (tree / "script.py").write_text(SCRIPT)
-    (tree / "t.isolate").write_text(
-        "{'variables': {'command': ['python3', 'script.py', '${ISOLATED_OUTDIR}'], 'files': ['script.py']}}"
-    )
+    write_task(fleet.home, SCRIPT)
     printed = fleet.ok("isolate", "archive", "-i", "tree/t.isolate", "-s", "t.isolated")
     trigger = ["swarming", "trigger", "-s", printed.split()[0], "-T", "kept", "-e", "A", "5", "--", "extra"]
     task_id = task_id_in(fleet.ok(*trigger))
     assert fleet.run("swarming", "collect", task_id).returncode == 4
     return task_id
-
-
-@pytest.fixture
-def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
-    """A gate that opens at the end of a test, so that a task is never left at it."""
-    made = Gate(tmp_path_factory.mktemp("gate") / "g")
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def test_what_trigger_prints(fleet: Fleet) -> None:

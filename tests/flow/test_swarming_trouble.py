@@ -45,16 +45,6 @@ def wait_for(command: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"{text!r} never came")
 
 
-@pytest.fixture
-def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
-    """A gate that opens at the end of a test, so that a task is never left at it."""
-    made = Gate(tmp_path_factory.mktemp("gate") / "g")
-    try:
-        yield made
-    finally:
-        made.close()
-
-
 def test_a_server_that_restarts_while_tasks_are_triggered(tmp_path: Path) -> None:
     """Each task is made once, however the server went away; a listing of more than a page is complete."""
     (tmp_path / "home").mkdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +19,7 @@ from server.stores.blobs import LocalBlobStores
 from server.stores.janitor import Janitor
 from server.stores.limits import BlobLimits
 from tests.clock import ManualClock
-from tests.records import blob_of, block_of
+from tests.records import blob_of, block_of, stream
 
 NAMESPACE = Namespace.parse("blake3-zstd")
 LIMITS = BlobLimits(min_free_bytes=0, max_bytes=20_000)
@@ -44,11 +44,6 @@ steps = st.lists(
     min_size=3,
     max_size=14,
 )
-
-
-async def stream(*blocks: Block) -> AsyncIterator[Block]:
-    for block in blocks:
-        yield block
 
 
 class Machine:

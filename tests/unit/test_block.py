@@ -31,25 +31,11 @@ from isolate.cas.digest import ALGORITHMS, BLAKE3, SHA1, SHA256, Algorithm, Blob
 from isolate.cas.stream import RecordReader
 from isolate.errors import BlobCorrupt, InvalidRecord
 from tests.records import blob_of, block_of, check, raw_block
+from tests.unit.decoding import decoded, refuses
 
 algorithms = st.sampled_from(list(ALGORITHMS.values()))
 contents = st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=8)
 X = blob_of(b"x")
-
-
-def decoded(data: bytes, algorithm: Algorithm = BLAKE3) -> Record:
-    return decode_record(data, algorithm)
-
-
-def opened(data: bytes) -> list[bytes]:
-    record = decoded(data)
-    assert isinstance(record, Block)
-    return [bytes(content) for _, content in record.contents()]
-
-
-def refuses(data: bytes, because: str, algorithm: Algorithm = BLAKE3) -> None:
-    with pytest.raises(InvalidRecord, match=because):
-        decode_record(data, algorithm)
 
 
 # The bytes themselves.

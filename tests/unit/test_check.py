@@ -25,7 +25,7 @@ from server.stores.pack_scan import PackReader
 from server.stores.rebuild import Rebuild, Rebuilt
 from server.stores.records import wrong_in
 from tests.clock import ManualClock
-from tests.records import blob_of, block_of
+from tests.records import blob_of, block_of, stream
 
 NAMESPACE, OLD = Namespace.parse("blake3-zstd"), Namespace.parse("default-gzip")
 GROUPS = [[random.Random(f"{group} {number}").randbytes(2000) for number in range(4)] for group in range(6)]
@@ -88,11 +88,6 @@ class Site:
             connection.execute(text)
         connection.close()
         await self.open()
-
-
-async def stream(*blocks: Block) -> AsyncIterator[Block]:
-    for block in blocks:
-        yield block
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from server.stores.janitor import JUMP_S, Calm, Janitor
 from server.stores.limits import BlobLimits
 from tests.clock import ManualClock
 from tests.pack_faults import FaultyFiles
-from tests.records import blob_of, block_of
+from tests.records import blob_of, block_of, stream
 
 NAMESPACE, TEMPORARY = Namespace.parse("blake3-zstd"), Namespace.parse("temporary-flat")
 HOUR_S, DAY_S = 3600.0, 86400.0
@@ -71,11 +71,6 @@ class Site:
     @property
     def pack_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.root.rglob("*.pack"))
-
-
-async def stream(*blocks: Block) -> AsyncIterator[Block]:
-    for block in blocks:
-        yield block
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from server.stores.packs import TRUST_S
 from server.stores.sqlite_index import BlockRow
 from tests.clock import ManualClock
 from tests.pack_faults import FaultyFiles
-from tests.records import blob_of, block_of
+from tests.records import blob_of, block_of, stream
 
 NAMESPACE = Namespace.parse("blake3-zstd")
 LIMITS = BlobLimits(min_free_bytes=0)
@@ -63,11 +63,6 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     yield site
     assert (site.stores.ingest.used_bytes, site.stores.egress.used_bytes) == (0, 0)
     await site.stores.close()
-
-
-async def stream(*blocks: Block) -> AsyncIterator[Block]:
-    for block in blocks:
-        yield block
 
 
 def contents(count: int, size: int = 1000, seed: int = 1) -> list[bytes]:

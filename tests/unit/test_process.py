@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from run_isolated.cgroups import Group, Limits, own_group
 from run_isolated.launcher import Request
 from run_isolated.process import MARK, CommandGroup, Ended, Launcher, end_leftovers
 from tests.clock import ManualClock
+from tests.processes import has_ended
 
 PYTHON = (sys.executable, "-I", "-S", "-c")
 ENV = {"PATH": os.environ["PATH"]}
@@ -102,18 +102,6 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def wait_for_end(pid: int) -> bool:
-    """Return whether `pid` ended; waits for the event, at most 20 s."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], 20)[0])
-    finally:
-        os.close(descriptor)
 
 
 async def test_exit_code_output_directory_and_environment(output: Output, tmp_path: Path) -> None:
@@ -262,7 +250,7 @@ async def test_launcher_that_never_ends_is_killed_with_all_that_stems_from_it(ou
         pids = [int(await output.line()), *map(int, (await output.line()).split())]
         os.kill(pids[-1], signal.SIGSTOP)  # and nobody lets it go on
         waiting.cancel()
-    assert all(wait_for_end(pid) for pid in pids)
+    assert all(has_ended(pid) for pid in pids)
     assert output.rest() == ""
 
 
@@ -288,7 +276,7 @@ async def test_killed_launcher_is_an_internal_failure_and_leaves_nothing(output:
                 clock=ManualClock(),
             )
     output.close_write()
-    assert wait_for_end(int(await output.line()))
+    assert has_ended(int(await output.line()))
 
 
 async def test_sigkill_of_the_owner_leaves_no_process() -> None:
@@ -311,7 +299,7 @@ async def test_sigkill_of_the_owner_leaves_no_process() -> None:
         assert len(pids) == 3
         owner.send_signal(signal.SIGKILL)
         owner.wait()
-        assert all(wait_for_end(pid) for pid in pids)
+        assert all(has_ended(pid) for pid in pids)
 
 
 async def test_unused_launcher_goes_away(output: Output) -> None:
@@ -382,7 +370,7 @@ async def test_daemon_that_hides_does_not_outlive_a_killed_launcher_in_a_control
     code = "import sys\n" + HIDDEN + DAEMON + "os.kill(os.getppid(), 9); signal.pause()"
     with pytest.raises(InternalFailure, match="was killed"):
         await run_in(group, output, tmp_path, *PYTHON, code)
-    assert wait_for_end(int(output.rest().split()[0]))
+    assert has_ended(int(output.rest().split()[0]))
     assert not os.path.exists(group.group.path)
 
 

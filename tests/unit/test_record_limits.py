@@ -16,34 +16,19 @@ from isolate.cas.block import (
     Absent,
     Block,
     ChunkList,
-    Record,
     StreamError,
     decode_record,
     encode_record,
     record_length,
 )
 from isolate.cas.codec import zstd_bound
-from isolate.cas.digest import BLAKE3, SHA1, Algorithm, Blob
+from isolate.cas.digest import BLAKE3, SHA1, Blob
 from isolate.cas.layout import MAX_ABSENT, MAX_ERROR_BYTES
 from isolate.errors import InvalidRecord
 from tests.records import blob_of, block_of, raw_block, raw_frame, raw_recipe, seal
+from tests.unit.decoding import decoded, opened, refuses
 
 X = blob_of(b"x")
-
-
-def decoded(data: bytes, algorithm: Algorithm = BLAKE3) -> Record:
-    return decode_record(data, algorithm)
-
-
-def opened(data: bytes) -> list[bytes]:
-    record = decoded(data)
-    assert isinstance(record, Block)
-    return [bytes(content) for _, content in record.contents()]
-
-
-def refuses(data: bytes, because: str, algorithm: Algorithm = BLAKE3) -> None:
-    with pytest.raises(InvalidRecord, match=because):
-        decode_record(data, algorithm)
 
 
 # Blocks.

@@ -27,7 +27,7 @@ from isolate.errors import (
 from isolate.http import HttpClient, RetryPolicy
 from isolate.monitor import TallyMonitor
 from tests.loopback import SkippingClock, serving, unused_url
-from tests.records import blob_of, block_of
+from tests.records import blob_of, block_of, stream
 
 NAMESPACE = Namespace.parse("blake3-zstd")
 ALGORITHM = NAMESPACE.algorithm
@@ -64,11 +64,6 @@ async def answering(call: str, handler: Handler, method: str = "POST") -> AsyncI
 
 def bytes_of(*records: Record) -> bytes:
     return b"".join(encode_record(record, ALGORITHM) for record in records)
-
-
-async def stream(*blocks: Block) -> AsyncIterator[Block]:
-    for block in blocks:
-        yield block
 
 
 async def everything(store: HttpStore, blobs: list[Blob]) -> list[Block | ChunkList | Absent]:
