@@ -22,6 +22,7 @@ from isolate.errors import InvalidInput, IsolateError, first_cause
 from isolate.isolated import Manifest, dumps
 from isolate.monitor import Monitor
 from isolate.scan import Found
+from isolate.seen import Seen
 from isolate.sender import Sender, jobs_of
 from isolate.slab import SLAB_ENTRIES, SLABS_IN_FLIGHT, UNSENT_SLABS, Slab, fast_blob, fast_entry
 from isolate.split import Groups, splitter_for
@@ -68,7 +69,7 @@ class Pipeline:
         self._splitter = splitter_for(self._namespace)
         self._groups = Groups(groups)
         self._recorded = recorded
-        self._seen = {self._namespace.empty.digest}
+        self._seen = Seen([self._namespace.empty.digest])
         self._includes: list[bytes] = []
         self._group_parts: list[bytes] = []
         self._part_room = asyncio.Semaphore(PARTS_IN_FLIGHT)
@@ -208,17 +209,12 @@ class Pipeline:
 
     async def _look_up(self, slabs: Sequence[Slab]) -> None:
         """Ask for the blobs that this pass meets for the first time, and have the missing ones sent."""
-        seen = self._seen
         self._monitor.count("archived_bytes", sum([blob.size for slab in slabs for blob in slab.blobs if blob]))
-        fresh: list[list[tuple[Found, Blob]]] = []
+        fresh: list[list[Blob]] = []
         for slab in slabs:
-            first = []
-            for entry, blob in zip(slab.entries, slab.blobs, strict=True):
-                if blob is not None and blob.digest not in seen:
-                    seen.add(blob.digest)
-                    first.append((entry, blob))
-            fresh.append(first)
-        asked = [blob for first in fresh for _, blob in first]
+            named = {blob.digest: blob for blob in slab.blobs if blob is not None}
+            fresh.append([named[digest] for digest in self._seen.first(named)])
+        asked = [blob for first in fresh for blob in first]
         missing = set(await self._store.missing(asked)) if asked else set()
         self._monitor.count("present_blobs", len(asked) - len(missing))
         if missing:
@@ -227,7 +223,17 @@ class Pipeline:
             self._monitor.expect("uploaded_blobs", self._wanted_blobs)
             self._monitor.expect("uploaded_bytes", self._wanted_bytes)
         for slab, first in zip(slabs, fresh, strict=True):
-            await self._send_slab(slab, [Wanted(self._source(entry), blob) for entry, blob in first if blob in missing])
+            await self._send_slab(slab, self._wanted(slab, missing.intersection(first)))
+
+    def _wanted(self, slab: Slab, missing: set[Blob]) -> list[Wanted]:
+        """Return the first file of `slab` for each of `missing`, in the order of their paths."""
+        wanted: list[Wanted] = []
+        if missing:
+            for entry, blob in zip(slab.entries, slab.blobs, strict=True):
+                if blob in missing:
+                    missing.remove(blob)
+                    wanted.append(Wanted(self._source(entry), blob))
+        return wanted
 
     async def _send_slab(self, slab: Slab, files: Sequence[Wanted]) -> None:
         """Have `files` sent by who hashed them."""
