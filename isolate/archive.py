@@ -26,6 +26,7 @@ from isolate.expansion import EVERYTHING, beginning, expand
 from isolate.hands import Remote, Target, open_target
 from isolate.isolated import Manifest, dumps
 from isolate.monitor import Monitor
+from isolate.partcache import PartCache
 from isolate.pipeline import Built, Pipeline
 from isolate.scan import Found, ScanRules, scan
 from isolate.sender import Sender
@@ -195,10 +196,15 @@ async def _build(plan: Plan, store: BlobStore, crew: GrowingCrew, options: Archi
         started_s = clock.monotonic()
         try:
             with ExitStack() as stack:
-                cache = None
+                cache = parts = None
                 if options.stat_cache is not None:
                     tree = StatCache(options.stat_cache, plan.name, namespace.algorithm, clock, monitor, doubted)
                     cache = stack.enter_context(tree)
+                    if namespace.is_ours and options.record is None and not options.skip_broken:
+                        found = PartCache(
+                            options.stat_cache, plan.name, namespace.algorithm, clock, monitor, trusted=not doubted
+                        )
+                        parts = stack.enter_context(found)
                 recorded = None
                 if options.record is not None:
                     options.record.begin()
@@ -207,6 +213,7 @@ async def _build(plan: Plan, store: BlobStore, crew: GrowingCrew, options: Archi
                     store,
                     crew,
                     cache,
+                    parts,
                     clock,
                     monitor,
                     skip_broken=options.skip_broken,

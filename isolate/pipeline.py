@@ -17,14 +17,15 @@ from isolate.cas.store import BlobStore
 from isolate.cas.wire import CHUNKED_ABOVE_BYTES
 from isolate.clock import Clock
 from isolate.crew import GrowingCrew
-from isolate.entries import Entry, Kind, manifest_mode
+from isolate.entries import Entry, Kind
 from isolate.errors import InvalidInput, IsolateError, first_cause
 from isolate.isolated import Manifest, dumps
 from isolate.monitor import Monitor
+from isolate.partcache import Part, PartCache
 from isolate.scan import Found
 from isolate.seen import Seen
 from isolate.sender import Sender, jobs_of
-from isolate.slab import SLAB_ENTRIES, SLABS_IN_FLIGHT, UNSENT_SLABS, Slab, fast_blob, fast_entry
+from isolate.slab import SLABS_IN_FLIGHT, UNSENT_SLABS, Slab, files_of, manifest_entries, slabs_of
 from isolate.split import Groups, splitter_for
 from isolate.statcache import StatCache, is_settled
 from isolate.upload import Wanted
@@ -53,6 +54,7 @@ class Pipeline:
         store: BlobStore,
         crew: GrowingCrew,
         cache: StatCache | None,
+        parts: PartCache | None,
         clock: Clock,
         monitor: Monitor,
         *,
@@ -60,8 +62,11 @@ class Pipeline:
         groups: Sequence[str] = (),
         recorded: Callable[[Sequence[Entry]], object] | None = None,
     ) -> None:
-        """`groups` are beginnings of paths that get parts of their own; `recorded` sees all entries in order."""
-        self._store, self._crew, self._cache = store, crew, cache
+        """`groups` are beginnings of paths that get parts of their own; `recorded` sees all entries in order.
+
+        `parts` are those of the whole tree: of a namespace of ours, where nothing is grouped, recorded or skipped.
+        """
+        self._store, self._crew, self._cache, self._parts = store, crew, cache, parts
         self._clock, self._monitor = clock, monitor
         self._sender = Sender(store, crew, clock, monitor)
         self._skip_broken = skip_broken
@@ -88,7 +93,8 @@ class Pipeline:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                tasks.create_task(self._feed(self._slabs(entries), queue))
+                recorded = entries if self._namespace.is_ours else filter(self._is_recorded, entries)
+                tasks.create_task(self._feed(slabs_of(recorded, self._cache, self._parts), queue))
                 rest = await self._drain(queue)
         except BaseExceptionGroup as group:
             raise first_cause(group) from group
@@ -104,7 +110,8 @@ class Pipeline:
         rest, is_whole = self._splitter.finish()
         if is_whole:
             return rest
-        await self._close_part(rest)
+        if rest:
+            await self._close_part(rest)
         return []
 
     async def _close_groups(self) -> None:
@@ -133,27 +140,6 @@ class Pipeline:
                     slab.hashing = self._tasks.create_task(self._crew.hash(paths, stamps))
                 await queue.put(slab)
         await queue.put(None)
-
-    def _slabs(self, entries: Iterator[Found]) -> Iterator[Slab]:
-        find = None if self._cache is None else self._cache.find
-        slab = Slab()
-        for entry in entries if self._namespace.is_ours else filter(self._is_recorded, entries):
-            blob, stamp = None, entry[3]
-            if stamp is not None:
-                slab.files += 1
-                digest = None if find is None else find(entry[0], stamp)
-                if digest is not None:
-                    blob = fast_blob((digest, stamp[0]))
-                else:
-                    slab.unknown.append(len(slab.entries))
-                    slab.unknown_bytes += stamp[0]
-            slab.entries.append(entry)
-            slab.blobs.append(blob)
-            if (blob is None or len(slab.entries) == SLAB_ENTRIES) and slab.is_full:
-                yield slab
-                slab = Slab()
-        if slab.entries:
-            yield slab
 
     def _is_recorded(self, entry: Found) -> bool:
         """Say whether a manifest of 2020 can have `entry`."""
@@ -203,6 +189,8 @@ class Pipeline:
                 if result.stamp is not None and is_settled(result.stamp, slab.read_at_ns):
                     slab.learnt.append((index, result.blob, result.stamp))
                 hashed_bytes += result.blob.size
+            stamps = [slab.entries[index].stamp for index in slab.unknown]
+            slab.is_settled = stamps == [stamp for _, _, stamp in slab.learnt]
         self._monitor.count("cached_files", slab.files - len(slab.unknown))
         self._monitor.count("hashed_files", len(slab.unknown))
         self._monitor.count("hashed_bytes", hashed_bytes)
@@ -213,6 +201,8 @@ class Pipeline:
         fresh: list[list[Blob]] = []
         for slab in slabs:
             named = {blob.digest: blob for blob in slab.blobs if blob is not None}
+            if slab.part is not None:
+                named[slab.part.manifest.digest] = slab.part.manifest
             fresh.append([named[digest] for digest in self._seen.first(named)])
         asked = [blob for first in fresh for blob in first]
         missing = set(await self._store.missing(asked)) if asked else set()
@@ -223,17 +213,11 @@ class Pipeline:
             self._monitor.expect("uploaded_blobs", self._wanted_blobs)
             self._monitor.expect("uploaded_bytes", self._wanted_bytes)
         for slab, first in zip(slabs, fresh, strict=True):
-            await self._send_slab(slab, self._wanted(slab, missing.intersection(first)))
-
-    def _wanted(self, slab: Slab, missing: set[Blob]) -> list[Wanted]:
-        """Return the first file of `slab` for each of `missing`, in the order of their paths."""
-        wanted: list[Wanted] = []
-        if missing:
-            for entry, blob in zip(slab.entries, slab.blobs, strict=True):
-                if blob in missing:
-                    missing.remove(blob)
-                    wanted.append(Wanted(self._source(entry), blob))
-        return wanted
+            absent = missing.intersection(first) if missing else missing
+            if absent:
+                slab.part = None  # is made once more, which is the way to have it sent
+            files = [Wanted(self._source(entry), blob) for entry, blob in files_of(slab, absent)]
+            await self._send_slab(slab, files)
 
     async def _send_slab(self, slab: Slab, files: Sequence[Wanted]) -> None:
         """Have `files` sent by who hashed them."""
@@ -263,23 +247,33 @@ class Pipeline:
     # Stage 3: entries in their order, into the manifest and the memory of digests.
 
     async def _record(self, slab: Slab) -> None:
-        entries: list[Entry] = []
-        file, modes = Kind.FILE, self._modes
-        dirs = 0
-        for (path, kind, st_mode, _, _, target), blob in zip(slab.entries, slab.blobs, strict=True):
-            if kind is not file:
-                dirs += kind is Kind.DIR
-                entries.append(fast_entry((path, kind, None, None, target)))
-            elif blob is not None:  # else broken, reported, and left out as the caller wished
-                mode = modes.get(st_mode)
-                if mode is None:
-                    mode = modes[st_mode] = manifest_mode(st_mode)
-                entries.append(fast_entry((path, file, blob, mode, None)))
-                self._size_bytes += blob[1]
-        self._files += len(entries) - dirs
+        # A file without a blob is broken, reported, and left out as the caller wished.
+        kinds = [entry.kind for entry in slab.entries]
+        sizes = [blob[1] for blob in slab.blobs if blob is not None]
+        self._files += len(sizes) + kinds.count(Kind.LINK)
+        self._size_bytes += sum(sizes)
+        if slab.part is not None:
+            await self._record_part(slab.part)
+        else:
+            await self._record_entries(slab)
+        if self._cache is not None:
+            self._cache.passed(slab.entries[-1].path)
+
+    async def _record_part(self, part: Part) -> None:
+        """Include a part that was made before and is in the store, as what it names is or will be."""
+        for entries in self._splitter.cut():
+            await self._close_part(entries)
+        self._includes.append(part.manifest.digest)
+        if self._parts is not None:
+            self._parts.again(part)
+
+    async def _record_entries(self, slab: Slab) -> None:
+        entries = manifest_entries(slab, self._modes)
         if self._cache is not None:
             for index, blob, stamp in slab.learnt:
                 self._cache.store(slab.entries[index].path, stamp, blob.digest)
+        if self._parts is not None:
+            self._parts.take(slab.entries, slab.blobs, settled=slab.is_settled)
         if self._recorded is not None:
             self._recorded(entries)
         for part in self._splitter.extend(self._groups.take(entries)):
@@ -291,6 +285,8 @@ class Pipeline:
         content = dumps(Manifest(algorithm=self._namespace.algorithm, entries=tuple(entries)))
         blob = self._namespace.blob(content)
         self._includes.append(blob.digest)
+        if self._parts is not None:
+            self._parts.made(len(entries), blob)
         self._tasks.create_task(self._send_part(blob, content, set(self._sending)))
         return content
 

@@ -10,19 +10,36 @@ from __future__ import annotations
 
 from binascii import crc32
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from isolate.cas.digest import Namespace
 from isolate.entries import Entry
 from isolate.isolated import MAX_MANIFEST_BYTES, MAX_NODES, too_large
 
 LIMIT = 20_000  # entries of one part: about 3.5 MB of JSON
-MIN_ENTRIES = 4_096
-BOUNDARY_MASK = 0xFFF  # one path in 4096 begins a part: parts of 8,200 entries on average, 2 % reach the limit
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Where parts begin; the hashes of all large trees depend on it."""
+
+    limit: int = LIMIT  # a tree of no more entries is one manifest
+    min_entries: int = 4_096
+    mask: int = 0xFFF  # one path in 4096 begins a part: parts of 8,200 entries on average, 2 % reach the limit
+
+    def begins_part(self, path: str, entries: int) -> bool:
+        """Whether `path` is the first of another part when `entries` are in the one before it."""
+        return entries >= self.min_entries and (
+            entries >= self.limit or not crc32(path.encode("utf-8", "surrogateescape")) & self.mask
+        )
+
+
+RULE = Rule()
 
 
 def splitter_for(namespace: Namespace) -> Splitter | Whole:
     """Return what cuts the manifests of `namespace`."""
-    return Splitter() if namespace.is_ours else Whole()
+    return Splitter(RULE) if namespace.is_ours else Whole()
 
 
 class Whole:
@@ -40,6 +57,10 @@ class Whole:
         )
         if self._least_bytes > MAX_MANIFEST_BYTES or len(self._entries) >= MAX_NODES:
             raise too_large(len(self._entries))
+        return []
+
+    def cut(self) -> list[list[Entry]]:
+        """Return nothing: no entry begins a part."""
         return []
 
     def finish(self) -> tuple[list[Entry], bool]:
@@ -74,10 +95,10 @@ class Groups:
 
 
 class Splitter:
-    """Takes the entries of one tree in order and gives them back in parts, holding at most `limit` of them."""
+    """Takes the entries of one tree in order and gives them back in parts, holding at most `rule.limit` of them."""
 
-    def __init__(self, limit: int = LIMIT, min_entries: int = MIN_ENTRIES, mask: int = BOUNDARY_MASK) -> None:
-        self._limit, self._min_entries, self._mask = limit, min_entries, mask
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
         self._whole: list[Entry] = []  # everything, while it may still be one part
         self._current: list[Entry] = []
         self._is_split = False
@@ -87,23 +108,32 @@ class Splitter:
         if self._is_split:
             return self._push(entries)
         self._whole += entries
-        if len(self._whole) <= self._limit:
+        if len(self._whole) <= self._rule.limit:
             return []
-        self._is_split = True
-        held, self._whole = self._whole, []
-        return self._push(held)
+        return self._push_held()
+
+    def cut(self) -> list[list[Entry]]:
+        """Return the parts of what was taken; the next entry begins a part, and the tree is larger than one part."""
+        parts = self._push_held()
+        if self._current:
+            parts.append(self._current)
+            self._current = []
+        return parts
 
     def finish(self) -> tuple[list[Entry], bool]:
         """Return what is left, and whether that is the whole tree."""
         return (self._current, False) if self._is_split else (self._whole, True)
 
+    def _push_held(self) -> list[list[Entry]]:
+        self._is_split = True
+        held, self._whole = self._whole, []
+        return self._push(held)
+
     def _push(self, entries: Sequence[Entry]) -> list[list[Entry]]:
         parts = []
-        current, limit, min_entries, mask = self._current, self._limit, self._min_entries, self._mask
+        current, begins_part = self._current, self._rule.begins_part
         for entry in entries:
-            if len(current) >= min_entries and (
-                len(current) >= limit or not crc32(entry[0].encode("utf-8", "surrogateescape")) & mask
-            ):
+            if begins_part(entry[0], len(current)):
                 parts.append(current)
                 current = []
             current.append(entry)

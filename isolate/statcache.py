@@ -5,9 +5,8 @@ one that was read, and only if a later write must have moved its ctime; a damage
 empty one, reported and never raised.
 
 One file for each archived tree, read and written as a stream beside the scan, because both are sorted by path: memory
-is one frame, whatever the size of the tree. A frame is `length 4 · check 8 · payload`, the check being the first 8
-bytes of the payload's BLAKE3. The first payload names format, algorithm and tree; each later one is `bytes of paths 4 ·
-paths, separated by NUL · one record per path`.
+is one frame, whatever the size of the tree. The first payload names format, algorithm and tree; each later one is
+`bytes of paths 4 · paths, separated by NUL · one record per path`.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from typing import Any, BinaryIO, Self
 
 from isolate.cas.digest import BLAKE3, Algorithm
 from isolate.clock import Clock
+from isolate.frames import read_frame, write_frame
 from isolate.monitor import Monitor
 from isolate.scan import Stamp
 
 FORMAT = b"isolate stat cache 1"
 FRAME_FILES = 4096  # about half a megabyte: all that is held of a cache of any size
-MAX_FRAME_BYTES = 64 << 20  # FRAME_FILES of the longest paths there are
+HELD_DEAD = 4 * FRAME_FILES  # paths that are gone, before the new cache is begun because of them
 KEPT_S = 30 * 86_400.0  # caches of trees that nobody archived for so long go
 # File systems stamp ctime with a coarse clock (ext4 4 ms, FAT 2 s): a file this young could change once more and keep
 # its stamp, so its digest is not remembered.
 SETTLED_NS = 2_000_000_000
 
-_FRAME = struct.Struct("<I8s")
 _LENGTH = struct.Struct("<I")
 _END = "\U0010ffff\U0010ffff"  # sorts behind every path
 
@@ -72,6 +71,7 @@ class StatCache:
         self._frame: dict[str, Record] = {}  # what `find` did not come to yet
         self._last = ""  # path of the frame
         self._dead: set[str] = set()  # of what `find` passed: gone, or changed
+        self._kept: tuple[str, str] | None = None  # range of paths that nobody needs to look for
         self._merger: _Merger | None = None
         self._is_off = False
         self._is_damaged = False
@@ -98,6 +98,8 @@ class StatCache:
 
     def find(self, path: str, stamp: Stamp) -> bytes | None:
         """Return the digest of the file at `path`, None when it has to be read."""
+        if self._kept is not None:
+            self._pass_kept(*self._kept)
         while self._last < path:
             self._next_frame()
         record = self._frame.pop(path, None)
@@ -110,16 +112,49 @@ class StatCache:
         digest: bytes = record[5]
         return digest
 
+    @property
+    def held_dead(self) -> int:
+        """How many paths that are gone are in memory."""
+        return len(self._dead)
+
+    def keep(self, first: str, last: str) -> None:
+        """Leave what is remembered from `first` to `last` as it is, unread; called in the order of paths like `find`.
+
+        Only what was kept may be there between `last` and the next path that is looked for or kept.
+        """
+        self._kept = (first if self._kept is None else self._kept[0], last)
+
+    def passed(self, path: str) -> None:
+        """Hear that nothing up to `path` will be stored any more."""
+        if self._is_off or (self._merger is None and len(self._dead) < HELD_DEAD):
+            return
+        try:
+            self._merge().advance(path, self._dead)
+        except OSError as error:
+            self._give_up(error)
+
     def store(self, path: str, stamp: Stamp, digest: bytes) -> None:
         """Remember a digest that `find` did not give. The caller made sure that the stamp is settled."""
         if self._is_off:
             return
         try:
-            if self._merger is None:
-                self._merger = _Merger(self._folder, self._head, self._record, self._read())
-            self._merger.add(path, (*stamp, digest), self._dead)
+            self._merge().add(path, (*stamp, digest), self._dead)
         except OSError as error:
             self._give_up(error)
+
+    def _merge(self) -> _Merger:
+        if self._merger is None:
+            self._merger = _Merger(self._folder, self._head, self._record, self._read())
+        return self._merger
+
+    def _pass_kept(self, first: str, last: str) -> None:
+        self._kept = None
+        while True:
+            for path in [path for path in self._frame if first <= path <= last]:
+                del self._frame[path]
+            if self._last >= last:
+                return
+            self._next_frame()
 
     def _next_frame(self) -> None:
         self._dead.update(self._frame)
@@ -129,16 +164,17 @@ class StatCache:
         self._last = paths[-1] if paths else _END
 
     def _save(self, *, complete: bool) -> None:
-        while complete and self._last != _END:
+        if complete and self._kept is not None and self._last:
+            self._pass_kept(*self._kept)
+        # Where all was kept, nothing is gone.
+        while complete and self._kept is None and self._last != _END:
             self._next_frame()
         now_s = self._clock.now()
         if self._merger is None and not self._dead and not self._is_damaged:
             if self._path.exists():
                 os.utime(self._path, (now_s, now_s))
             return
-        if self._merger is None:
-            self._merger = _Merger(self._folder, self._head, self._record, self._read())
-        self._merger.finish(self._path, self._dead)
+        self._merge().finish(self._path, self._dead)
         os.utime(self._path, (now_s, now_s))
         with os.scandir(self._folder) as entries:
             for entry in entries:
@@ -153,9 +189,9 @@ class StatCache:
         """Yield the frames of the old cache; ends early, with a report, where it is damaged."""
         try:
             with open(self._path, "rb") as file:
-                if _read_frame(file) != self._head:
+                if read_frame(file) != self._head:
                     raise ValueError("it begins with something else")
-                while (payload := _read_frame(file)) is not None:
+                while (payload := read_frame(file)) is not None:
                     yield self._split(payload)
         except FileNotFoundError:
             return
@@ -188,17 +224,21 @@ class _Merger:
         self._paths: list[str] = []
         self._packed: list[bytes] = []
         self._open = True
-        _write_frame(self._file, head)
+        write_frame(self._file, head)
 
-    def add(self, path: str, record: Record, dead: Container[str]) -> None:
+    def add(self, path: str, record: Record, dead: set[str]) -> None:
         """Write a new record behind those old ones that come before it and are not dead."""
-        while self._next is not None and self._next[0] < path:
-            self._copy(dead)
+        self.advance(path, dead)
         if self._next is not None and self._next[0] == path:
             self._next = next(self._old, None)
         self._write(path, record)
 
-    def finish(self, path: Path, dead: Container[str]) -> None:
+    def advance(self, path: str, dead: set[str]) -> None:
+        """Write those old ones that come before `path` and are not dead; the dead are forgotten."""
+        while self._next is not None and self._next[0] < path:
+            self._copy(dead)
+
+    def finish(self, path: Path, dead: set[str]) -> None:
         """Write what is left of the old ones, and let the new cache take the name `path`."""
         while self._next is not None:
             self._copy(dead)
@@ -214,9 +254,11 @@ class _Merger:
             self._file.close()
             os.unlink(self._name)
 
-    def _copy(self, dead: Container[str]) -> None:
+    def _copy(self, dead: set[str]) -> None:
         assert self._next is not None
-        if self._next[0] not in dead:
+        if self._next[0] in dead:
+            dead.remove(self._next[0])
+        else:
             self._write(*self._next)
         self._next = next(self._old, None)
 
@@ -229,24 +271,5 @@ class _Merger:
     def _flush(self) -> None:
         if self._paths:
             paths = os.fsencode("\0".join(self._paths))
-            _write_frame(self._file, _LENGTH.pack(len(paths)) + paths + b"".join(self._packed))
+            write_frame(self._file, _LENGTH.pack(len(paths)) + paths + b"".join(self._packed))
             self._paths, self._packed = [], []
-
-
-def _write_frame(file: BinaryIO, payload: bytes) -> None:
-    file.write(_FRAME.pack(len(payload), BLAKE3.digest(payload)[:8]))
-    file.write(payload)
-
-
-def _read_frame(file: BinaryIO) -> bytes | None:
-    """Return the next payload, None at the end; raises ValueError, struct.error when it is damaged."""
-    head = file.read(_FRAME.size)
-    if not head:
-        return None
-    length, check = _FRAME.unpack(head)
-    if length > MAX_FRAME_BYTES:
-        raise ValueError(f"a frame of {length} bytes")
-    payload = file.read(length)
-    if len(payload) != length or BLAKE3.digest(payload)[:8] != check:
-        raise ValueError("a frame is cut off or has changed")
-    return payload

@@ -291,7 +291,7 @@ async def test_a_store_that_cannot_keep_its_promise_gets_no_manifest(tmp_path: P
 
 
 async def test_a_large_tree_is_split_and_is_the_same_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(split.Splitter.__init__, "__defaults__", (50, 5, 0xF))
+    monkeypatch.setattr(split, "RULE", split.Rule(50, 5, 0xF))
     monkeypatch.setattr(slab, "JOB_FILES", 7)
     tree: Tree = {f"d{number % 9}": {} for number in range(9)}
     for number in range(400):
@@ -336,7 +336,7 @@ async def test_a_selection_brings_command_and_directory(tmp_path: Path) -> None:
 async def test_groups_have_parts_of_their_own_in_the_namespaces_of_2020(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(split.Splitter.__init__, "__defaults__", (20, 2, 1))
+    monkeypatch.setattr(split, "RULE", split.Rule(20, 2, 1))
     tree: Tree = {"m": {f"{n:02}": b"m" for n in range(50)}, "p": {"x": b"1"}, "test": {"data": {"t": b"2"}}}
     write_tree(tmp_path, {**tree, "t.isolate": b"{'variables': {'files': ['m/', 'test/', 'p/']}}"})
     selection = select(tmp_path / "t.isolate", Variables(paths={"PRODUCT_DIR": "p"}), tmp_path)

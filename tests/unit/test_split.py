@@ -10,17 +10,17 @@ from isolate import split as split_module
 from isolate.cas.digest import Namespace
 from isolate.entries import Entry, Kind
 from isolate.errors import TooLarge
-from isolate.split import Splitter, splitter_for
+from isolate.split import Rule, Splitter, splitter_for
 
-SMALL = {"limit": 200, "min_entries": 20, "mask": 0x1F}
+SMALL = Rule(limit=200, min_entries=20, mask=0x1F)
 
 
 def entries(names: Iterable[str]) -> list[Entry]:
     return [Entry(name, Kind.LINK, target="x") for name in sorted(names)]
 
 
-def split(of: Sequence[Entry], **sizes: int) -> tuple[list[list[Entry]], bool]:
-    splitter = Splitter(**(sizes or SMALL))
+def split(of: Sequence[Entry], rule: Rule = SMALL) -> tuple[list[list[Entry]], bool]:
+    splitter = Splitter(rule)
     parts = [part for start in range(0, len(of), 7) for part in splitter.extend(of[start : start + 7])]
     rest, is_whole = splitter.finish()
     return [*parts, rest], is_whole
@@ -63,5 +63,5 @@ def test_a_small_change_touches_few_parts() -> None:
 
 
 def test_paths_that_never_begin_a_part_are_cut_at_the_limit() -> None:
-    parts, _ = split(entries(f"{number:04}" for number in range(1_000)), limit=200, min_entries=20, mask=0xFFFFFFFF)
+    parts, _ = split(entries(f"{number:04}" for number in range(1_000)), Rule(200, 20, 0xFFFFFFFF))
     assert [len(part) for part in parts] == [200] * 5

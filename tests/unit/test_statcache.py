@@ -10,7 +10,7 @@ import pytest
 from isolate.cas.digest import BLAKE3, SHA1, Algorithm
 from isolate.monitor import TallyMonitor
 from isolate.scan import Stamp
-from isolate.statcache import FRAME_FILES, KEPT_S, SETTLED_NS, StatCache, is_settled
+from isolate.statcache import FRAME_FILES, HELD_DEAD, KEPT_S, SETTLED_NS, StatCache, is_settled
 from tests.clock import ManualClock
 
 CLOCK = ManualClock(1_700_000_000.0)
@@ -104,6 +104,57 @@ def test_a_run_that_failed_keeps_what_it_learnt_and_what_was_known(tmp_path: Pat
         fail()
     with opened(tmp_path) as cache:
         assert all(cache.find(path, STAMP) for path in ("a", "b", "c", "x"))
+
+
+@pytest.mark.parametrize("gone", ["a", "d", "i"])
+def test_what_is_kept_need_not_be_looked_for(tmp_path: Path, gone: str) -> None:
+    remember(tmp_path, list("abcdefghi"))
+    with opened(tmp_path) as cache:
+        for path in "abc":
+            assert path == gone or cache.find(path, STAMP)
+        if gone != "d":
+            assert cache.find("d", STAMP)
+        cache.keep("e", "f")
+        cache.keep("g", "g")
+        for path in "hi":
+            assert path == gone or cache.find(path, STAMP)
+    with opened(tmp_path) as cache:
+        assert "".join(path for path in "abcdefghi" if cache.find(path, STAMP)) == "abcdefghi".replace(gone, "")
+
+
+def test_where_all_is_kept_nothing_is_read_or_written(tmp_path: Path) -> None:
+    remember(tmp_path, ["a", "b"])
+    (file,) = tmp_path.iterdir()
+    damaged = bytes(len(file.read_bytes()))
+    file.write_bytes(damaged)
+    monitor = TallyMonitor()
+    with StatCache(tmp_path, "/tree", BLAKE3, CLOCK, monitor) as cache:
+        cache.keep("a", "b")
+    assert (file.read_bytes(), monitor.problems) == (damaged, [])
+
+
+def test_kept_frames_are_passed_one_by_one(tmp_path: Path) -> None:
+    paths = [f"{number:06}" for number in range(4 * FRAME_FILES)]
+    remember(tmp_path, paths)
+    with opened(tmp_path) as cache:
+        assert cache.find(paths[0], STAMP)
+        cache.keep(paths[1], paths[3 * FRAME_FILES])
+        assert cache.find(paths[-1], STAMP)
+    with opened(tmp_path) as cache:
+        left = [path for path in paths if cache.find(path, STAMP)]
+    assert left == [*paths[: 3 * FRAME_FILES + 1], paths[-1]]
+
+
+def test_of_files_that_are_gone_few_are_held(tmp_path: Path) -> None:
+    paths = [f"{number:06}" for number in range(HELD_DEAD + 3 * FRAME_FILES)]
+    remember(tmp_path, paths)
+    with opened(tmp_path) as cache:
+        for path in paths[::FRAME_FILES]:
+            assert cache.find(path, STAMP)
+            cache.passed(path)
+            assert cache.held_dead <= HELD_DEAD + FRAME_FILES
+    with opened(tmp_path) as cache:
+        assert [path for path in paths if cache.find(path, STAMP)] == paths[::FRAME_FILES]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "garbage", "long"])
