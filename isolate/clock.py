@@ -5,7 +5,6 @@ Knows nothing of who waits and why; `monotonic` measures durations, `now` dates 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Protocol
 
@@ -37,4 +36,6 @@ class SystemClock:
         return time.monotonic()
 
     async def sleep(self, delay_s: float) -> None:
+        import asyncio  # who sleeps has it, and not everybody sleeps
+
         await asyncio.sleep(delay_s)

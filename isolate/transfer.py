@@ -27,11 +27,11 @@ from isolate.errors import (
     StoredCorrupt,
     first_cause,
 )
+from isolate.found import STREAMS
 from isolate.isolated import MAX_MANIFEST_BYTES
 from isolate.monitor import Monitor
 from isolate.receiving import Record, each
 
-STREAMS = 2  # parallel reads: enough to keep a thread busy while another one waits for the network
 CHUNK_READ = 256  # chunks of a large blob asked for in one call: about 256 MiB, in any order
 UNKNOWN_SIZE = -1  # stores read by digest; a manifest's size is learnt when it comes
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from isolate.clock import Clock
 from isolate.monitor import Monitor
-from run_isolated.process import end_leftovers
+from run_isolated.command_group import end_leftovers
 from run_isolated.spec import RunSpec
 from run_isolated.workdir import is_kept, sweep
 

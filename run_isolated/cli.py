@@ -6,12 +6,12 @@ not, and neither leaves a process or a work directory.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import json
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,10 +23,12 @@ from run_isolated import flags
 
 if TYPE_CHECKING:
     from isolate.monitor import Monitor
+    from run_isolated.attempt import Attempt
     from run_isolated.result import OutputsRef, RunResult
     from run_isolated.spec import RunSpec
 
 PROGRAM = "run_isolated"
+_ASK_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _NOT_WITH_CLEAN = {"isolated", "server", "json_file", "named_caches", "words"}
 _ALONE = "--clean goes with none of --isolated, --isolate-server, --json, --named-cache and a command"
 _EPILOG = """\b
@@ -120,7 +122,7 @@ def _run(
         if json_file is not None:
             _write(json_file, RunResult(internal_failure=NOT_FINISHED))
         with console.watch() as monitor:
-            result, interrupted = asyncio.run(_supervise(spec, LoggedMonitor(monitor, log)))
+            result, interrupted = _ended(spec, LoggedMonitor(monitor, log))
         log.info("%s", json.dumps(result.to_json()))
     if result.stats.download is not None:
         console.note(fetched_line(monitor.snapshot(), result.stats.download.duration_s))
@@ -172,13 +174,42 @@ def _clean(console: Console, cache_dir: Path | None, root_dir: Path | None, **as
     return 0
 
 
-async def _supervise(spec: RunSpec, monitor: Monitor) -> tuple[RunResult, bool]:
+class _Signals:
+    """Signals that ask a run to end rather than interrupt this process: noted until there is a loop to tell of them."""
+
+    def __init__(self) -> None:
+        self.came: list[int] = []
+        for number in _ASK_TO_END:
+            signal.signal(number, self._note)
+
+    def have_come(self) -> bool:
+        return bool(self.came)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.came.append(number)
+
+
+def _ended(spec: RunSpec, monitor: Monitor) -> tuple[RunResult, bool]:
     """Return the result, and whether the user interrupted: a first signal asks the command to end, a second ends it."""
     from isolate.clock import SystemClock
-    from run_isolated.result import NOT_FINISHED, RunResult
-    from run_isolated.run import run
+    from run_isolated.attempt import Attempt
 
-    stop, received = asyncio.Event(), set[int]()
+    signals = _Signals()
+    attempt = Attempt(spec, None, signals.have_come, SystemClock(), monitor)
+    attempt.begin()
+    import asyncio  # the command is on its way
+
+    return asyncio.run(_supervise(attempt, signals))
+
+
+async def _supervise(attempt: Attempt, signals: _Signals) -> tuple[RunResult, bool]:
+    """Return what an attempt that has begun comes to, and whether the user interrupted it."""
+    import asyncio
+
+    from run_isolated.result import NOT_FINISHED, RunResult
+    from run_isolated.run import finished
+
+    stop = asyncio.Event()
     running = asyncio.current_task()
     assert running is not None
 
@@ -188,10 +219,13 @@ async def _supervise(spec: RunSpec, monitor: Monitor) -> tuple[RunResult, bool]:
         stop.set()
         received.add(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    received = set[int]()
+    for number in _ASK_TO_END:
         asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+    for earlier in signals.came:
+        on_signal(earlier)
     try:
-        result = await run(spec, stdout=None, stop=stop, monitor=monitor, clock=SystemClock())
+        result = await finished(attempt, stop)
     except asyncio.CancelledError:
         result = RunResult(internal_failure=NOT_FINISHED, stopped=True)
     return result, signal.SIGINT in received

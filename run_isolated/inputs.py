@@ -1,7 +1,8 @@
-"""The inputs of a run: a tree fetched into the cache, mapped, proven unharmed afterwards, and kept for the next run.
+"""The inputs of a run: a tree of the cache, mapped, proven unharmed afterwards, and kept for the next run.
 
-Knows no command. The invariants: everything mapped stays pinned until `close`; when `verify` returns, the files of the
-cache that the tree shares are the ones that were mapped; only a tree that was verified is kept.
+Knows no command, no store and no loop; what has to be fetched first is the business of fetching.py. The invariants:
+everything mapped stays pinned until `close`; when `verify` returns, the files of the cache that the tree shares are the
+ones that were mapped; only a tree that was verified is kept.
 """
 
 from __future__ import annotations
@@ -9,15 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Self
 
 from isolate.cas.cache import CachePolicy, Evicted, LocalCache, Usage
-from isolate.cas.store import BlobStore
+from isolate.cas.digest import Namespace
 from isolate.clock import Clock
-from isolate.errors import BlobCorrupt, BlobsMissing, InternalFailure, NoSpace
-from isolate.fetch import Fetched, fetch
+from isolate.errors import BlobCorrupt, BlobsMissing, InternalFailure
+from isolate.found import Fetched, found
 from isolate.monitor import Monitor
 from run_isolated.command import Layers
 from run_isolated.deletion import delete_tree
@@ -25,7 +25,6 @@ from run_isolated.mapper import How
 from run_isolated.mapping import Ready, map_fetched, reuse
 from run_isolated.result import Transfer
 from run_isolated.reuse import Trees
-from run_isolated.waiting import in_thread
 
 
 class Inputs:
@@ -37,7 +36,7 @@ class Inputs:
     def __init__(
         self, cache: LocalCache, trees: Trees | None, before: Usage, ready: Ready, place: Path, duration_s: float
     ) -> None:
-        """Use `load`."""
+        """Use `found`, or fetching.py."""
         self.command, self.relative_cwd = ready.command, ready.relative_cwd
         self.before = before  # the cache, when we came
         self.transfer = Transfer(duration_s, items_cold=ready.cold, items_hot=ready.hot)
@@ -45,9 +44,9 @@ class Inputs:
         self._is_verified = self._is_good = False
 
     @classmethod
-    async def load(
+    def found(
         cls,
-        store: BlobStore,
+        namespace: Namespace,
         root: str,
         destination: Path,
         cache_dir: Path,
@@ -56,32 +55,26 @@ class Inputs:
         monitor: Monitor,
         how: How = How.LINK,
         *,
-        verify: bool = False,
         keep: bool = True,
-    ) -> Self:
-        """Fetch the tree whose hash is `root` and map it at `destination`, which is empty; raises IsolateError.
+    ) -> Self | None:
+        """Map the tree whose hash is `root` at `destination`, which is empty, from what is in the cache.
 
-        With `verify`, what the cache has is hashed first. With `keep`, trees of earlier runs are used and this one is
-        kept. When this returns, the command may start.
+        None when a store has to be asked. With `keep`, trees of earlier runs are used and this one is kept. When this
+        returns inputs, the command may start. Raises IsolateError.
         """
-        started_s = clock.monotonic()
-        cache = await in_thread(partial(LocalCache.open, cache_dir, store.namespace, policy, clock, monitor))
+        started_s, digest = clock.monotonic(), namespace.algorithm.parse_hex(root.lower())
+        cache = LocalCache.open(cache_dir, namespace, policy, clock, monitor)
         try:
-            trees = Trees(cache, monitor) if keep and how.is_shared else None
-            before = await in_thread(cache.usage)
-            ready = None
-            if trees is not None and not verify:
-                digest = store.namespace.algorithm.parse_hex(root.lower())
-                ready = await in_thread(partial(reuse, cache, trees, digest, destination))
-            if ready is None:
-                fetched = await _fetched(store, cache, root, trees, monitor, verify=verify)
-                ready = await in_thread(partial(_mapped, cache, trees, fetched, destination, how, monitor))
-            if ready is None:
-                fetched = await _fetched(store, cache, root, trees, monitor, verify=verify)
-                ready = await in_thread(partial(map_fetched, cache, None, fetched, destination, how, monitor))
+            trees, before = trees_of(cache, how, monitor, keep=keep), cache.usage()
+            ready = None if trees is None else reuse(cache, trees, digest, destination)
+            if ready is None and (fetched := found(cache, digest, monitor)) is not None:
+                ready = mapped(cache, trees, fetched, destination, how, monitor)
         except BaseException:
-            await in_thread(cache.close)
+            cache.close()
             raise
+        if ready is None:
+            cache.close()
+            return None
         return cls(cache, trees, before, ready, destination, clock.monotonic() - started_s)
 
     def give(self, trees: Trees) -> bool:
@@ -120,7 +113,12 @@ class Inputs:
             self._cache.close()
 
 
-def _mapped(
+def trees_of(cache: LocalCache, how: How, monitor: Monitor, *, keep: bool) -> Trees | None:
+    """Return the kept trees that a run may use and add to; None when its own cannot be one of them."""
+    return Trees(cache, monitor) if keep and how.is_shared else None
+
+
+def mapped(
     cache: LocalCache, trees: Trees | None, fetched: Fetched, destination: Path, how: How, monitor: Monitor
 ) -> Ready | None:
     """Map the tree; None, with nothing left of it, when a file was found wrong meanwhile and has to be fetched again.
@@ -135,16 +133,3 @@ def _mapped(
     for name in os.listdir(destination):
         delete_tree(destination / name)
     return None
-
-
-async def _fetched(
-    store: BlobStore, cache: LocalCache, root: str, trees: Trees | None, monitor: Monitor, *, verify: bool
-) -> Fetched:
-    """Return the tree `root`, in the cache; what earlier runs left goes when there is no space for it."""
-    try:
-        fetched = await fetch(store, cache, root, monitor, verify=verify)
-    except NoSpace:
-        if trees is None or not await in_thread(trees.clear):
-            raise
-        fetched = await fetch(store, cache, root, monitor, verify=verify)
-    return fetched

@@ -199,6 +199,14 @@ def is_stopped(pid: int) -> bool:
     return found is not None and found.state in _STOPPED
 
 
+def end_of(pid: int) -> int | None:
+    """Return a descriptor that can be read from once our child `pid` has ended; None where there is no such thing."""
+    if sys.platform.startswith("linux"):
+        with suppress(OSError):  # a kernel before 5.3
+            return os.pidfd_open(pid)
+    return None
+
+
 def _pids() -> list[int]:
     try:
         return [int(name) for name in os.listdir(_PROC) if name.isdigit()]

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from isolate.cas.cache import LocalCache, Pin
-from isolate.fetch import Fetched
+from isolate.found import Fetched
 from isolate.monitor import Monitor
 from isolate.spool import Spool
 from run_isolated.folders import Facts, Folder, Known, folders_of

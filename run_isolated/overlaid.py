@@ -22,7 +22,7 @@ from isolate.errors import InternalFailure
 from isolate.monitor import Monitor
 from run_isolated.command import Layers
 from run_isolated.deletion import delete_tree
-from run_isolated.inputs import Inputs
+from run_isolated.fetching import load
 from run_isolated.lowers import Lower, hold
 from run_isolated.result import Transfer
 from run_isolated.reuse import Trees
@@ -121,7 +121,7 @@ async def _make(
     try:
         fcntl.flock(lock, fcntl.LOCK_SH)
         place.mkdir(mode=_PRIVATE)
-        made = await Inputs.load(store, root, place, cache.root, cache.policy, cache.clock, monitor, verify=verify)
+        made = await load(store, root, place, cache.root, cache.policy, cache.clock, monitor, verify=verify)
         try:
             await in_thread(partial(made.give, trees))
         finally:

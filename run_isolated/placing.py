@@ -9,6 +9,7 @@ from __future__ import annotations
 from isolate.cas.store import BlobStore
 from isolate.clock import Clock
 from isolate.monitor import Monitor
+from run_isolated.fetching import fetched, load
 from run_isolated.inputs import Inputs
 from run_isolated.mapper import How
 from run_isolated.overlaid import CannotOverlay, Mounts, Overlaid
@@ -26,19 +27,18 @@ async def placed(
     """
     cache_dir, policy, verify = spec.content_cache_dir, spec.cache_policy, spec.verify_inputs
     how, became = spec.mapping, ""
+    get = load if verify else fetched  # it was not found in the cache
     if how == OVERLAY:
         try:
             _check(spec)
             overlaid = await Overlaid.load(store, root, work, cache_dir, policy, clock, monitor, mounts, verify=verify)
         except CannotOverlay as reason:
-            how, became = How.LINK.value, f"{How.LINK.value}: {reason}"
+            how, became, get = How.LINK.value, f"{How.LINK.value}: {reason}", load
             monitor.problem(f"No overlay for this run, files are linked or copied: {reason}")
         else:
             return overlaid, OVERLAY
     keep = not spec.leak_temp_dir
-    inputs = await Inputs.load(
-        store, root, work.run, cache_dir, policy, clock, monitor, How(how), verify=verify, keep=keep
-    )
+    inputs = await get(store, root, work.run, cache_dir, policy, clock, monitor, How(how), verify=verify, keep=keep)
     return inputs, became
 
 

@@ -15,27 +15,23 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
-import sys
-from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import Literal
 
 from isolate.clock import Clock
 from isolate.errors import InternalFailure
 from run_isolated import linux
-from run_isolated.cgroups import NO_LIMITS, Group, Limits, make, own_group
-from run_isolated.launcher import COMMAND_LINE, KILL, LIMITED, LOWER_PRIORITY, NO_NETWORK, TERMINATE, TRIAL, Request
+from run_isolated.command import Command
+from run_isolated.command_group import MARK, PASSES, CommandGroup, end_leftovers
+from run_isolated.launcher import KILL, TERMINATE
+from run_isolated.starting import LauncherProcess, request_of
+from run_isolated.waiting import in_thread
 
-# In the environment of the command: its work directory. Leftovers of a run whose launcher was killed are found by it.
-MARK = "RUN_ISOLATED_WORK_DIR"
-
-_PACKAGES = str(Path(__file__).resolve().parent.parent)
-_PASSES = 50  # of looking for leftovers by mark; each kills what it saw, so one is the rule
-_GROUP_END_S = 10.0  # for the kernel to end a group of which the launcher is gone
 _LOOK_S = 0.5  # between looks at a launcher that is to end
 _LOOKS = 120  # a healthy one may need 40 s: it waits for processes that do not die of SIGKILL
 
@@ -54,51 +50,29 @@ class Ended:
 
 
 class Launcher:
-    """A launcher process that waits for its one command."""
+    """The owner of a launcher process: hears what became of its command, and sees that both end."""
 
-    def __init__(
-        self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, looks: int
-    ) -> None:
-        self._process, self._reader, self._writer, self._looks = process, reader, writer, looks
+    def __init__(self, started: LauncherProcess, looks: int = _LOOKS) -> None:
+        """`looks` is how often, each for _LOOK_S, it is looked whether it ended as it was told, before it is killed."""
+        self._started, self._process, self._looks = started, started.process, looks
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
         self._reason: Literal["", "timeout", "stop"] = ""
         self._group: CommandGroup | None = None
 
     @classmethod
     @asynccontextmanager
     async def started(cls, stdout: int | None, *, looks: int = _LOOKS) -> AsyncIterator[Launcher]:
-        """Start a launcher whose command writes stdout and stderr to `stdout`, or inherits all three of ours.
-
-        Start early: it needs some 15 ms. On leaving, it and all its descendants are gone: it is killed when it did not
-        do as it was told after so many `looks`, each of _LOOK_S.
-        """
-        ours, its = socket.socketpair()
-        with ours:
-            with its:
-                arguments = [_PACKAGES, str(its.fileno()), str(os.getpid())]
-                stdin, stderr = (None, None) if stdout is None else (DEVNULL, STDOUT)
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, *COMMAND_LINE, *arguments),
-                    stdin=stdin,
-                    stdout=stdout,
-                    stderr=stderr,
-                    pass_fds=[its.fileno()],
-                    start_new_session=True,
-                )
-            reader, writer = await asyncio.open_connection(sock=ours)
-            launcher = cls(process, reader, writer, looks)
-            try:
-                yield launcher
-            finally:
-                writer.close()  # tells it to end everything
-                with suppress(OSError):
-                    await writer.wait_closed()
-                await launcher._see_it_end()
+        """Start a launcher, see `LauncherProcess.start`; on leaving, it and all its descendants are gone."""
+        launcher = cls(LauncherProcess.start(stdout), looks)
+        try:
+            yield launcher
+        finally:
+            await launcher.close()
 
     async def mounts(self, overlay: Sequence[str]) -> str:
         """Return why this system would not let a command have `overlay`, or ""; tried out, and undone."""
-        self._writer.write(Request.of([], "", {}, TRIAL, overlay=overlay).encode())
-        word, _, problem = (await self._answer()).partition(" ")
-        return problem if word == "tried" else "the process that watches over the command was killed"
+        return await in_thread(partial(self._started.mounts, overlay))
 
     async def run(
         self,
@@ -115,33 +89,56 @@ class Launcher:
         group: CommandGroup | None = None,
         overlay: Sequence[str] = (),
     ) -> Ended:
-        """Run `argv` (its first item a path) in `cwd` with exactly `env`, and return how it ended.
+        """Run `argv` (its first item a path) in `cwd` with exactly `env`, and return how it ended: see `ended`.
 
-        After `hard_timeout_s`, or when `stop` is set: SIGTERM to its process group, SIGKILL to whatever is left when
-        the grace is over. 0 or None for a time means for ever. Raises InternalFailure when the launcher was
-        killed, or when this system does not allow what was asked for. Of `group` nothing is left either. `overlay` is
-        mounted for the command alone, see overlay.py.
+        0 for a time means for ever, too.
         """
-        self._group = group
-        wishes = LOWER_PRIORITY * lower_priority + NO_NETWORK * no_network
-        if group is not None:
-            wishes += LIMITED * group.is_limited
+        command = Command(list(argv), cwd, dict(env))
         try:
-            path = "" if group is None else group.group.path
-            request = Request.of(argv, str(cwd), env, wishes, path, overlay)
+            request = request_of(
+                command, lower_priority=lower_priority, no_network=no_network, group=group, overlay=overlay
+            )
         except ValueError as error:
             return Ended(1, 0.0, start_error=str(error))
-        self._writer.write(request.encode())
+        await in_thread(partial(self._started.send, request))
+        return await self.ended(
+            env.get(MARK),
+            group,
+            hard_timeout_s=hard_timeout_s or None,
+            grace_period_s=grace_period_s,
+            stop=stop,
+            clock=clock,
+        )
+
+    async def ended(
+        self,
+        mark: str | None,
+        group: CommandGroup | None,
+        *,
+        hard_timeout_s: float | None,
+        grace_period_s: float | None,
+        stop: asyncio.Event,
+        clock: Clock,
+    ) -> Ended:
+        """Return how the command ended that the launcher was asked to run in `group`; `mark` is what it has as MARK.
+
+        After `hard_timeout_s`, or when `stop` is set: SIGTERM to its process group, SIGKILL to whatever is left when
+        the grace is over. None for a time means for ever, as does 0 for the grace. Raises InternalFailure when the
+        launcher was killed, or when this system does not allow what was asked for. Of `group` nothing is left either.
+        """
+        self._group = group
+        reader, writer = await asyncio.open_connection(sock=self._started.control)
+        self._reader, self._writer = reader, writer
         async with asyncio.TaskGroup() as watch:
             watchers = [watch.create_task(self._end_when_stopped(stop, grace_period_s, clock))]
-            if hard_timeout_s:
+            if hard_timeout_s is not None:
                 watchers.append(watch.create_task(self._end_in_time(hard_timeout_s, grace_period_s, clock)))
-            answer = await self._answer()
+            answer = await _line(reader)
             for watcher in watchers:
                 watcher.cancel()
-        return await self._ended(answer, env, group)
+        return await self._meant(answer, mark, group)
 
-    async def _ended(self, answer: str, env: Mapping[str, str], group: CommandGroup | None) -> Ended:
+    async def _meant(self, answer: str, mark: str | None, group: CommandGroup | None) -> Ended:
         """Return what the launcher's answer means; when there is none, end what it was to end."""
         word, _, rest = answer.partition(" ")
         if word == "failed":
@@ -151,7 +148,7 @@ class Launcher:
         if word != "exited":
             if group is not None:
                 await asyncio.to_thread(group.end)
-            await asyncio.to_thread(end_leftovers, Path(env[MARK])) if MARK in env else None
+            await asyncio.to_thread(end_leftovers, Path(mark)) if mark is not None else None
             raise InternalFailure("The process that watches over the command was killed")
         code, duration_s, survivors, out_of_memory = rest.split()
         return Ended(
@@ -163,11 +160,15 @@ class Launcher:
             out_of_memory=int(out_of_memory),
         )
 
-    async def _answer(self) -> str:
-        try:
-            return (await self._reader.readline()).decode().rstrip("\n")
-        except OSError:
-            return ""
+    async def close(self) -> None:
+        """End the launcher and everything it started; returns when they are gone."""
+        if self._writer is None:
+            self._started.control.close()
+        else:
+            self._writer.close()
+            with suppress(OSError):
+                await self._writer.wait_closed()
+        await self._see_it_end()
 
     async def _end_when_stopped(self, stop: asyncio.Event, grace_period_s: float | None, clock: Clock) -> None:
         await stop.wait()
@@ -182,12 +183,16 @@ class Launcher:
             await self._terminate(grace_period_s, clock)
 
     async def _terminate(self, grace_period_s: float | None, clock: Clock) -> None:
-        self._writer.write(TERMINATE)
+        self._write(TERMINATE)
         self._signal(signal.SIGCONT)  # the command may have stopped it
         if grace_period_s:
             await clock.sleep(grace_period_s)
-            self._writer.write(KILL)
+            self._write(KILL)
             await self._see_it_end()
+
+    def _write(self, order: bytes) -> None:
+        if self._writer is not None:
+            self._writer.write(order)
 
     async def _see_it_end(self) -> None:
         """Wait for the end of a launcher that was told to end everything; one that cannot is helped, then killed.
@@ -199,20 +204,35 @@ class Launcher:
         for _ in range(self._looks):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):
-                    await self._process.wait()
+                    await self._gone()
                 return
             if linux.is_stopped(pid):
                 await asyncio.to_thread(self._end_descendants)
                 self._signal(signal.SIGCONT)
         await asyncio.to_thread(self._end_descendants)
         self._signal(signal.SIGKILL)
-        await self._process.wait()
+        await self._gone()
+
+    async def _gone(self) -> None:
+        """Return when the launcher has ended, and its status was taken."""
+        descriptor = linux.end_of(self._process.pid) if self._process.poll() is None else None
+        if descriptor is not None:
+            loop, over = asyncio.get_running_loop(), asyncio.Event()
+            loop.add_reader(descriptor, over.set)
+            try:
+                await over.wait()
+            finally:
+                loop.remove_reader(descriptor)
+                os.close(descriptor)
+        while self._process.poll() is None:
+            with suppress(TimeoutExpired):
+                await asyncio.to_thread(self._process.wait, _LOOK_S)
 
     def _end_descendants(self) -> None:
         """Kill what the launcher would."""
         if self._group is not None:
             self._group.group.kill()
-        for _ in range(_PASSES):
+        for _ in range(PASSES):
             family = linux.descendants(linux.processes(), self._process.pid)
             if not any(process.alive for process in family):
                 return
@@ -220,60 +240,14 @@ class Launcher:
             linux.kill(family)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process.returncode is None:
+        if self._process.poll() is None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
 
-@dataclass(frozen=True, slots=True)
-class CommandGroup:
-    """The control group of one command; `end` it in the end."""
-
-    group: Group
-    is_limited: bool
-
-    @classmethod
-    def make(cls, work_dir: Path, parent: str | None = None, limits: Limits = NO_LIMITS) -> CommandGroup | None:
-        """Make one below `parent`, by default beside those of this process; None where that cannot be had.
-
-        Its name is that of the work directory, by which the next run finds it. Raises InternalFailure when there are
-        to be limits and cannot be.
-        """
-        try:
-            return cls(make(_parent(parent), _group_name(work_dir), limits), limits != NO_LIMITS)
-        except OSError as error:
-            if limits != NO_LIMITS:
-                raise InternalFailure(f"The command cannot be limited here: {error.strerror}") from error
-            return None
-
-    def end(self) -> None:
-        """Kill everyone in it and remove it, if it is still there."""
-        self.group.end(_GROUP_END_S)
-
-
-def _parent(given: str | None) -> str:
-    return own_group() if given is None else given
-
-
-def _group_name(work_dir: Path) -> str:
-    return f"run_isolated-{work_dir.name}"
-
-
-def end_leftovers(work_dir: Path, parent: str | None = None, *, by_place: bool = True) -> int:
-    """Kill what still belongs to a run whose launcher is gone; return how many processes it were.
-
-    They are found by their control group, below `parent` as in `CommandGroup.make`, by their environment and, unless
-    the directory may be somebody else's by now, by where they work.
-    """
-    ended = 0
-    if above := _parent(parent):
-        group = Group(f"{above}/{_group_name(work_dir)}")
-        ended += len(group.processes())
-        group.end(_GROUP_END_S)
-    for _ in range(_PASSES):
-        victims = linux.of_directory(str(work_dir), MARK, by_place=by_place)
-        if not victims:
-            break
-        linux.kill(victims)
-        ended += len(victims)
-    return ended
+async def _line(reader: asyncio.StreamReader) -> str:
+    """Return the launcher's one line; "" when somebody killed it."""
+    try:
+        return (await reader.readline()).decode().rstrip("\n")
+    except OSError:
+        return ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from run_isolated.account import switched
 from run_isolated.command import Command, environment, inner_path, prepare, substitute, working_directory
-from run_isolated.process import MARK
+from run_isolated.command_group import MARK
 from run_isolated.spec import RunSpec
 from run_isolated.workdir import WorkDir
 

@@ -10,8 +10,14 @@ import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from isolate.errors import InternalFailure
+
 VERSION = 5
 NOT_FINISHED = "Was terminated before completion"
+
+
+class Stopped(InternalFailure):
+    """The caller asked to stop before there was anything to end well."""
 
 
 @dataclass(frozen=True, slots=True)

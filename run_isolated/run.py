@@ -1,8 +1,8 @@
 """One run, from a hash to a result: fetch, map, run, archive outputs, clean up.
 
-Knows no flags and no scheduler; each step lives in its own module and gets only what it needs. The invariant: `run`
-never raises for what can be foreseen; its `RunResult` says whether the command or the world failed, and nothing of the
-command is left, neither a process nor, unless it was to be kept, a file.
+Knows no flags and no scheduler; each step lives in its own module and gets only what it needs, those up to the command
+in attempt.py. The invariant: `run` never raises for what can be foreseen; its `RunResult` says whether the command or
+the world failed, and nothing of the command is left, neither a process nor, unless it was to be kept, a file.
 """
 
 from __future__ import annotations
@@ -11,33 +11,24 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from isolate.clock import Clock
 from isolate.errors import BlobsMissing, InternalFailure, IsolateError, first_cause
 from isolate.monitor import Monitor
-from isolate.progress import COMMAND_COUNTER
-from run_isolated.cgroups import Limits
-from run_isolated.cleaning import swept
-from run_isolated.command import BOT_FILE, CannotRun, cannot_start
-from run_isolated.exposure import Exposure
+from run_isolated.attempt import Attempt
+from run_isolated.command import Command, cannot_start
+from run_isolated.command_group import MARK
 from run_isolated.leavings import stored
-from run_isolated.process import CommandGroup, Launcher
-from run_isolated.requested import command_of
-from run_isolated.result import OutputsRef, RunResult, Stats, Transfer
+from run_isolated.process import Launcher
+from run_isolated.result import OutputsRef, RunResult, Stats, Stopped, Transfer
 from run_isolated.spec import NamedCache, RunSpec
-from run_isolated.telling import Teller
-from run_isolated.waiting import Stopped, in_thread, unless_stopped
-from run_isolated.workdir import WorkDir
+from run_isolated.waiting import in_thread, unless_stopped
 
-if TYPE_CHECKING:  # what concerns trees is imported when there is one: a plain command does not pay 0.2 s for it
+if TYPE_CHECKING:
     from run_isolated.distant import DistantStore
-    from run_isolated.inputs import Inputs
-    from run_isolated.installed import Installed
-    from run_isolated.overlaid import Overlaid
 
-__all__ = ["NamedCache", "OutputsRef", "RunResult", "RunSpec", "Stats", "Transfer", "preload", "run"]
+__all__ = ["NamedCache", "OutputsRef", "RunResult", "RunSpec", "Stats", "Transfer", "finished", "preload", "run"]
 
 
 async def run(spec: RunSpec, *, stdout: int | None, stop: asyncio.Event, monitor: Monitor, clock: Clock) -> RunResult:
@@ -47,153 +38,128 @@ async def run(spec: RunSpec, *, stdout: int | None, stop: asyncio.Event, monitor
     three. Setting `stop` ends the command: SIGTERM, grace, SIGKILL; cancelling the call kills it at once. In every case
     no process of the command is left when this returns, so all it ever wrote is in `stdout` by then.
     """
-    attempt = _Attempt(stdout, stop, monitor, clock)
+    attempt = Attempt(spec, stdout, stop.is_set, clock, monitor)
+    return await finished(attempt, stop, begin=True)
+
+
+async def finished(attempt: Attempt, stop: asyncio.Event, *, begin: bool = False) -> RunResult:
+    """Return what an attempt that has begun comes to, or one that is to `begin`; else as `run`."""
+    going = _Run(attempt, stop)
     try:
         async with AsyncExitStack() as stack:
-            await attempt.run(spec, stack)
+            stack.push_async_callback(in_thread, attempt.undo.close)
+            stack.push_async_callback(going.end_processes)
+            if begin:
+                await in_thread(attempt.begin)
+            await going.on(stack)
     except Exception as error:
         cause = first_cause(error)
         if not isinstance(cause, (IsolateError, OSError)):
             raise
-        attempt.fail(cause)
+        going.fail(cause)
     return attempt.result
 
 
 def preload() -> None:
     """Import now what a run with a tree needs: for a process that is started ahead of time and waits."""
     from isolate.cas import remote
-    from run_isolated import distant, inputs, installed, outputs
+    from run_isolated import distant, inputs, installed, outputs, placing
 
-    _ = distant, remote, inputs, installed, outputs
+    _ = distant, remote, inputs, installed, outputs, placing
 
 
-class _Attempt:
-    """The steps of one run, and what is known of its result when one of them fails."""
+class _Run:
+    """The steps of a run from where somebody has to wait."""
 
-    def __init__(self, stdout: int | None, stop: asyncio.Event, monitor: Monitor, clock: Clock) -> None:
-        self.result = RunResult()
-        self._stdout, self._stop, self._monitor, self._clock = stdout, stop, monitor, clock
-        self._teller = Teller(stdout, monitor)
-        self._inputs: Inputs | Overlaid | None = None
-        self._installed: Installed | None = None
+    def __init__(self, attempt: Attempt, stop: asyncio.Event) -> None:
+        self._attempt, self._spec, self._stop = attempt, attempt.spec, stop
+        self._launcher: Launcher | None = None
 
     def fail(self, cause: BaseException) -> None:
         """Note why the run is no success; what is known of the command stays."""
-        gone = isinstance(cause, BlobsMissing) and self.result.exit_code is None
-        text, stopped = str(cause), self.result.stopped or isinstance(cause, Stopped)
+        result = self._attempt.result
+        gone = isinstance(cause, BlobsMissing) and result.exit_code is None
+        text, stopped = str(cause), result.stopped or isinstance(cause, Stopped)
         missing = text if gone else None
-        self.result = replace(self.result, internal_failure=text, inputs_missing=missing, stopped=stopped)
+        self._attempt.result = replace(result, internal_failure=text, inputs_missing=missing, stopped=stopped)
 
-    async def run(self, spec: RunSpec, stack: AsyncExitStack) -> None:
-        """Go through all steps; what has to be undone is left to `stack`: processes first."""
-        if spec.containment == "JOB_OBJECT":
-            raise InternalFailure("Job objects exist on Windows only: --containment-type JOB_OBJECT cannot be had here")
-        await in_thread(partial(swept, spec, self._clock, self._monitor))
-        work = await in_thread(partial(WorkDir.make, spec.root_dir, keep=spec.leak_temp_dir))
-        exposure = Exposure(spec.content_cache_dir)
-        stack.callback(exposure.end)  # when the doubts that it leaves are noted
-        stack.push_async_callback(in_thread, self._let_go)
-        stack.push_async_callback(in_thread, work.close)
-        stack.push_async_callback(in_thread, partial(self._put_back, work))
-        if spec.named_caches:
-            from run_isolated.installed import with_room
+    async def end_processes(self) -> None:
+        """End the command, if it runs, and the launcher, if there is one."""
+        if self._attempt.launcher is not None:
+            await self._owned().close()
 
-            self._installed = await in_thread(partial(with_room, spec, self._clock, self._monitor))
-        group = CommandGroup.make(work.path, spec.group_parent, Limits(*spec.limits))
-        if group is not None:
-            stack.push_async_callback(in_thread, group.end)
-        launcher = await stack.enter_async_context(Launcher.started(self._stdout))  # gets ready while we fetch
-        store = None
+    def _owned(self) -> Launcher:
+        assert self._attempt.launcher is not None, "the first thing that a run starts"
+        self._launcher = self._launcher or Launcher(self._attempt.launcher)
+        return self._launcher
+
+    async def on(self, stack: AsyncExitStack) -> None:
+        """Go on from where the attempt got to; what has to be undone is left to `stack`."""
+        attempt, spec, store = self._attempt, self._spec, None
+        if attempt.error is not None:
+            raise attempt.error
         if spec.server is not None:
             from run_isolated.distant import DistantStore
 
-            distant = DistantStore(spec.server, spec.namespace, self._clock, self._monitor)
+            distant = DistantStore(spec.server, spec.namespace, attempt.clock, attempt.monitor)
             store = await stack.enter_async_context(distant)
-            if spec.isolated is not None:
-                await self._map(spec.isolated, spec, store, work, launcher)
-        elif spec.isolated is not None:
-            raise InternalFailure("Inputs need a server to be fetched from")
-        if self._installed is not None:
-            await in_thread(partial(self._installed.install, spec.named_caches, work.run))
-        if not self._overlay:
-            await in_thread(exposure.begin)
-        await self._execute(spec, work, launcher, group)
-        if self._installed is not None:
-            await in_thread(self._installed.uninstall)
-        if self._inputs is not None:
-            await in_thread(self._inputs.verify)
+            if spec.isolated is not None and not attempt.is_asked:
+                await self._map(spec.isolated, store)
+        if not attempt.is_asked:
+            await in_thread(attempt.start)
+        if attempt.command is not None:
+            await self._see_out(attempt.command)
+        if attempt.installed is not None:
+            await in_thread(attempt.installed.uninstall)
+        if attempt.inputs is not None:
+            await in_thread(attempt.inputs.verify)
         if store is not None and spec.server is not None:
-            await self._upload(spec.server, spec.outputs, store, work)
+            await self._upload(spec.server, spec.outputs, store)
 
-    def _put_back(self, work: WorkDir) -> None:
-        """Return what the command had, now that no process of it is left."""
-        try:
-            if self._installed is not None:
-                self._installed.finish(work.path, keep=work.is_kept)
-        finally:
-            if self._inputs is not None:
-                self._inputs.put_away()
-
-    def _let_go(self) -> None:
-        """Let others have the cache, now that the work directory is gone."""
-        if self._inputs is not None:
-            self._inputs.close()
-
-    @property
-    def _overlay(self) -> Sequence[str]:
-        """What is mounted for the command, see overlay.py; without it, the command can reach the cache."""
-        return () if self._inputs is None else self._inputs.overlay
-
-    async def _map(self, root: str, spec: RunSpec, store: DistantStore, work: WorkDir, launcher: Launcher) -> None:
+    async def _map(self, root: str, store: DistantStore) -> None:
         """Fetch and map the input tree."""
         from run_isolated.placing import placed
 
-        placing = placed(root, spec, store, work, launcher.mounts, self._clock, self._monitor)
-        inputs, how = await unless_stopped(self._stop, placing)
-        self._inputs = inputs
-        items, size_bytes = inputs.before
-        stats = Stats(inputs.transfer, initial_number_items=items, initial_size_bytes=size_bytes, mapped=how)
-        self.result = replace(self.result, stats=stats)
+        attempt = self._attempt
+        mounts = self._owned().mounts
+        placing = placed(root, self._spec, store, attempt.work, mounts, attempt.clock, attempt.monitor)
+        attempt.take(*await unless_stopped(self._stop, placing))
 
-    async def _execute(self, spec: RunSpec, work: WorkDir, launcher: Launcher, group: CommandGroup | None) -> None:
-        """Run the command to its end."""
-        try:
-            command = await in_thread(partial(command_of, spec, self._inputs, work))
-            if spec.bot_file is None and any(BOT_FILE in text for text in (*spec.command, *spec.env.values())):
-                self._monitor.problem(f"{BOT_FILE} stays as it is: there is no --bot-file")
-            self._monitor.count(COMMAND_COUNTER)
-            ended = await launcher.run(
-                *command,
-                hard_timeout_s=spec.hard_timeout_s,
-                grace_period_s=spec.grace_period_s,
-                stop=self._stop,
-                clock=self._clock,
-                lower_priority=spec.lower_priority,
-                no_network=spec.no_network,
-                group=group,
-                overlay=self._overlay,
-            )
-            if ended.start_error:
-                raise cannot_start(command, ended.start_error)
-        except CannotRun as refusal:
-            self._teller.answer(str(refusal))
-            self.result = replace(self.result, exit_code=1, duration_s=0.0)
+    async def _see_out(self, command: Command) -> None:
+        """Wait for the end of the command, or see to it."""
+        attempt, spec = self._attempt, self._spec
+        hard_timeout_s = spec.hard_timeout_s or None
+        if hard_timeout_s is not None:
+            hard_timeout_s = max(0.0, hard_timeout_s - (attempt.clock.monotonic() - attempt.sent_s))
+        ended = await self._owned().ended(
+            command.env.get(MARK),
+            attempt.group,
+            hard_timeout_s=hard_timeout_s,
+            grace_period_s=spec.grace_period_s,
+            stop=self._stop,
+            clock=attempt.clock,
+        )
+        if ended.start_error:
+            attempt.refuse(cannot_start(command, ended.start_error))
             return
-        self.result = replace(
-            self.result,
+        attempt.result = replace(
+            attempt.result,
             exit_code=ended.exit_code,
             duration_s=ended.duration_s,
             had_hard_timeout=ended.timed_out,
             stopped=ended.stopped,
         )
         if killed := ended.out_of_memory:
-            self._teller.report(f"{killed} processes of the command were killed: out of memory, see its limit")
+            attempt.teller.report(f"{killed} processes of the command were killed: out of memory, see its limit")
         if ended.survivors:
             raise InternalFailure(f"{ended.survivors} processes of the command survived SIGKILL")
 
-    async def _upload(self, server: str, paths: Sequence[str], store: DistantStore, work: WorkDir) -> None:
+    async def _upload(self, server: str, paths: Sequence[str], store: DistantStore) -> None:
         """Store what the command left as outputs."""
-        outputs = await stored(server, paths, work, store, self._teller.report, self._clock, self._monitor)
+        attempt = self._attempt
+        outputs = await stored(
+            server, paths, attempt.work, store, attempt.teller.report, attempt.clock, attempt.monitor
+        )
         if outputs is not None:
             ref, transfer = outputs
-            self.result = replace(self.result, outputs=ref, stats=replace(self.result.stats, upload=transfer))
+            attempt.result = replace(attempt.result, outputs=ref, stats=replace(attempt.result.stats, upload=transfer))

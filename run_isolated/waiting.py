@@ -9,13 +9,10 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from isolate.errors import InternalFailure, first_cause
+from isolate.errors import first_cause
+from run_isolated.result import Stopped
 
 T = TypeVar("T")
-
-
-class Stopped(InternalFailure):
-    """The caller asked to stop before there was anything to end well."""
 
 
 async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:

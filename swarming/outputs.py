@@ -23,7 +23,8 @@ from isolate.cas.digest import Namespace
 from isolate.cas.remote import HttpStore
 from isolate.clock import SystemClock
 from isolate.errors import IsolateError, NoSpace
-from isolate.fetch import Fetched, fetch
+from isolate.fetch import fetch
+from isolate.found import Fetched
 from isolate.http import HttpClient
 from isolate.monitor import Monitor
 from isolate.urls import normalize_url

@@ -35,8 +35,10 @@ from run_isolated.command import (
     substitute,
     working_directory,
 )
+from run_isolated.command_group import MARK
+from run_isolated.fetching import load
 from run_isolated.inputs import Inputs
-from run_isolated.process import MARK, Launcher
+from run_isolated.process import Launcher
 from swarming.client import SwarmingClient
 
 WHO = "reproduce"  # what the task takes for its bot and its id, as in 2020
@@ -156,7 +158,7 @@ async def _load(
     server, namespace, root = tree
     http = HttpClient(server, user_agent=f"swarming/{__version__}", clock=clock, monitor=monitor)
     store = HttpStore(await stack.enter_async_context(http), Namespace.parse(namespace))
-    inputs = await Inputs.load(store, root, places.work, places.cache, places.policy, clock, monitor, keep=False)
+    inputs = await load(store, root, places.work, places.cache, places.policy, clock, monitor, keep=False)
     stack.push_async_callback(asyncio.to_thread, inputs.close)
     stack.push_async_callback(asyncio.to_thread, inputs.put_away)
     return inputs

@@ -16,8 +16,8 @@ from pathlib import Path
 from isolate.clock import SystemClock
 from isolate.errors import Busy, InternalFailure, InvalidInput
 from isolate.monitor import NullMonitor
+from run_isolated.command_group import end_leftovers
 from run_isolated.installed import take_back
-from run_isolated.process import end_leftovers
 from run_isolated.workdir import delete_tree
 from swarming.unpack import LOCK, foreign
 

@@ -132,7 +132,7 @@ def test_a_blob_has_one_size_in_all_parts(
     jail: Callable[[], Path], monkeypatch: pytest.MonkeyPatch, *, is_forgotten: bool
 ) -> None:
     if is_forgotten:
-        monkeypatch.setattr("isolate.fetch.MAX_SEEN", 0)
+        monkeypatch.setattr("isolate.found.MAX_SEEN", 0)
     right = Entry("a", Kind.FILE, OURS.blob(b"content"))
     wrong = Entry("b", Kind.FILE, OURS.blob(b"content")._replace(size=8))
 
@@ -148,8 +148,8 @@ def test_a_blob_has_one_size_in_all_parts(
 def test_what_is_in_parts_far_from_each_other_is_transferred_once(
     jail: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isolate.fetch.MAX_SEEN", 0)
-    monkeypatch.setattr("isolate.fetch.MAX_READ", 1)
+    monkeypatch.setattr("isolate.found.MAX_SEEN", 0)
+    monkeypatch.setattr("isolate.found.MAX_READ", 1)
     monkeypatch.setattr("isolate.transfer.STREAMS", 1)
     base = jail()
 

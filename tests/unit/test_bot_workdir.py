@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from isolate.errors import Busy, InvalidInput
-from run_isolated.process import MARK
+from run_isolated.command_group import MARK
 from swarming.bot.workdir import WorkDirectory
 
 

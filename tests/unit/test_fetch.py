@@ -15,7 +15,8 @@ from isolate.cas.digest import Blob, Codec, Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.entries import Entry, Kind
 from isolate.errors import BlobsMissing, InvalidDigest, InvalidManifest, IsolateError, StoredCorrupt, Unavailable
-from isolate.fetch import Fetched, fetch
+from isolate.fetch import fetch
+from isolate.found import Fetched
 from isolate.isolated import Manifest
 from isolate.monitor import TallyMonitor
 from tests.clock import ManualClock
@@ -124,7 +125,7 @@ async def test_the_tree_is_pinned_until_released(store: WatchedStore, cache: Loc
 async def test_many_small_files_in_parallel_reads(
     store: WatchedStore, cache: LocalCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isolate.fetch.MIN_READ", 20)
+    monkeypatch.setattr("isolate.found.MIN_READ", 20)
     tree: Tree = {f"f{number:04}": b"%d" % number for number in range(61)}
     root = await put_tree(store, tree)
     fetched = await fetched_from(store, cache, root)

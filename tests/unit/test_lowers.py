@@ -16,6 +16,7 @@ from isolate.errors import InternalFailure
 from isolate.monitor import TallyMonitor
 from run_isolated import lowers, mapping, reuse
 from run_isolated.exposure import Exposure
+from run_isolated.fetching import load
 from run_isolated.inputs import Inputs
 from run_isolated.overlaid import CannotOverlay, Overlaid
 from run_isolated.placing import placed
@@ -63,7 +64,7 @@ class Machine:
     async def link(self, root: str, command: Callable[[Path], object] = lambda _: None) -> None:
         """Go through a run whose command has links."""
         work = WorkDir.make(self.path / "work", keep=False)
-        inputs = await Inputs.load(self.store, root, work.run, self.cache_dir, CachePolicy(), self.clock, self.monitor)
+        inputs = await load(self.store, root, work.run, self.cache_dir, CachePolicy(), self.clock, self.monitor)
         with self.exposed():
             command(work.run)
         inputs.verify()

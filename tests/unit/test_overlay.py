@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from isolate.clock import SystemClock
+from run_isolated.command_group import MARK
 from run_isolated.launcher import Request
-from run_isolated.process import MARK, Launcher
+from run_isolated.process import Launcher
 from tests.trees import Tree, read_tree, write_tree
 
 NOBODY = 65534

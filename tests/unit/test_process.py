@@ -15,8 +15,9 @@ import pytest
 
 from isolate.errors import InternalFailure
 from run_isolated.cgroups import Group, Limits, own_group
+from run_isolated.command_group import MARK, CommandGroup, end_leftovers
 from run_isolated.launcher import Request
-from run_isolated.process import MARK, CommandGroup, Ended, Launcher, end_leftovers
+from run_isolated.process import Ended, Launcher
 from tests.clock import ManualClock
 from tests.processes import has_ended
 

@@ -16,7 +16,8 @@ from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.cache_files import Hashed, hash_file
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
-from isolate.fetch import Fetched, fetch
+from isolate.fetch import fetch
+from isolate.found import Fetched
 from isolate.monitor import NullMonitor, TallyMonitor
 from run_isolated.deletion import delete_tree
 from run_isolated.mapper import How, apply

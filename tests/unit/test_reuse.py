@@ -19,6 +19,7 @@ from isolate.cas.memory import MemoryStore
 from isolate.errors import InternalFailure
 from isolate.monitor import TallyMonitor
 from run_isolated import linked, mapping, reuse
+from run_isolated.fetching import load
 from run_isolated.inputs import Inputs
 from run_isolated.mapper import How
 from run_isolated.reuse import MAX_TREES, Trees
@@ -59,7 +60,7 @@ class Machine:
         place = self.path / f"work{self._runs}" / "ir"
         place.mkdir(0o700, parents=True)
         store, clock, monitor = self.store, self.clock, self.monitor
-        inputs = await Inputs.load(
+        inputs = await load(
             store, root, place, self.cache_dir, self.policy, clock, monitor, how, verify=verify, keep=keep
         )
         return Run(inputs, place)

@@ -15,8 +15,8 @@ from isolate.cas.digest import Namespace
 from isolate.cas.remote import HttpStore
 from isolate.clock import SystemClock
 from isolate.errors import BlobsMissing, InvalidInput, IsolateError, NoSpace
-from isolate.fetch import Fetched
 from isolate.fetch import fetch as fetch_tree
+from isolate.found import Fetched
 from isolate.http import HttpClient
 from isolate.monitor import NullMonitor, TallyMonitor
 from server.stores.blobs import LocalBlobStores

@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from isolate.errors import NoSpace
-from run_isolated.waiting import Stopped, in_thread, unless_stopped
+from run_isolated.result import Stopped
+from run_isolated.waiting import in_thread, unless_stopped
 
 
 async def returning(value: int | None) -> int | None:

@@ -1,0 +1,93 @@
+"""The inputs of a run of which something has to be fetched.
+
+Knows no command. The invariant: what comes out is as if it had been in the cache all the time, see inputs.py.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from isolate.cas.cache import CachePolicy, LocalCache
+from isolate.cas.store import BlobStore
+from isolate.clock import Clock
+from isolate.errors import NoSpace
+from isolate.fetch import fetch
+from isolate.found import Fetched
+from isolate.monitor import Monitor
+from run_isolated.inputs import Inputs, mapped, trees_of
+from run_isolated.mapper import How
+from run_isolated.mapping import map_fetched
+from run_isolated.reuse import Trees
+from run_isolated.waiting import in_thread
+
+
+async def load(
+    store: BlobStore,
+    root: str,
+    destination: Path,
+    cache_dir: Path,
+    policy: CachePolicy,
+    clock: Clock,
+    monitor: Monitor,
+    how: How = How.LINK,
+    *,
+    verify: bool = False,
+    keep: bool = True,
+) -> Inputs:
+    """Map the tree whose hash is `root` at `destination`, which is empty, fetched if need be; raises IsolateError.
+
+    With `verify`, what the cache has is hashed first, and no kept tree is used. Else as `Inputs.found`.
+    """
+    inputs = None
+    if not verify:
+        finding = partial(Inputs.found, store.namespace, root, destination, cache_dir, policy, clock, monitor, how)
+        inputs = await in_thread(partial(finding, keep=keep))
+    if inputs is None:
+        inputs = await fetched(
+            store, root, destination, cache_dir, policy, clock, monitor, how, verify=verify, keep=keep
+        )
+    return inputs
+
+
+async def fetched(
+    store: BlobStore,
+    root: str,
+    destination: Path,
+    cache_dir: Path,
+    policy: CachePolicy,
+    clock: Clock,
+    monitor: Monitor,
+    how: How = How.LINK,
+    *,
+    verify: bool = False,
+    keep: bool = True,
+) -> Inputs:
+    """Do as `load` does for a tree that was looked for in the cache before."""
+    started_s = clock.monotonic()
+    cache = await in_thread(partial(LocalCache.open, cache_dir, store.namespace, policy, clock, monitor))
+    try:
+        trees = trees_of(cache, how, monitor, keep=keep)
+        before = await in_thread(cache.usage)
+        tree = await _tree(store, cache, root, trees, monitor, verify=verify)
+        ready = await in_thread(partial(mapped, cache, trees, tree, destination, how, monitor))
+        if ready is None:
+            tree = await _tree(store, cache, root, trees, monitor, verify=verify)
+            ready = await in_thread(partial(map_fetched, cache, None, tree, destination, how, monitor))
+    except BaseException:
+        await in_thread(cache.close)
+        raise
+    return Inputs(cache, trees, before, ready, destination, clock.monotonic() - started_s)
+
+
+async def _tree(
+    store: BlobStore, cache: LocalCache, root: str, trees: Trees | None, monitor: Monitor, *, verify: bool
+) -> Fetched:
+    """Return the tree `root`, in the cache; what earlier runs left goes when there is no space for it."""
+    try:
+        tree = await fetch(store, cache, root, monitor, verify=verify)
+    except NoSpace:
+        if trees is None or not await in_thread(trees.clear):
+            raise
+        tree = await fetch(store, cache, root, monitor, verify=verify)
+    return tree
