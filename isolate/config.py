@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isolate.errors import InvalidInput
+from isolate.plain_files import read_plain
 from isolate.settings import Settings, parse
+
+MAX_SETTINGS_BYTES = 1 << 20  # defaults of flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     folder = Path(configured) if os.path.isabs(configured) else _home(known) / ".config"
     place = folder / "isolate" / "config.toml"
     try:
-        return parse(place.read_text(encoding="utf-8"), str(place))
+        return parse(read_plain(place, MAX_SETTINGS_BYTES).decode(), str(place))
     except FileNotFoundError:
         return Settings()
     except (OSError, UnicodeDecodeError) as error:

@@ -17,8 +17,8 @@ from pathlib import Path
 from isolate.cas.digest import SHA256
 from isolate.cas.files import write_atomic
 from isolate.errors import InvalidInput
+from isolate.plain_files import read_plain
 from server.bot_groups import SCRIPT_NAME, BotGroup
-from server.plain_files import read_plain
 
 FILE = "bot_config.py"
 SCRIPTS = "scripts"  # the folder for those of groups, beside the settings that name them

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from isolate.errors import InvalidInput
-from server.plain_files import read_plain
+from isolate.plain_files import read_plain
 from server.settings import FILES, InvalidSettings, Settings, parse
 
 MAX_FILE_BYTES = 4 << 20

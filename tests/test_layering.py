@@ -23,6 +23,7 @@ LAYERS = {
     "isolate.progress": "leaf",
     "isolate.http": "leaf",
     "isolate.pace": "leaf",
+    "isolate.plain_files": "leaf",
     "isolate.problem": "leaf",
     "isolate.retry": "leaf",
     "isolate.urls": "leaf",
