@@ -10,9 +10,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import mkdtemp
 
 from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.clock import SystemClock
@@ -23,6 +23,7 @@ from isolate.monitor import Monitor
 from isolate.parts import Tree
 from isolate.recreate import Failure, recreate
 from isolate.scan import Found
+from isolate.staging import staging
 from run_isolated.command import absolute, resolve
 from run_isolated.deletion import delete_tree
 from run_isolated.mapper import How, apply
@@ -46,23 +47,23 @@ async def download_tree(
                 fetched = await fetch(store, cache, root, monitor)
             except InvalidManifest as error:
                 raise InvalidManifest(f"{root} is not the hash of a tree: {error}") from error
-            with fetched.pin, _beside(target) as beside:
+            with fetched.pin, _beside(target, monitor) as beside:
                 # Nothing is visible before it is whole; taking the place of an empty directory is one step, too.
-                apply(Plans(fetched.tree), cache, Path(beside, "tree"), How.COPY)
-                os.rename(Path(beside, "tree"), target)
+                apply(Plans(fetched.tree), cache, beside / "tree", How.COPY)
+                os.rename(beside / "tree", target)
             cache.trim()
     return fetched.tree
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[str]:
-    """Give a directory beside `target` that is gone at the end; raises Failure."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        directory = TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent)
-    except OSError as error:
-        raise Failure(f"Cannot write to {str(target)!r}: {error.strerror}") from error
-    with directory as beside:
+def _beside(target: Path, monitor: Monitor) -> Iterator[Path]:
+    """Give a directory beside `target`; raises Failure."""
+    with ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            beside = stack.enter_context(staging(target.parent, target.name, monitor))
+        except OSError as error:
+            raise Failure(f"Cannot write to {str(target)!r}: {error.strerror}") from error
         yield beside
 
 

@@ -29,10 +29,7 @@ from isolate.urls import is_loopback, normalize_url
 
 @contextmanager
 def _no_certificates() -> Iterator[None]:
-    """Let no import read the certificates of the system: aiohttp does at once, for a tenth of what a small run takes.
-
-    Whoever needs them loads them; a context without any trusts nobody.
-    """
+    """Let no import read the certificates of the system, as aiohttp does at once: doc/decisions/028."""
     real, bare = ssl.create_default_context, cast("Any", partial(ssl.SSLContext, ssl.PROTOCOL_TLS_CLIENT))
     ssl.create_default_context = bare
     try:

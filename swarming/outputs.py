@@ -27,6 +27,7 @@ from isolate.fetch import fetch
 from isolate.found import Fetched
 from isolate.http import HttpClient
 from isolate.monitor import Monitor
+from isolate.staging import staging
 from isolate.urls import normalize_url
 from run_isolated.mapper import How, apply
 from run_isolated.plans import Plans
@@ -152,12 +153,9 @@ class OutputDownloader:
     def _write(self, tree: Plans, cache: LocalCache, folder: Path) -> None:
         """Make the tree beside `folder`, then move it in, file by file."""
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=self._directory))
-        try:
-            apply(tree, cache, staging / "tree", How.COPY)
-            _merge(staging / "tree", folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        with staging(self._directory, folder.name, self._monitor) as beside:
+            apply(tree, cache, beside / "tree", How.COPY)
+            _merge(beside / "tree", folder)
 
 
 def _open_with_room(root: Path, namespace: Namespace, monitor: Monitor) -> LocalCache:

@@ -29,6 +29,7 @@ LAYERS = {
     "isolate.urls": "leaf",
     "isolate.cas": "storage",
     "isolate.checkout": "execution",
+    "isolate.staging": "execution",
     "run_isolated": "execution",
     "swarming": "scheduling",
     "swarming.actions": "client",
