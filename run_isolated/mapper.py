@@ -27,6 +27,7 @@ from isolate.errors import BlobsMissing, InvalidInput, InvalidManifest, IsolateE
 from isolate.spool import Spool
 from run_isolated import linux
 from run_isolated.linked import Linked, Variant
+from run_isolated.linking import Linkers
 from run_isolated.plans import Plan
 
 # Why a hard link is refused where a copy is possible: another device, too many links (65,000 on ext4), or a file system
@@ -71,8 +72,8 @@ def apply(plans: Iterable[Plan], cache: LocalCache, destination: Path, how: How 
     names = 0
     try:
         _make_destination(destination)
-        with directory(destination) as root, directory(cache.files_dir) as files:
-            maker = _Maker(root, files, how)
+        with directory(destination) as root, directory(cache.files_dir) as files, Linkers(files, root) as linkers:
+            maker = _Maker(root, files, how, linkers)
             above, shares = len(str(cache.files_dir)) + 1, how.is_shared
             for run in plans:
                 shares = how.is_shared
@@ -127,8 +128,9 @@ class _Maker:
     All paths are relative to open directories: resolving long prefixes twice per link takes a third of the time.
     """
 
-    def __init__(self, root: int, files: int, how: How) -> None:
+    def __init__(self, root: int, files: int, how: How, linkers: Linkers) -> None:
         self._root, self._files = root, files  # descriptors of the destination, and of the cache's files
+        self._linkers = linkers
         self._may_link = self._copies_are_shared = how.is_shared  # a copy in place of a link has the link's mode
         self._may_clone = how is How.REFLINK
         self._may_copy = how is not How.ONLY_LINK
@@ -144,16 +146,25 @@ class _Maker:
 
     def make_files(self, entries: Sequence[Entry], sources: Sequence[str]) -> list[Variant]:
         """Make files and return which of the cache they are links to, each once."""
-        linked: dict[Variant, None] = {}
-        for entry, source in zip(entries, sources, strict=True):
-            blob, executable = entry.blob, entry.is_executable
-            if self._may_link and self._link(source, entry.path):
-                if blob is not None:
-                    linked[blob, executable] = None
-            else:
-                mode = (0o555 if executable else 0o444) if self._copies_are_shared else own_mode(entry)
-                self._copy(source, entry.path, mode)
-        return list(linked)
+        copied: set[int] = set()
+
+        def make_one(number: int) -> None:
+            entry, source = entries[number], sources[number]
+            if not (self._may_link and self._link(source, entry.path)):
+                copied.add(number)
+                shared_mode = 0o555 if entry.is_executable else 0o444
+                self._copy(source, entry.path, shared_mode if self._copies_are_shared else own_mode(entry))
+
+        for number in range(len(entries))[:1]:
+            make_one(number)
+        others = range(1, len(entries))
+        if self._may_link:
+            self._linkers.make(others, sources, [entry.path for entry in entries], make_one)
+        else:
+            for number in others:
+                make_one(number)
+        linked = [(entry.blob, entry.is_executable) for number, entry in enumerate(entries) if number not in copied]
+        return list(dict.fromkeys((blob, executable) for blob, executable in linked if blob is not None))
 
     def _link(self, source: str, path: str) -> bool:
         try:

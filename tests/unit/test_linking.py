@@ -1,0 +1,187 @@
+"""Links made by several processes: each once, none forgotten, and nobody at it afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isolate.cas.cache import CachePolicy, LocalCache
+from isolate.cas.digest import Namespace
+from isolate.cas.memory import MemoryStore
+from isolate.errors import BlobsMissing, InternalFailure, InvalidManifest
+from isolate.fetch import fetch
+from isolate.monitor import NullMonitor
+from run_isolated import linking
+from run_isolated.linking import Linkers
+from run_isolated.mapper import How, apply, directory
+from run_isolated.plans import Plans
+from tests.clock import ManualClock
+from tests.stored import put_tree
+from tests.trees import Tree, read_tree
+
+NS = Namespace.parse("blake3-zstd")
+COUNT = 300
+BATCH, OWN_BATCH = 16, 4
+TREE: Tree = {
+    f"d{folder}": {f"f{number}\udcff": b"%d" % ((30 * folder + number) % 70) for number in range(30)}
+    for folder in range(10)
+}
+
+
+class Work:
+    """Files to be linked; `made_here` are the numbers of the links that were left to us."""
+
+    def __init__(self, place: Path, files: int, root: int) -> None:
+        self.place, self.files, self.root = place, files, root
+        self.sources = [f"s{number}" for number in range(COUNT)]
+        self.paths = [f"d/p{number}\n\udcff" for number in range(COUNT)]
+        self.made_here: list[int] = []
+        for source in self.sources:
+            (place / "files" / source).write_text(source)
+
+    def make_one(self, number: int) -> None:
+        os.link(self.sources[number], self.paths[number], src_dir_fd=self.files, dst_dir_fd=self.root)
+        self.made_here.append(number)
+
+    def make(self, linkers: Linkers, numbers: range = range(COUNT)) -> None:
+        linkers.make(numbers, self.sources, self.paths, self.make_one)
+
+    def check(self) -> None:
+        made = {path: (self.place / "root" / path).read_text() for path in self.paths}
+        assert made == dict(zip(self.paths, self.sources, strict=True))
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Work]:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "root/d").mkdir(parents=True)
+    with directory(tmp_path / "files") as files, directory(tmp_path / "root") as root:
+        yield Work(tmp_path, files, root)
+
+
+@pytest.fixture(autouse=True)
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Have small batches; return the processes that are started, none of which is left in the end."""
+    processes: list[subprocess.Popen[bytes]] = []
+    real = subprocess.Popen
+
+    def watched(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        processes.append(real(command, **options))
+        return processes[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", watched)
+    for name, value in (("MIN_FILES", 100), ("BATCH", BATCH), ("OWN_BATCH", OWN_BATCH)):
+        monkeypatch.setattr(linking, name, value)
+    yield processes
+    assert [process for process in processes if process.returncode is None] == []
+
+
+def test_each_link_is_made_by_one_process(work: Work, started: list[subprocess.Popen[bytes]]) -> None:
+    with Linkers(work.files, work.root, 2) as linkers:
+        work.make(linkers, range(1, COUNT))
+        work.make_one(0)
+        work.check()
+        assert len(started) == 2
+        assert 0 < len(work.made_here) <= COUNT - 2 * 2 * BATCH  # each has had two batches at the least
+        assert len(set(work.made_here)) == len(work.made_here)
+        os.mkdir("e", dir_fd=work.root)
+        linkers.make(range(COUNT), work.sources, [f"e/{number}" for number in range(COUNT)], lambda _: None)
+    assert len(started) == 2  # the same two
+    assert len(os.listdir(work.place / "root/e")) >= 2 * 2 * BATCH
+
+
+def test_what_another_process_cannot_link_is_left_to_us(work: Work) -> None:
+    lacking = COUNT // 2
+    (work.place / "files" / f"s{lacking}").unlink()
+    work.paths[10] = "absent/p"
+    tried: list[int] = []
+
+    def make_one(number: int) -> None:
+        tried.append(number)
+        if number not in {lacking, 10}:
+            work.make_one(number)
+
+    with Linkers(work.files, work.root, 3) as linkers:
+        linkers.make(range(COUNT), work.sources, work.paths, make_one)
+    assert sorted(set(tried) - set(work.made_here)) == [10, lacking]
+    assert len(os.listdir(work.place / "root/d")) == COUNT - 2
+
+
+@pytest.mark.parametrize(("names", "count"), [(99, 2), (COUNT, 0)])
+def test_nobody_is_started_for_little_or_without_a_processor(
+    work: Work, started: list[subprocess.Popen[bytes]], names: int, count: int
+) -> None:
+    with Linkers(work.files, work.root, count) as linkers:
+        work.make(linkers, range(names))
+    assert work.made_here == list(range(names))
+    assert started == []
+
+
+def test_where_no_process_may_be_started_we_do_it_all(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with Linkers(work.files, work.root, 2) as linkers:
+        work.make(linkers)
+    assert work.made_here == list(range(COUNT))
+    work.check()
+
+
+def test_a_process_that_is_killed_fails_the_tree(work: Work, started: list[subprocess.Popen[bytes]]) -> None:
+    def make_one(number: int) -> None:
+        for process in started:
+            process.kill()
+        work.make_one(number)
+
+    with pytest.raises(InternalFailure, match="was killed"), Linkers(work.files, work.root, 2) as linkers:
+        linkers.make(range(COUNT), work.sources, work.paths, make_one)
+
+
+def test_nobody_makes_links_after_an_error(work: Work, started: list[subprocess.Popen[bytes]]) -> None:
+    def refuse(_: int) -> None:
+        raise NotADirectoryError
+
+    with pytest.raises(NotADirectoryError), Linkers(work.files, work.root, 2) as linkers:
+        linkers.make(range(COUNT), work.sources, work.paths, refuse)
+    assert [process.returncode for process in started] == [0, 0]
+
+
+async def planned(cache: LocalCache) -> Plans:
+    store = MemoryStore(NS)
+    return Plans((await fetch(store, cache, await put_tree(store, TREE), NullMonitor())).tree)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCache]:
+    monkeypatch.setattr(linking, "_processors", lambda: 3)
+    with LocalCache.open(tmp_path / "cache", NS, CachePolicy(), ManualClock(), NullMonitor()) as cache:
+        yield cache
+
+
+@pytest.mark.parametrize(("how", "processes"), [(How.LINK, 2), (How.ONLY_LINK, 2), (How.COPY, 0)])
+async def test_a_tree_is_the_same_whoever_makes_it(
+    cache: LocalCache, tmp_path: Path, started: list[subprocess.Popen[bytes]], how: How, processes: int
+) -> None:
+    mapped = apply(await planned(cache), cache, tmp_path / "tree", how)
+    assert read_tree(tmp_path / "tree") == TREE
+    assert len(started) == processes
+    assert mapped.copied_files == (0 if how.is_shared else COUNT)
+    assert mapped.linked.files == (70 if how.is_shared else 0)
+
+
+async def test_a_tree_that_cannot_be_made_is_told_as_ever(cache: LocalCache, tmp_path: Path) -> None:
+    tree = await planned(cache)
+    (plan,) = tree
+    twice = replace(plan, files=(*plan.files, plan.files[150]))
+    with pytest.raises(InvalidManifest, match="another entry of the tree"):
+        apply([twice], cache, tmp_path / "clash")
+    cache.path(NS.blob(b"33")).unlink()
+    with pytest.raises(BlobsMissing, match=NS.blob(b"33").digest.hex()):
+        apply(tree, cache, tmp_path / "lost")
