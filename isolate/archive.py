@@ -21,7 +21,7 @@ from isolate.clock import Clock, SystemClock
 from isolate.crew import GrowingCrew
 from isolate.denylist import DEFAULT, Denylist
 from isolate.entries import Entry
-from isolate.errors import FileChanged, IsolateError, Unavailable
+from isolate.errors import FileChanged, Unavailable
 from isolate.expansion import EVERYTHING, beginning, expand
 from isolate.hands import Remote, Target, open_target
 from isolate.isolated import Manifest, dumps
@@ -31,7 +31,6 @@ from isolate.pipeline import Built, Pipeline
 from isolate.scan import Found, ScanRules, scan
 from isolate.sender import Sender
 from isolate.statcache import StatCache
-from isolate.upload import Wanted
 
 if TYPE_CHECKING:
     from isolate.selection import Selection
@@ -145,14 +144,7 @@ async def archive_file(path: Path, target: Target, options: ArchiveOptions, moni
     """Store the content of one file, which needs no manifest: `root` is its blob. Raises as `archive_tree` does."""
     tally = _Tally(monitor)
     async with _crew(target, options, tally) as (store, crew):
-        (hashed,), _ = await crew.hash([os.path.realpath(path)])
-        if isinstance(hashed, IsolateError):
-            raise hashed
-        blob = hashed.blob
-        tally.count("hashed_files")
-        tally.count("hashed_bytes", blob.size)
-        if blob.size and await store.missing([blob]):
-            await Sender(store, crew, options.clock, tally).send([Wanted(os.path.realpath(path), blob)])
+        blob = await Sender(store, crew, options.clock, tally).send_file(os.path.realpath(path))
     return tally.archived(blob, target.namespace, Built((), (), 1, blob.size))
 
 

@@ -16,6 +16,7 @@ from isolate.cas.store import BlobStore, Written
 from isolate.clock import Clock
 from isolate.errors import InternalFailure
 from isolate.hands import Batch, Crew, Hands, Remote, Target
+from isolate.large import Stored, Told
 from isolate.monitor import Monitor
 from isolate.scan import Stamp
 from isolate.upload import Wanted
@@ -54,8 +55,8 @@ class GrowingCrew:
         batch = await crew.hash(paths, stamps)
         return Batch(batch.files, OURSELVES) if crew is self._hands else batch
 
-    async def cut(self, path: str) -> list[Blob]:
-        return await (await self._next()).cut(path)
+    async def store_large(self, path: str, told: Told) -> Stored:
+        return await (await self._next()).store_large(path, told)
 
     async def upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:
         crew = await self._next()

@@ -18,6 +18,7 @@ from isolate.clock import Clock
 from isolate.effort import Threads
 from isolate.errors import IsolateError
 from isolate.hashing import FileReader, Hashed
+from isolate.large import Stored, Told
 from isolate.monitor import Monitor
 from isolate.scan import Stamp
 from isolate.upload import Uploader, Wanted
@@ -64,8 +65,8 @@ class Crew(Protocol):
         """Return for each file the name of its content, or why it has none; see `FileReader.hash`."""
         ...
 
-    async def cut(self, path: str) -> list[Blob]:
-        """Return the chunks of a large file, in order."""
+    async def store_large(self, path: str, told: Told) -> Stored:
+        """Read a large file and send what the store lacks of it, in one go; `told` hears how it goes on."""
         ...
 
     async def upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:
@@ -83,6 +84,7 @@ class Hands:
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
         self._uploading = asyncio.Semaphore(UPLOADING)
+        self._storing = asyncio.Semaphore(1)  # one large file fills a thread, and holds as much memory as all else
         self._uploader: Uploader | None = None
 
     async def __aenter__(self) -> Self:
@@ -96,8 +98,10 @@ class Hands:
     async def hash(self, paths: Sequence[str], stamps: Sequence[Stamp] = ()) -> Batch:
         return Batch(await self._threads.run(self._reader.hash, paths, stamps))
 
-    async def cut(self, path: str) -> list[Blob]:
-        return await self._threads.run(self._reader.cut, path)
+    async def store_large(self, path: str, told: Told) -> Stored:
+        uploader = await self._open()
+        async with self._storing:
+            return await uploader.store_large(path, told)
 
     async def upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:  # noqa: ARG002 - the only one
         uploader = await self._open()

@@ -63,32 +63,15 @@ class FileReader:
         quickly, carefully = self._hash_as_expected, self._hash_or_error
         return [quickly(path, stamp) or carefully(path) for path, stamp in zip(paths, stamps, strict=True)]
 
-    def cut(self, path: str) -> list[Blob]:
-        """Return the chunks of a large file, in order; raises FileChanged, Unreadable."""
-        from isolate.cas.chunker import chunks  # only large files pay for its import
-
-        digest = self.algorithm.digest
-        descriptor, _ = _open(path)
-        try:
-            return [Blob(digest(chunk), len(chunk)) for chunk in chunks(_Stream(descriptor, self._check_stopped))]
-        finally:
-            os.close(descriptor)
-
-    def read(self, path: str, blob: Blob, offset: int | None) -> bytes:
-        """Return the content of a small file, or of the piece at `offset` of a large one, whose digest is known.
-
-        Raises FileChanged when it is another one by now.
-        """
-        self._check_stopped()
-        kept = self._take(path, blob) if offset is None else None
+    def read(self, path: str, blob: Blob) -> bytes:
+        """Return the content of a small file whose digest is known; raises FileChanged when it is another by now."""
+        self.check_stopped()
+        kept = self._take(path, blob)
         if kept is not None:
             return kept
-        descriptor, _ = _open(path)
+        descriptor, _ = open_regular(path)
         try:
-            if offset is None:
-                content = _read_whole(descriptor, blob.size)
-            else:
-                content = os.pread(descriptor, blob.size, offset)
+            content = _read_whole(descriptor, blob.size)
         finally:
             os.close(descriptor)
         if len(content) != blob.size or self.algorithm.digest(content) != blob.digest:
@@ -122,9 +105,9 @@ class FileReader:
         return Hashed(blob, expected)
 
     def _hash_or_error(self, path: str) -> Hashed | IsolateError:
-        self._check_stopped()
+        self.check_stopped()
         try:
-            descriptor, status = _open(path)
+            descriptor, status = open_regular(path)
         except IsolateError as error:
             return error
         try:
@@ -150,7 +133,7 @@ class FileReader:
             os.lseek(descriptor, 0, os.SEEK_SET)  # it has grown past what is read whole
         hasher = self.algorithm.parallel_hasher()
         buffer = memoryview(bytearray(READ_BYTES))
-        stream = _Stream(descriptor, self._check_stopped)
+        stream = Stream(descriptor, self.check_stopped)
         length = 0
         while got := stream.readinto(buffer):
             hasher.update(buffer[:got])
@@ -181,12 +164,13 @@ class FileReader:
             raise FileChanged(path)
         return content
 
-    def _check_stopped(self) -> None:
+    def check_stopped(self) -> None:
+        """Raise Stopped once `stop` was called."""
         if self._stopped.is_set():
             raise Stopped
 
 
-class _Stream:
+class Stream:
     """An open file as the chunker wants it."""
 
     def __init__(self, descriptor: int, check: Callable[[], None]) -> None:
@@ -198,7 +182,7 @@ class _Stream:
         return os.readv(self._descriptor, [buffer[:READ_BYTES]])
 
 
-def _open(path: str) -> tuple[int, os.stat_result]:
+def open_regular(path: str) -> tuple[int, os.stat_result]:
     """Open a regular file, for the caller to close; raises FileChanged, Unreadable, InvalidInput."""
     try:
         descriptor = os.open(path, _FLAGS)

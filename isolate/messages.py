@@ -17,6 +17,7 @@ from isolate.cas.digest import Blob
 from isolate.cas.store import Written
 from isolate.errors import InternalFailure, IsolateError
 from isolate.hashing import Hashed
+from isolate.large import Stored
 from isolate.scan import Stamp
 
 MAX_MESSAGE_BYTES = 64 << 20  # a batch of paths is below 3 MB; more means that the two sides disagree
@@ -47,19 +48,19 @@ class HashJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
     stamps: list[Stamp] = []
 
 
-class CutJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Cut this large file into chunks."""
+class LargeJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Send this large file while it is read."""
 
     number: int
     path: bytes
 
 
 class UploadJob(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Upload these files or pieces: the paths as in a HashJob, and for each its blob and offset."""
+    """Upload these files: the paths as in a HashJob, and the blob of each."""
 
     number: int
     paths: bytes
-    pieces: list[tuple[Blob, int | None]]
+    blobs: list[Blob]
 
 
 class HashDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -74,11 +75,19 @@ class HashDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
     failures: list[tuple[int, Failure]]
 
 
-class CutDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The answer to a CutJob: digest and size of each chunk, in order."""
+class LargeGoesOn(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """What comes before the answer to a LargeJob: how many bytes more were read, and how many of them are sent."""
 
     number: int
-    chunks: list[Blob]
+    read_bytes: int
+    sent_bytes: int
+
+
+class LargeDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """The answer to a LargeJob."""
+
+    number: int
+    stored: Stored
 
 
 class UploadDone(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -95,9 +104,9 @@ class JobFailed(msgspec.Struct, frozen=True, array_like=True, tag=True):
     failure: Failure
 
 
-Job = HashJob | CutJob | UploadJob
+Job = HashJob | LargeJob | UploadJob
 Request = Setup | Job
-Reply = HashDone | CutDone | UploadDone | JobFailed
+Reply = HashDone | LargeGoesOn | LargeDone | UploadDone | JobFailed
 
 encode = msgspec.msgpack.Encoder().encode
 decode_request = msgspec.msgpack.Decoder(Request).decode

@@ -7,10 +7,11 @@ finishes first; a part of the manifest is sent after the blobs it names; every s
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import BlobStore
@@ -18,14 +19,16 @@ from isolate.cas.wire import CHUNKED_ABOVE_BYTES
 from isolate.clock import Clock
 from isolate.crew import GrowingCrew
 from isolate.entries import Entry, Kind
-from isolate.errors import InvalidInput, IsolateError, first_cause
+from isolate.errors import IsolateError, first_cause
+from isolate.feeding import Feed
+from isolate.hashing import Hashed
 from isolate.isolated import Manifest, dumps
 from isolate.monitor import Monitor
 from isolate.partcache import Part, PartCache
 from isolate.scan import Found
 from isolate.seen import Seen
 from isolate.sender import Sender, jobs_of
-from isolate.slab import SLABS_IN_FLIGHT, UNSENT_SLABS, Slab, files_of, manifest_entries, slabs_of
+from isolate.slab import SLABS_BEHIND, SLABS_IN_FLIGHT, Slab, files_of, manifest_entries, slabs_of
 from isolate.split import Groups, splitter_for
 from isolate.statcache import StatCache, is_settled
 from isolate.upload import Wanted
@@ -79,22 +82,22 @@ class Pipeline:
         self._group_parts: list[bytes] = []
         self._part_room = asyncio.Semaphore(PARTS_IN_FLIGHT)
         self._room = asyncio.Semaphore(UPLOADS_IN_FLIGHT)
-        self._unsent = asyncio.Semaphore(UNSENT_SLABS)
         self._sending: set[asyncio.Task[None]] = set()
         self._held: Slab | None = None  # the slab behind those that `_take_ready` gave
         self._files = self._size_bytes = 0
-        self._wanted_blobs = self._wanted_bytes = 0
+        self._unrecorded: deque[Slab] = deque()
         self._modes: dict[int, int] = {}  # of files to those of the manifest; there are few
 
     async def run(self, root: str, entries: Iterator[Found]) -> Built:
         """Bring the blobs of `entries` to the store; raises what reading and sending raise."""
-        self._prefix = root.rstrip("/") + "/"
+        prefix, may_skip = root.rstrip("/") + "/", self._skip_broken
+        self._feed = Feed(prefix, self._crew, self._sender, self._clock, self._monitor, skip_broken=may_skip)
         queue: asyncio.Queue[Slab | None] = asyncio.Queue(SLABS_IN_FLIGHT)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                recorded = entries if self._namespace.is_ours else filter(self._is_recorded, entries)
-                tasks.create_task(self._feed(slabs_of(recorded, self._cache, self._parts), queue))
+                slabs = slabs_of(self._feed.recorded(entries, self._namespace), self._cache, self._parts)
+                tasks.create_task(self._feed.run(slabs, queue))
                 rest = await self._drain(queue)
         except BaseExceptionGroup as group:
             raise first_cause(group) from group
@@ -104,8 +107,9 @@ class Pipeline:
         """Do stages 2 and 3; return the entries that are not in a part by themselves."""
         while ready := await self._take_ready(queue):
             await self._look_up(ready)
-            for slab in ready:
-                await self._record(slab)
+            self._unrecorded.extend(ready)
+            await self._record_ready(SLABS_BEHIND)
+        await self._record_ready(0)
         await self._close_groups()
         rest, is_whole = self._splitter.finish()
         if is_whole:
@@ -120,39 +124,6 @@ class Pipeline:
         for part in self._groups.parts(partial(splitter_for, self._namespace)):
             self._group_parts.append(await self._close_part(part))
         self._includes += others
-
-    # Stage 1: entries and remembered digests, in a thread because it does nothing but wait for the disk.
-
-    async def _feed(self, slabs: Iterator[Slab], queue: asyncio.Queue[Slab | None]) -> None:
-        loop = asyncio.get_running_loop()
-        unread_files = unread_bytes = 0  # so far: the totals of the bars grow while the scan is ahead
-        with ThreadPoolExecutor(1, thread_name_prefix="scan") as scanner:
-            while (slab := await loop.run_in_executor(scanner, next, slabs, None)) is not None:
-                if slab.unknown:
-                    unread_files += len(slab.unknown)
-                    unread_bytes += slab.unknown_bytes
-                    self._monitor.expect("hashed_files", unread_files)
-                    self._monitor.expect("hashed_bytes", unread_bytes)
-                    slab.read_at_ns = int(self._clock.now() * 1e9)
-                    files = [slab.entries[index] for index in slab.unknown]
-                    paths, stamps = [self._source(file) for file in files], [file.stamp for file in files if file.stamp]
-                    await self._unsent.acquire()
-                    slab.hashing = self._tasks.create_task(self._crew.hash(paths, stamps))
-                await queue.put(slab)
-        await queue.put(None)
-
-    def _is_recorded(self, entry: Found) -> bool:
-        """Say whether a manifest of 2020 can have `entry`."""
-        if "\\" in entry.path:
-            error = InvalidInput(f"Name {entry.path!r} has a '\\', which manifests of 2020 take for a '/'")
-            if not self._skip_broken:
-                raise error
-            self._monitor.problem(error)
-            return False
-        return entry.kind is not Kind.DIR
-
-    def _source(self, entry: Found) -> str:
-        return entry.source or self._prefix + entry.path
 
     # Stage 2: digests are there; ask which blobs the store lacks, and have them sent.
 
@@ -180,20 +151,34 @@ class Pipeline:
         if slab.hashing is not None:
             results, slab.hand = await slab.hashing
             for index, result in zip(slab.unknown, results, strict=True):
-                if isinstance(result, IsolateError):
-                    if not self._skip_broken:
-                        raise result
-                    self._monitor.problem(result)
-                    continue
-                slab.blobs[index] = result.blob
-                if result.stamp is not None and is_settled(result.stamp, slab.read_at_ns):
-                    slab.learnt.append((index, result.blob, result.stamp))
-                hashed_bytes += result.blob.size
-            stamps = [slab.entries[index].stamp for index in slab.unknown]
-            slab.is_settled = stamps == [stamp for _, _, stamp in slab.learnt]
-        self._monitor.count("cached_files", slab.files - len(slab.unknown))
+                hashed_bytes += self._learn(slab, index, result)
+        self._monitor.count("cached_files", slab.files - len(slab.unknown) - len(slab.large))
         self._monitor.count("hashed_files", len(slab.unknown))
         self._monitor.count("hashed_bytes", hashed_bytes)
+
+    def _learn(self, slab: Slab, index: int, result: Hashed | IsolateError) -> int:
+        """Take what a file is called by its content; return its size."""
+        if isinstance(result, IsolateError):
+            if not self._skip_broken:
+                raise result
+            self._monitor.problem(result)
+            return 0
+        slab.blobs[index] = result.blob
+        if result.stamp is not None and is_settled(result.stamp, slab.read_at_ns):
+            slab.learnt.append((index, result.blob, result.stamp))
+        return result.blob.size
+
+    async def _settle_large(self, slab: Slab) -> None:
+        """Wait until the large files of a slab are read; have those sent that changed meanwhile."""
+        for index, reading in zip(slab.large, slab.reading, strict=True):
+            result = await reading
+            self._monitor.count("archived_bytes", self._learn(slab, index, result))
+            self._monitor.count("hashed_files")
+            if isinstance(result, IsolateError) or not self._seen.first([result.blob.digest]):
+                continue
+            if result.stamp is None and await self._store.missing([result.blob]):
+                self._sender.expect(1, result.blob.size)
+                await self._start([Wanted(self._feed.source(slab.entries[index]), result.blob)])
 
     async def _look_up(self, slabs: Sequence[Slab]) -> None:
         """Ask for the blobs that this pass meets for the first time, and have the missing ones sent."""
@@ -208,35 +193,37 @@ class Pipeline:
         missing = set(await self._store.missing(asked)) if asked else set()
         self._monitor.count("present_blobs", len(asked) - len(missing))
         if missing:
-            self._wanted_blobs += len(missing)
-            self._wanted_bytes += sum(blob.size for blob in missing)
-            self._monitor.expect("uploaded_blobs", self._wanted_blobs)
-            self._monitor.expect("uploaded_bytes", self._wanted_bytes)
+            self._sender.expect(len(missing), sum(blob.size for blob in missing))
         for slab, first in zip(slabs, fresh, strict=True):
             absent = missing.intersection(first) if missing else missing
             if absent:
                 slab.part = None  # is made once more, which is the way to have it sent
-            files = [Wanted(self._source(entry), blob) for entry, blob in files_of(slab, absent)]
+            files = [Wanted(self._feed.source(entry), blob) for entry, blob in files_of(slab, absent)]
             await self._send_slab(slab, files)
 
     async def _send_slab(self, slab: Slab, files: Sequence[Wanted]) -> None:
         """Have `files` sent by who hashed them."""
         unsent: set[asyncio.Task[None]] = set()
         for job in jobs_of(files):
-            await self._room.acquire()
-            task = self._tasks.create_task(self._send(job, slab.hand))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
+            task = await self._start(job, slab.hand)
             if job[0].blob.size <= CHUNKED_ABOVE_BYTES:  # of larger ones nothing is kept
                 unsent.add(task)
         if slab.hashing is not None:
             self._tasks.create_task(self._let_next(unsent))
 
+    async def _start(self, job: Sequence[Wanted], hand: int | None = None) -> asyncio.Task[None]:
+        """Begin to send a job as soon as there is room."""
+        await self._room.acquire()
+        task = self._tasks.create_task(self._send(job, hand))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+        return task
+
     async def _let_next(self, unsent: set[asyncio.Task[None]]) -> None:
         """Let another slab be read once `unsent` are sent."""
         if unsent:
             await asyncio.wait(unsent)
-        self._unsent.release()
+        self._feed.let_next()
 
     async def _send(self, files: Sequence[Wanted], hand: int | None) -> None:
         try:
@@ -245,6 +232,17 @@ class Pipeline:
             self._room.release()
 
     # Stage 3: entries in their order, into the manifest and the memory of digests.
+
+    async def _record_ready(self, behind: int) -> None:
+        """Record the slabs that are complete, and wait for others where more than `behind` would be left."""
+        slabs = self._unrecorded
+        while slabs and (len(slabs) > behind or slabs[0].is_read):
+            slab = slabs.popleft()
+            await self._settle_large(slab)
+            slab.learnt.sort(key=itemgetter(0))
+            read = sorted(slab.unknown + slab.large)
+            slab.is_settled = [slab.entries[index].stamp for index in read] == [stamp for _, _, stamp in slab.learnt]
+            await self._record(slab)
 
     async def _record(self, slab: Slab) -> None:
         # A file without a blob is broken, reported, and left out as the caller wished.

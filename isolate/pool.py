@@ -17,17 +17,18 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Self
 
-from isolate.cas.digest import Blob
 from isolate.cas.store import Written
 from isolate.errors import InternalFailure
 from isolate.hands import UPLOADING, Batch, Remote
+from isolate.large import Stored, Told
 from isolate.messages import (
-    CutDone,
-    CutJob,
     HashDone,
     HashJob,
     Job,
     JobFailed,
+    LargeDone,
+    LargeGoesOn,
+    LargeJob,
     Reply,
     Setup,
     UploadDone,
@@ -83,14 +84,14 @@ class Pool:
         assert isinstance(reply, HashDone), "a worker answers what it was asked"
         return Batch(hashed(reply, stamps), hand)
 
-    async def cut(self, path: str) -> list[Blob]:
-        reply, _ = await self._read(lambda number: CutJob(number, os.fsencode(path)))
-        assert isinstance(reply, CutDone), "a worker answers what it was asked"
-        return reply.chunks
+    async def store_large(self, path: str, told: Told) -> Stored:
+        reply, _ = await self._read(lambda number: LargeJob(number, os.fsencode(path)), told)
+        assert isinstance(reply, LargeDone), "a worker answers what it was asked"
+        return reply.stored
 
     async def upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:
         paths = pack_paths([file.path for file in files])
-        pieces = [(blob, offset) for _, blob, offset in files]
+        blobs = [blob for _, blob in files]
         async with self._uploading:
             if hand is None:
                 worker = min(self._workers, key=lambda candidate: candidate.uploading)
@@ -98,19 +99,19 @@ class Pool:
                 worker = self._workers[hand]
             worker.uploading += 1
             try:
-                reply = await worker.ask(lambda number: UploadJob(number, paths, pieces))
+                reply = await worker.ask(lambda number: UploadJob(number, paths, blobs))
             finally:
                 worker.uploading -= 1
         assert isinstance(reply, UploadDone), "a worker answers what it was asked"
         return reply.written
 
-    async def _read(self, job: Callable[[int], Job]) -> tuple[Reply, int]:
+    async def _read(self, job: Callable[[int], Job], told: Told | None = None) -> tuple[Reply, int]:
         """Give a job of reading to the worker that has the fewest; return its answer and which it was."""
         async with self._hashing:
             worker = min(self._workers, key=lambda candidate: candidate.hashing)
             worker.hashing += 1
             try:
-                return await worker.ask(job), self._workers.index(worker)
+                return await worker.ask(job, told), self._workers.index(worker)
             finally:
                 worker.hashing -= 1
 
@@ -123,6 +124,7 @@ class _Worker(asyncio.Protocol):
         self.uploading = 0
         self._numbers = itertools.count()
         self._jobs: dict[int, asyncio.Future[Reply]] = {}
+        self._told: dict[int, Told] = {}
         self._received = bytearray()
         self._process: subprocess.Popen[bytes] | None = None
         self._transport: asyncio.WriteTransport | None = None
@@ -150,18 +152,24 @@ class _Worker(asyncio.Protocol):
                 signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return ours
 
-    async def ask(self, job: Callable[[int], Job]) -> Reply:
-        """Return the answer to the job made by `job` from its number; raises what the worker raised."""
+    async def ask(self, job: Callable[[int], Job], told: Told | None = None) -> Reply:
+        """Return the answer to the job made by `job` from its number; raises what the worker raised.
+
+        `told` hears what comes before the answer.
+        """
         if self._transport is None or self._gone.is_set():
             raise self._death()
         number = next(self._numbers)
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._jobs[number] = answer
+        if told is not None:
+            self._told[number] = told
         try:
             self._transport.write(framed(job(number)))
             return await answer
         finally:
             del self._jobs[number]
+            self._told.pop(number, None)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -170,7 +178,9 @@ class _Worker(asyncio.Protocol):
             answer = self._jobs.get(reply.number)
             if answer is None or answer.done():
                 continue  # nobody waits any more
-            if isinstance(reply, JobFailed):
+            if isinstance(reply, LargeGoesOn):
+                self._told[reply.number](reply.read_bytes, reply.sent_bytes)
+            elif isinstance(reply, JobFailed):
                 answer.set_exception(unpack_error(reply.failure))
             else:
                 answer.set_result(reply)

@@ -1,7 +1,7 @@
-"""What the store lacks -> the store, through a crew: small files together, large ones in pieces, broken uploads again.
+"""What the store lacks -> the store, through a crew: small files together, large ones as they are read.
 
-Knows no trees and no threads. The invariant: when a call returns, the store has acknowledged what it was about, and can
-give it back as one blob.
+Uploads that broke are begun again. Knows no trees and no threads. The invariant: when a call returns, the store has
+acknowledged what it was about, and can give it back as one blob.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from collections.abc import Iterator, Sequence
 
 from isolate.cas.digest import Blob
 from isolate.cas.store import BlobStore, Written
-from isolate.cas.wire import CHUNKED_ABOVE_BYTES, MAX_BLOB_BYTES
+from isolate.cas.wire import CHUNKED_ABOVE_BYTES
 from isolate.clock import Clock
 from isolate.crew import GrowingCrew
-from isolate.errors import FileChanged, TooLarge, Unavailable, UploadCorrupt, first_cause
+from isolate.errors import ChunksMissing, FileChanged, IsolateError, Unavailable
+from isolate.hashing import Hashed
+from isolate.large import Told, is_large
 from isolate.monitor import Monitor
 from isolate.upload import Wanted
 
 JOB_FILES, JOB_BYTES = 512, 6 << 20  # of one hash or upload job: some 20 ms of work
-LARGE_IN_FLIGHT = 2  # large files that are cut or sent
-PIECE_JOBS_IN_FLIGHT = 8  # of a large file; each is JOB_BYTES for some worker
+LARGE_IN_FLIGHT = 2  # large files that are read and sent
 RETRY_DELAYS_S = (1.0, 3.0)  # before an upload that was cut off goes on; the connection has its own retries
 
 
@@ -30,15 +31,37 @@ class Sender:
     def __init__(self, store: BlobStore, crew: GrowingCrew, clock: Clock, monitor: Monitor) -> None:
         self._store, self._crew, self._clock, self._monitor = store, crew, clock, monitor
         self._large = asyncio.Semaphore(LARGE_IN_FLIGHT)
-        self._pieces = asyncio.Semaphore(PIECE_JOBS_IN_FLIGHT)
+        self._expected_blobs = self._expected_bytes = 0
 
     async def send(self, files: Sequence[Wanted], hand: int | None = None) -> None:
         """Send a job of files, that `hand` of the crew has read; raises FileChanged and what the store raises."""
         if len(files) == 1 and files[0].blob.size > CHUNKED_ABOVE_BYTES:
-            async with self._large:
-                await self._send_large(files[0])
+            found = await self._store_large(files[0].path, self._note_again)
+            if found.stamp is None or found.blob != files[0].blob:
+                raise FileChanged(files[0].path)
         else:
             self._count(await self._upload(files, hand))
+
+    async def send_file(self, path: str) -> Blob:
+        """Have a file in the store that nobody has read yet, and return what it is called; raises as `send` does."""
+        self._monitor.count("hashed_files")
+        if is_large(path):
+            file = await self.read_large(path)
+            if file.stamp is not None:
+                return file.blob
+        else:
+            (found,), _ = await self._crew.hash([path])
+            if isinstance(found, IsolateError):
+                raise found
+            file = found
+            self._monitor.count("hashed_bytes", file.blob.size)
+        if file.blob.size and await self._store.missing([file.blob]):
+            await self.send([Wanted(path, file.blob)])
+        return file.blob
+
+    async def read_large(self, path: str) -> Hashed:
+        """Return what a large file is called by its content, which is in the store if it has a stamp."""
+        return await self._store_large(path, self._note_first)
 
     async def send_content(self, blob: Blob, content: bytes) -> None:
         """Send a manifest, unless the store has it."""
@@ -46,38 +69,37 @@ class Sender:
         self._count(written)
         self._monitor.count("uploaded_manifest_bytes", written.size_bytes)
 
-    async def _send_large(self, file: Wanted) -> None:
-        path, blob, _ = file
-        if blob.size > MAX_BLOB_BYTES:
-            raise TooLarge(f"File {path!r} of {blob.size} bytes is larger than {MAX_BLOB_BYTES}")
-        chunks = await self._crew.cut(path)
-        if sum(size for _, size in chunks) != blob.size:
-            raise FileChanged(path)
-        missing = set(await self._store.missing(list(dict.fromkeys(chunks))))
-        wanted: dict[Blob, Wanted] = {}
-        offset = 0
-        for chunk in chunks:
-            if chunk in missing:
-                wanted.setdefault(chunk, Wanted(path, chunk, offset))
-            offset += chunk.size
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for job in jobs_of(list(wanted.values())):
-                    await self._pieces.acquire()
-                    tasks.create_task(self._send_pieces(job))
-        except BaseExceptionGroup as group:
-            raise first_cause(group) from group
-        try:
-            await self._store.compose(blob, chunks)
-        except UploadCorrupt as error:
-            raise FileChanged(path) from error  # each piece was verified when it was read
-        self._count(Written(1, 0, 0))
+    def expect(self, blobs: int, size_bytes: int) -> None:
+        """Note that so much more is to be sent."""
+        self._expected_blobs += blobs
+        self._expected_bytes += size_bytes
+        self._monitor.expect("uploaded_blobs", self._expected_blobs)
+        self._monitor.expect("uploaded_bytes", self._expected_bytes)
 
-    async def _send_pieces(self, pieces: Sequence[Wanted]) -> None:
-        try:
-            self._count(await self._upload(pieces))
-        finally:
-            self._pieces.release()
+    def _note_first(self, read_bytes: int, sent_bytes: int) -> None:
+        """Count what is read of a file for the first time: nobody knew before that it would be sent."""
+        self._monitor.count("hashed_bytes", read_bytes)
+        if sent_bytes:
+            self.expect(0, sent_bytes)
+            self._note_again(read_bytes, sent_bytes)
+
+    def _note_again(self, _read_bytes: int, sent_bytes: int) -> None:
+        self._monitor.count("uploaded_bytes", sent_bytes)
+
+    async def _store_large(self, path: str, told: Told) -> Hashed:
+        delays_s = iter(RETRY_DELAYS_S)
+        while True:
+            try:
+                async with self._large:
+                    file, written = await self._crew.store_large(path, told)
+            except (ChunksMissing, Unavailable):
+                if (delay_s := next(delays_s, None)) is None:
+                    raise
+                await self._clock.sleep(delay_s)
+                told = self._note_again  # what arrived before is not sent again, only read
+            else:
+                self._monitor.count("uploaded_blobs", written.stored)
+                return file
 
     async def _upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:
         for delay_s in RETRY_DELAYS_S:

@@ -16,8 +16,11 @@ from typing import cast
 
 from isolate import split
 from isolate.cas.digest import Blob
+from isolate.cas.wire import CHUNKED_ABOVE_BYTES
 from isolate.entries import Entry, Kind, manifest_mode
+from isolate.errors import IsolateError
 from isolate.hands import Batch
+from isolate.hashing import Hashed
 from isolate.partcache import Part, PartCache, fast_blob
 from isolate.scan import Found, Stamp
 from isolate.sender import JOB_BYTES, JOB_FILES
@@ -25,6 +28,7 @@ from isolate.statcache import StatCache
 
 SLAB_ENTRIES = 4_096  # when nothing has to be hashed
 SLABS_IN_FLIGHT = 16
+SLABS_BEHIND = 64  # that wait for a large file before them, while their own files are read and sent
 # Slabs whose files are being read or wait for their upload: what the crew keeps of them should still be there.
 UNSENT_SLABS = 6
 
@@ -39,14 +43,22 @@ class Slab:
     entries: list[Found] = field(default_factory=list)
     blobs: list[Blob | None] = field(default_factory=list)
     learnt: list[tuple[int, Blob, Stamp]] = field(default_factory=list)  # index and what is to be remembered
-    unknown: list[int] = field(default_factory=list)  # indexes of files that have to be hashed
-    unknown_bytes: int = 0
+    unknown: list[int] = field(default_factory=list)  # indexes of small files that have to be hashed
+    large: list[int] = field(default_factory=list)  # indexes of large ones, which are sent while they are read
+    unknown_bytes: int = 0  # of small files
+    large_bytes: int = 0
     files: int = 0
     hashing: asyncio.Task[Batch] | None = None
     hand: int | None = None  # who of the crew hashed it
+    reading: list[asyncio.Task[Hashed | IsolateError]] = field(default_factory=list)  # one for each of `large`
     read_at_ns: int = 0
     is_settled: bool = True  # nothing that was read may change behind its stamp
     part: Part | None = None  # of the manifest, which these entries became before
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the large files have been read."""
+        return all(task.done() for task in self.reading)
 
     @property
     def is_full(self) -> bool:
@@ -73,6 +85,9 @@ def slabs_of(entries: Iterator[Found], cache: StatCache | None, parts: PartCache
                 digest = None if find is None else find(entry[0], stamp)
                 if digest is not None:
                     blob = fast_blob((digest, stamp[0]))
+                elif stamp[0] > CHUNKED_ABOVE_BYTES:
+                    slab.large.append(len(slab.entries))
+                    slab.large_bytes += stamp[0]
                 else:
                     slab.unknown.append(len(slab.entries))
                     slab.unknown_bytes += stamp[0]

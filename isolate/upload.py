@@ -16,16 +16,16 @@ from isolate.cas.store import BlobStore, Written
 from isolate.cas.wire import CHUNKED_ABOVE_BYTES
 from isolate.effort import FIRST_LEVEL, Threads
 from isolate.hashing import FileReader
+from isolate.large import LargeFile, Stored, Told
 
 STEP_BYTES = 2 << 20  # of payloads that are made between two looks at the connection
 
 
 class Wanted(NamedTuple):
-    """A content the store lacks: all of a small file, or the piece of a large one that begins at `offset`."""
+    """A file whose content the store lacks."""
 
     path: str
     blob: Blob
-    offset: int | None = None
 
 
 class Uploader:
@@ -38,9 +38,13 @@ class Uploader:
         self._algorithm = store.namespace.algorithm
 
     async def upload(self, files: Sequence[Wanted]) -> Written:
-        """Send `files`, in this order within blocks; raises FileChanged and what the store raises."""
+        """Send small `files`, in this order within blocks; raises FileChanged and what the store raises."""
         with self._threads.uploading():
             return await self._store.write(self._from_thread(self._blocks(files)))
+
+    async def store_large(self, path: str, told: Told) -> Stored:
+        """Send a large file while it is read; see `LargeFile`."""
+        return await LargeFile(path, self._store, self._reader, self._threads, told).store()
 
     async def upload_content(self, blob: Blob, content: bytes) -> Written:
         """Send a content that is in memory, unless the store has it."""
@@ -58,9 +62,9 @@ class Uploader:
 
     def _blocks(self, files: Sequence[Wanted]) -> Iterator[Block]:
         builder = BlockBuilder(self._algorithm, None)
-        for path, blob, offset in files:
+        for path, blob in files:
             builder.level = self._threads.effort.level
-            block = builder.add(blob, self._reader.read(path, blob, offset))
+            block = builder.add(blob, self._reader.read(path, blob))
             if block is not None:
                 yield block
         last = builder.flush()

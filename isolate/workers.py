@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 
 from isolate import errors
 from isolate.cas.digest import Namespace
@@ -22,11 +23,12 @@ from isolate.cycles import collect_seldom
 from isolate.errors import InternalFailure, IsolateError
 from isolate.hands import Hands, Remote
 from isolate.messages import (
-    CutDone,
-    CutJob,
     HashJob,
     Job,
     JobFailed,
+    LargeDone,
+    LargeGoesOn,
+    LargeJob,
     Reply,
     Setup,
     UploadDone,
@@ -68,11 +70,13 @@ class _Worker:
         match job:
             case HashJob(number, paths, stamps):
                 return hash_done(number, (await self._hands.hash(unpack_paths(paths), stamps)).files, stamps)
-            case CutJob(number, path):
-                return CutDone(number, await self._hands.cut(os.fsdecode(path)))
-            case UploadJob(number, paths, pieces):
-                named = zip(unpack_paths(paths), pieces, strict=True)
-                return UploadDone(number, await self._hands.upload([Wanted(path, *piece) for path, piece in named]))
+            case LargeJob(number, path):
+                return LargeDone(number, await self._hands.store_large(os.fsdecode(path), partial(self._tell, number)))
+            case UploadJob(number, paths, blobs):
+                return UploadDone(number, await self._hands.upload(list(map(Wanted, unpack_paths(paths), blobs))))
+
+    def _tell(self, number: int, read_bytes: int, sent_bytes: int) -> None:
+        self._writer.write(framed(LargeGoesOn(number, read_bytes, sent_bytes)))  # some bytes for megabytes read
 
 
 async def _serve(connection: socket.socket) -> None:

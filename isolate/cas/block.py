@@ -49,8 +49,11 @@ __all__ = [
     "record_length",
 ]  # fmt: skip
 
-TRIAL_BYTES = 64 << 10
+TRIAL_BYTES, TRIAL_PIECES = 64 << 10, 4
 WORTHWHILE = 0.97  # a frame that saves less than 3 % costs its reader more than it saves
+
+
+Content = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +73,18 @@ class Block:
         return sum(size for _, size in self.entries)
 
     @classmethod
-    def pack(cls, algorithm: Algorithm, contents: Sequence[tuple[Blob, bytes]], level: int | None) -> Block:
+    def pack(cls, algorithm: Algorithm, contents: Sequence[tuple[Blob, Content]], level: int | None) -> Block:
         """Return the block of `contents` in this order; as they are when `level` is None or they do not shrink.
 
         Trusts the caller that each content has its digest. Raises InvalidRecord past the limits of the format.
         """
         plain = contents[0][1] if len(contents) == 1 else b"".join([content for _, content in contents])
-        if level is not None and len(plain) > TRIAL_BYTES and not _shrinks(memoryview(plain)[:TRIAL_BYTES], level):
+        if level is not None and len(plain) > TRIAL_BYTES and not _shrinks(_sample(plain), level):
             level = None
         return _packed(algorithm, contents, plain, level)
 
     @classmethod
-    def squeezed(cls, algorithm: Algorithm, contents: Sequence[tuple[Blob, bytes]], level: int | None) -> Block:
+    def squeezed(cls, algorithm: Algorithm, contents: Sequence[tuple[Blob, Content]], level: int | None) -> Block:
         """Do what `pack` does without a trial, which costs a tenth more: for contents that will probably shrink."""
         plain = contents[0][1] if len(contents) == 1 else b"".join([content for _, content in contents])
         return _packed(algorithm, contents, plain, level)
@@ -255,7 +258,7 @@ _DECODERS: dict[bytes, Callable[[bytes, Layout], Record]] = {
 }
 
 
-def _packed(algorithm: Algorithm, contents: Sequence[tuple[Blob, bytes]], plain: bytes, level: int | None) -> Block:
+def _packed(algorithm: Algorithm, contents: Sequence[tuple[Blob, Content]], plain: Content, level: int | None) -> Block:
     """Return the block of `contents`, `plain` together, on its record: who packs it pays for the check."""
     entries = tuple([blob for blob, _ in contents])
     _check_block(entries, len(plain))
@@ -295,5 +298,13 @@ def _decode_entries(data: bytes, layout: Layout) -> tuple[Blob, ...]:
         return tuple(map(Blob._make, struct.iter_unpack(f"<{layout.algorithm.digest_bytes}sI", table)))
 
 
-def _shrinks(sample: memoryview, level: int) -> bool:
+def _sample(plain: Content) -> bytes:
+    """Return TRIAL_BYTES from all over `plain`: the beginning of a file is often of another kind than the rest."""
+    step = len(plain) // TRIAL_PIECES
+    size = TRIAL_BYTES // TRIAL_PIECES
+    with memoryview(plain) as view:
+        return b"".join([view[start : start + size] for start in range(0, TRIAL_PIECES * step, step)])
+
+
+def _shrinks(sample: bytes, level: int) -> bool:
     return len(zstd_compress(sample, level)) < WORTHWHILE * len(sample)

@@ -1,18 +1,19 @@
 """Large content cut by what it holds: the same bytes give the same chunks wherever they stand.
 
 Knows no digests and no stores. The invariants: the chunks in order are the content; where they are cut depends on the
-content alone, not on how it is read; memory is one buffer whatever the size of the file.
+content alone, not on how it is read; memory is two buffers whatever the size of the file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import cycle
 from typing import Protocol
 
 from fastcdc import fastcdc
 
 MIN_BYTES, AVERAGE_BYTES, MAX_BYTES = 512 << 10, 1 << 20, 4 << 20
-BUFFER_BYTES = 4 * MAX_BYTES  # a cut needs MAX_BYTES of foresight, so three quarters of what is read are cut at once
+BUFFER_BYTES = 2 * MAX_BYTES  # so that every reading completes a chunk
 
 
 class Readable(Protocol):
@@ -26,22 +27,31 @@ def chunks(file: Readable) -> Iterator[memoryview]:
 
     All have MIN_BYTES to MAX_BYTES, the last may be shorter. Raises what reading raises.
     """
-    buffer = memoryview(bytearray(BUFFER_BYTES))
-    held = 0  # bytes at the start of the buffer that are not cut yet
+    for window in windows(file):
+        yield from window
+
+
+def windows(file: Readable) -> Iterator[list[memoryview]]:
+    """Yield the same chunks, those of one reading together; they are valid until the next but one is asked for."""
+    tail = memoryview(b"")  # read and not cut yet
     ended = False
-    while not ended or held:
+    for buffer in cycle([memoryview(bytearray(BUFFER_BYTES)), memoryview(bytearray(BUFFER_BYTES))]):
+        held = len(tail)
+        buffer[:held] = tail
         while held < BUFFER_BYTES and not ended:
             got = file.readinto(buffer[held:])
             held += got or 0
             ended = not got
-        start = 0
+        if not held:
+            return
+        window, start = [], 0
         for length in _cuts(buffer[:held]):
-            if not ended and start + MAX_BYTES > held:
-                break  # more content could move this cut
-            yield buffer[start : start + length]
+            if start + length == held and length < MAX_BYTES and not ended:
+                break  # it ends where the reading did, not where the content says
+            window.append(buffer[start : start + length])
             start += length
-        buffer[: held - start] = buffer[start:held]
-        held -= start
+        yield window
+        tail = buffer[start:held]
 
 
 def _cuts(content: memoryview) -> Iterator[int]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from isolate.cas import chunker
-from isolate.cas.chunker import AVERAGE_BYTES, BUFFER_BYTES, MAX_BYTES, MIN_BYTES, chunks
+from isolate.cas.chunker import AVERAGE_BYTES, BUFFER_BYTES, MAX_BYTES, MIN_BYTES, chunks, windows
 
 NOISE = random.Random(7).randbytes(40 << 20)
 
@@ -65,6 +65,16 @@ def test_where_it_is_cut_does_not_depend_on_the_reading() -> None:
     assert file.largest <= BUFFER_BYTES
 
 
+def test_a_window_stays_while_the_next_is_read() -> None:
+    before: list[memoryview] = []
+    seen: list[bytes] = []
+    for window in windows(io.BytesIO(NOISE)):
+        assert window
+        seen += map(bytes, before)
+        before = window
+    assert seen + [bytes(chunk) for chunk in before] == cut(NOISE)
+
+
 def test_an_insertion_changes_few_chunks() -> None:
     before = set(cut(NOISE))
     after = cut(NOISE[: 10 << 20] + b"inserted" + NOISE[10 << 20 :])
@@ -86,7 +96,7 @@ def test_a_failing_read_is_passed_on() -> None:
         list(chunks(Broken()))
 
 
-def test_memory_is_one_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_two_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     real = bytearray
 
@@ -96,4 +106,4 @@ def test_memory_is_one_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(chunker, "bytearray", counting, raising=False)
     assert sum(len(chunk) for chunk in chunks(io.BytesIO(NOISE))) == len(NOISE)
-    assert made == [BUFFER_BYTES]
+    assert made == [BUFFER_BYTES] * 2

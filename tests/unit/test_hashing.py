@@ -92,24 +92,11 @@ def test_a_file_that_grows_meanwhile_is_taken_as_read(
     assert hash_one(path) == Hashed(Blob(BLAKE3.digest(bytes(grown_to)), grown_to), None)
 
 
-@pytest.mark.parametrize(
-    ("content", "offset"), [(b"aaax", None), (b"aaaaa", None), (b"aaa", None), (b"", None), (b"aaaab", 1), (b"aaaa", 1)]
-)
-def test_another_content_is_not_given_out(tmp_path: Path, content: bytes, offset: int | None) -> None:
+@pytest.mark.parametrize("content", [b"aaax", b"aaaaa", b"aaa", b""])
+def test_another_content_is_not_given_out(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "f").write_bytes(content)
     with pytest.raises(FileChanged, match="f' changed"):
-        FileReader(BLAKE3).read(str(tmp_path / "f"), Blob(BLAKE3.digest(b"aaaa"), 4), offset)
-
-
-def test_a_large_file_is_cut_into_pieces_that_can_be_read(tmp_path: Path) -> None:
-    plain = os.urandom(9 << 20)
-    (tmp_path / "f").write_bytes(plain)
-    reader = FileReader(BLAKE3)
-    offset = 0
-    for piece in reader.cut(str(tmp_path / "f")):
-        assert reader.read(str(tmp_path / "f"), piece, offset) == plain[offset : offset + piece.size]
-        offset += piece.size
-    assert offset == len(plain)
+        FileReader(BLAKE3).read(str(tmp_path / "f"), Blob(BLAKE3.digest(b"aaaa"), 4))
 
 
 @pytest.mark.parametrize("size", [1, SMALL_BYTES + 1])
@@ -121,9 +108,7 @@ def test_stop_ends_what_is_running(tmp_path: Path, size: int) -> None:
     with pytest.raises(Stopped):
         reader.hash([str(path)])
     with pytest.raises(Stopped):
-        reader.cut(str(path))
-    with pytest.raises(Stopped):
-        reader.read(str(path), Blob(BLAKE3.digest(bytes(size)), size), None)
+        reader.read(str(path), Blob(BLAKE3.digest(bytes(size)), size))
 
 
 def test_what_was_hashed_is_not_opened_again_for_its_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +118,8 @@ def test_what_was_hashed_is_not_opened_again_for_its_upload(tmp_path: Path, monk
     assert isinstance(hashed, Hashed)
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", None)
-        assert reader.read(str(tmp_path / "f"), hashed.blob, None) == b"content"
-    assert reader.read(str(tmp_path / "f"), hashed.blob, None) == b"content"  # kept for one reader only
+        assert reader.read(str(tmp_path / "f"), hashed.blob) == b"content"
+    assert reader.read(str(tmp_path / "f"), hashed.blob) == b"content"  # kept for one reader only
 
 
 @pytest.mark.parametrize("change", [lambda path: os.utime(path, ns=(0, 0)), os.unlink])
@@ -145,7 +130,7 @@ def test_what_was_hashed_and_changed_is_not_uploaded(tmp_path: Path, change: Any
     assert isinstance(hashed, Hashed)
     change(tmp_path / "f")
     with pytest.raises(FileChanged, match="f' changed"):
-        reader.read(str(tmp_path / "f"), hashed.blob, None)
+        reader.read(str(tmp_path / "f"), hashed.blob)
 
 
 def test_of_what_was_hashed_the_youngest_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +147,7 @@ def test_of_what_was_hashed_the_youngest_is_kept(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(os, "open", noted)
     for name, blob in zip(("twin", "c", "b", "a"), reversed(blobs), strict=True):
-        reader.read(str(names / name), blob, None)
+        reader.read(str(names / name), blob)
     assert opened == ["twin", "a"]
 
 
