@@ -124,15 +124,24 @@ class BotScripts:
 
 def check(content: str, name: str = FILE) -> None:
     """Raise InvalidInput for what no bot could load."""
+    found = fault_of(content, name)
+    if found is not None:
+        line, reason = found
+        raise InvalidInput(f"{name}, line {line}: {reason}" if line else reason)
+
+
+def fault_of(content: str, name: str) -> tuple[int | None, str] | None:
+    """Return the line, if it is in one, and the reason why no bot could load `content`; None if it could."""
     try:
         size = len(content.encode())
         ast.parse(content, name)
     except SyntaxError as error:
-        raise InvalidInput(f"{name}, line {error.lineno}: {error.msg}") from error
+        return error.lineno, error.msg if error.lineno else f"{name} is no Python: {error.msg}"
     except (ValueError, RecursionError, MemoryError) as error:  # a NUL, a lone surrogate, endless nesting
-        raise InvalidInput(f"{name} is no Python: {error}") from error
+        return None, f"{name} is no Python: {error}"
     if size > MAX_BYTES:
-        raise InvalidInput(f"{name} has {size} bytes, at most {MAX_BYTES} are sent to bots")
+        return None, f"{name} has {size} bytes, at most {MAX_BYTES} are sent to bots"
+    return None
 
 
 def _version(content: str) -> str:

@@ -46,6 +46,14 @@ class BotGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class There:
+    """The names of the files that a group may name."""
+
+    scripts: Collection[str]
+    archives: Collection[str] | None = None  # None: nobody knows
+
+
+@dataclass(frozen=True, slots=True)
 class BotGroups:
     """All groups; without any, every bot is in one that changes nothing."""
 
@@ -57,6 +65,13 @@ class BotGroups:
     def of(self, bot_id: str) -> BotGroup | None:
         """Return the group of a bot; None when it is not welcome."""
         return self._of(bot_id) or (self._of(bot_id.partition("--")[0]) if "--" in bot_id else None) or self.default
+
+    @property
+    def archives(self) -> list[str]:
+        """The names of all archives that bots of 2020 are to become."""
+        found = [*self.by_id.values(), *(one for _, one in self.by_prefix), *(one for _, one in self.by_pattern)]
+        found += [] if self.default is None else [self.default]
+        return sorted({group.archive for group in found} - {""})
 
     def _of(self, bot_id: str) -> BotGroup | None:
         if bot_id in self.by_id:
@@ -70,15 +85,15 @@ class BotGroups:
         return None
 
 
-def read_groups(file: TomlFile, scripts: Collection[str] | None = None) -> BotGroups:
-    """Return the groups in `bots.toml`; problems are noted in `file`. `scripts`: those there are, if known."""
+def read_groups(file: TomlFile, there: There | None = None) -> BotGroups:
+    """Return the groups in `bots.toml`; problems are noted in `file`, also with what is not `there`, if it is known."""
     top = file.top()
     by_id: dict[str, BotGroup] = {}
     prefixes: list[tuple[str, BotGroup]] = []
     patterns: list[tuple[re.Pattern[str], BotGroup]] = []
     default: BotGroup | None = None
     for table in top.tables("group"):
-        group = _group(table, scripts)
+        group = _group(table, there)
         ids, starts, texts = table.texts("ids"), table.texts("prefixes"), table.texts("patterns")
         for one in ids:
             for bot_id in _expanded(table, one):
@@ -104,7 +119,7 @@ def read_groups(file: TomlFile, scripts: Collection[str] | None = None) -> BotGr
     return BotGroups(by_id, tuple(prefixes), tuple(patterns), default)
 
 
-def _group(table: Table, scripts: Collection[str] | None) -> BotGroup:
+def _group(table: Table, there: There | None) -> BotGroup:
     dimensions: dict[str, tuple[str, ...]] = {}
     for text in table.texts("dimensions"):
         key, _, value = text.partition(":")
@@ -119,11 +134,13 @@ def _group(table: Table, scripts: Collection[str] | None) -> BotGroup:
     owners, script = table.texts("owners"), table.text("bot_config_script")
     if script and not SCRIPT_NAME.fullmatch(script):
         table.problem("bot_config_script", f"{script!r} is no name of a script: letters, digits, '_' and '-', and .py")
-    elif script and scripts is not None and script not in scripts:
+    elif script and there is not None and script not in there.scripts:
         table.problem("bot_config_script", f"There is no script {script} in the folder scripts beside this file")
     archive = table.text("bot_archive")
     if archive and not ARCHIVE_NAME.fullmatch(archive):
         table.problem("bot_archive", f"{archive!r} is no name of an archive: letters, digits, '_' and '-', and .zip")
+    elif archive and there is not None and there.archives is not None and archive not in there.archives:
+        table.problem("bot_archive", f"There is no archive {archive} in the folder bot_archives of the server's data")
     told = json.dumps([dimensions, owners, script], sort_keys=True).encode()
     return BotGroup(f"hash:{SHA256.digest(told).hex()[:_VERSION_CHARS]}", dimensions, owners, script, archive)
 

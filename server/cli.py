@@ -146,8 +146,9 @@ def config() -> None:
 def check_config(data: Path | None, directory: Path | None) -> int:
     """Read the settings, in DIRECTORY or those of the server, and print every problem with its line.
 
-    Problems are lines "file:line: reason" on stderr. A running server reads its settings again by itself whenever a
-    file changes, and keeps what it had if they are wrong.
+    Problems are lines "file:line: reason" on stderr. Scripts for bots are looked at, too, and in the data of a server
+    (without DIRECTORY, or with --data) the bot archives that are named. A running server reads its settings again by
+    itself whenever a file changes, and keeps what it had if they are wrong.
     """
     from isolate.bars import one_line
     from isolate.errors import InvalidInput
@@ -157,8 +158,9 @@ def check_config(data: Path | None, directory: Path | None) -> int:
 
     if data is not None and not directory and not data.is_dir():
         raise InvalidInput(f"There is no directory {str(data)!r}")
+    server = data_dir(data) if data is not None or directory is None else None
     place = directory or data_dir(data) / SETTINGS_DIR
-    settings, problems = look_at(place)
+    settings, problems = look_at(place, server)
     _say_problems(problems)
     if settings is None:
         return EXIT_USAGE

@@ -68,17 +68,27 @@ def read(directory: Path) -> dict[str, str]:
     problems: list[str] = []
     for name in FILES:
         try:
-            texts[name] = read_plain(directory / name, MAX_FILE_BYTES).decode()
+            texts[name] = read_text(directory, name)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except UnicodeDecodeError as error:
-            line = error.object[: error.start].count(b"\n") + 1
-            problems.append(f"{name}:{line}: Not UTF-8")
-        except OSError as error:
-            problems.append(f"{name}:1: Cannot be read: {error.strerror}")
+        except InvalidSettings as error:
+            problems += error.problems
     if problems:
         raise InvalidSettings(problems)
     return texts
+
+
+def read_text(directory: Path, name: str) -> str:
+    """Return the text of one file; raises InvalidSettings, and FileNotFoundError or NotADirectoryError without it."""
+    try:
+        return read_plain(directory / name, MAX_FILE_BYTES).decode()
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InvalidSettings([f"{name}:{line}: Not UTF-8"]) from error
+    except OSError as error:
+        raise InvalidSettings([f"{name}:1: Cannot be read: {error.strerror}"]) from error
 
 
 def _stamp(directory: Path) -> Stamp:

@@ -7,11 +7,11 @@ in, values out; whatever is wrong is found at once and named with its line. Noth
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from isolate.errors import InvalidInput
-from server.bot_groups import BotGroups, read_groups
+from server.bot_groups import BotGroups, There, read_groups
 from server.pools import Pools, read_pools
 from server.retention import DAY_S, RetentionPolicy
 from server.toml_reader import Table, TomlFile
@@ -52,10 +52,10 @@ class Settings:
         return Limits(self.pause_bots, lambda bot_id: self.groups.of(bot_id) is not None)
 
 
-def parse(texts: Mapping[str, str], scripts: Collection[str] | None = None) -> Settings:
+def parse(texts: Mapping[str, str], there: There | None = None) -> Settings:
     """Return what the files say, by name; raises InvalidSettings with every problem of all of them.
 
-    `scripts` are the names of those there are for bots; None does not ask for them.
+    `there` are the files that groups of bots may name; None does not ask for them.
     """
     files = {name: TomlFile(texts[name], name) for name in FILES if name in texts}
     problems: list[str] = []
@@ -68,7 +68,7 @@ def parse(texts: Mapping[str, str], scripts: Collection[str] | None = None) -> S
         template = _template(pages)
         pages.close()
         top.close()
-    groups = read_groups(files[BOTS], scripts) if BOTS in files else BotGroups()
+    groups = read_groups(files[BOTS], there) if BOTS in files else BotGroups()
     pools = read_pools(files[POOLS], texts[POOLS]) if POOLS in files else Pools()
     for file in files.values():
         problems += file.problems

@@ -32,6 +32,8 @@ def content_version(files: Iterable[tuple[str, bytes]]) -> str:
 
 def archive_version(archive: Path) -> str:
     """Return the version of a packed archive; raises InvalidInput for a file that is none."""
+    if archive.exists() and not archive.is_file():  # opening a pipe would wait for whoever writes to it
+        raise InvalidInput(f"{archive} is no bot archive: it is no file")
     try:
         with zipfile.ZipFile(archive) as packed:
             return content_version((name, packed.read(name)) for name in sorted(packed.namelist()))

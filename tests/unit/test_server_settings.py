@@ -14,6 +14,7 @@ from server.cli import cli
 from server.live_settings import LiveSettings
 from server.retention import DAY_S
 from server.settings import BOTS, POOLS, SERVER, InvalidSettings, Settings, parse
+from swarming.bot_archive import write_archive
 from tests.tasks import hello, one_slice, properties, request
 
 GROUPS = """
@@ -275,3 +276,44 @@ def test_a_check_sees_what_a_server_would_not_miss(tmp_path: Path) -> None:
     assert (status, [line.partition(": ")[0] for line in lines]) == (2, ["bots.toml:3", "bots.toml:2", "pool.toml:1"])
     missing = CliRunner().invoke(cli, ["config", "check", "--data", str(tmp_path / "nowhere")])
     assert "nowhere" in str(missing.exception)
+
+
+def test_a_check_reads_the_hooks_of_bots(tmp_path: Path) -> None:
+    settings = tmp_path / "config"
+    (settings / "scripts").mkdir(parents=True)
+    (settings / "scripts" / "right.py").write_text("x = 1\n")
+    (settings / "scripts" / "wrong.py").write_text("x = 1\nif\n")
+    (settings / "scripts" / "noise.py").write_bytes(b"# \n# \xff")
+    (settings / "scripts" / "nul.py").write_bytes(b"\0")
+    os.mkfifo(settings / "scripts" / "pipe.py")
+    wrong = [
+        "scripts/noise.py:2: Not UTF-8",
+        "scripts/nul.py:1: scripts/nul.py is no Python: source code string cannot contain null bytes",
+        "scripts/pipe.py:1: Cannot be read: it is a pipe, not a file",
+        "scripts/wrong.py:2: invalid syntax",
+    ]
+    assert checked(str(settings)) == (2, wrong)
+    (tmp_path / "bot_config.py").write_text("def (")
+    status, lines = checked("--data", str(tmp_path))
+    assert (status, lines[1:]) == (2, wrong)
+    assert lines[0].startswith("bot_config.py:1: ")
+
+
+def test_a_check_knows_the_archives_of_its_data(tmp_path: Path) -> None:
+    settings, archives = tmp_path / "config", tmp_path / "bot_archives"
+    settings.mkdir()
+    archives.mkdir()
+    (settings / BOTS).write_text('[[group]]\nids = ["a"]\nbot_archive = "a.zip"\n[[group]]\nbot_archive = "b.zip"\n')
+    assert checked(str(settings)) == (0, [])
+    reason = "There is no archive {} in the folder bot_archives of the server's data"
+    missing = [f"bots.toml:3: {reason.format('a.zip')}", f"bots.toml:5: {reason.format('b.zip')}"]
+    assert checked("--data", str(tmp_path)) == (2, missing)
+    write_archive(archives / "a.zip", {"__main__.py": b""})
+    os.mkfifo(archives / "b.zip")
+    no_file = f"bot_archives/b.zip:1: {archives / 'b.zip'} is no bot archive: it is no file"
+    assert checked(str(settings), "--data", str(tmp_path)) == (2, [no_file])
+    (archives / "b.zip").unlink()
+    (archives / "b.zip").write_bytes(b"no archive")
+    assert checked("--data", str(tmp_path))[1] == [no_file.replace("it is no file", "File is not a zip file")]
+    write_archive(archives / "b.zip", {"__main__.py": b""})
+    assert checked("--data", str(tmp_path)) == (0, [])
