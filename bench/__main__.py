@@ -8,43 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import sysconfig
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from bench.goals import Verdict
 from bench.machine import machine
-from bench.measure import Failed, alternate
+from bench.measure import alternate
 from bench.peers import versions
 from bench.place import Place, Size, removed
-from bench.rows import IDLE, ROWS, Row
+from bench.rows import IDLE, ROWS, On
+from bench.session import Differs, Record, Session, steps, without
+from bench.stores import Stores
+from bench.subjects import prepared
 from bench.table import Measured, memory, shown, summary
 from bench.tasks import measure_tasks
-from bench.tree import copy_of, generate
 
 FULL = Size(tree_files=100_000, large_bytes=4 << 30, index_blobs=10_000_000, egress_files=10_000)
 QUICK = Size(runs=1, tree_files=1_000, generations=10, large_bytes=64 << 20, index_blobs=200_000, egress_files=300,
              tasks=500)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A tree that is measured: a copy on the disk of the scratch folder, so that all read and write the same disk."""
-
-    name: str
-    path: Path
-    files: int
-    size_bytes: int
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.files:,} files, {self.size_bytes / 1e6:,.0f} MB"
+TASKS = "13"
 
 
 @click.command()
@@ -59,7 +47,13 @@ class Subject:
 @click.option("--runs", type=click.IntRange(1), help="That count, after the one that does not [default: 3].")
 @click.option("--quick", is_flag=True, help="Small sizes, one run each: whether it works, not how fast.")
 @click.option("--full", is_flag=True, help="Sizes as the targets say: 4 GiB file, 10 million blobs. Takes long.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Also write every sample.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write every sample; anew after each row.",
+)
+@click.option("--resume", is_flag=True, help="Measure only what the file of --json lacks; it was made here, alike.")
 @click.option("--scratch", type=click.Path(file_okay=False, path_type=Path), help="Work here [default: a new folder].")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Keep here what takes long to make.")
 def main(
@@ -72,85 +66,79 @@ def main(
     *,
     quick: bool,
     full: bool,
+    resume: bool,
 ) -> None:  # fmt: skip
     """Measure hashing, archive, fetch, map, the server and tasks."""
     size = QUICK if quick else FULL if full else Size()
     size = replace(size, runs=runs or size.runs)
-    chosen = None if rows is None else set(rows.split(","))
-    if chosen is not None and (unknown := chosen - {row.number for row in ROWS} - {IDLE.number, "13"}):
-        raise click.UsageError(f"No row {', '.join(sorted(unknown))}")
-    started_s = time.time()
-    for name, version in (host := machine() | {"tools": versions()}).items():
-        click.echo(f"{name}: {', '.join(map(' '.join, version.items())) if isinstance(version, dict) else version}")
+    chosen = {row.number for row in ROWS} | {IDLE.number, TASKS} if rows is None else numbers(rows)
+    if resume and json_file is None:
+        raise click.UsageError("--resume goes on with a file: name it with --json")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers end and folders go whoever ends the run
+    began_s = time.monotonic()
     for kept in filter(None, (scratch, data)):
         kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=scratch, ignore_cleanup_errors=True) as folder:
-        found = list(measure_all(Path(folder), trees, size, data, chosen))
+        record = record_in(json_file, machine(Path(folder)) | {"tools": versions()}, size, resume=resume)
+        for found in measure_all(Path(folder), trees, data, chosen, record):
+            record.add(found)
+            for line in shown(found):
+                click.echo(line)
+        if TASKS in chosen:
+            click.echo(f"\n{TASKS}  tasks: {tasks(Path(folder), size)}")
         removed(Path(folder))
     click.echo("")
-    for line in summary(found):
+    for line in summary(record.rows):
         click.echo(line)
-    click.echo(f"\n{time.time() - started_s:.0f} s; load of the machine {os.getloadavg()[0]:.1f}")
-    if json_file:
-        content = {"machine": host, "load": os.getloadavg()[0], "rows": [one.as_json() for one in found]}
-        json_file.write_text(json.dumps(content, indent=1))
+    click.echo(f"\n{time.monotonic() - began_s:.0f} s; load of the machine {os.getloadavg()[0]:.1f}")
+
+
+def numbers(rows: str) -> set[str]:
+    """Return the numbers of rows that somebody asked for; raises UsageError."""
+    chosen = set(rows.split(","))
+    if unknown := chosen - {*(row.number for row in ROWS), IDLE.number, TASKS}:
+        raise click.UsageError(f"No row {', '.join(sorted(unknown))}")
+    return chosen
+
+
+def record_in(file: Path | None, host: dict[str, object], size: Size, *, resume: bool) -> Record:
+    """Return what is known so far, which is nothing unless the run goes on with another; prints the machine."""
+    for name, value in host.items():
+        click.echo(f"{name}: {', '.join(map(' '.join, value.items())) if isinstance(value, dict) else value}")
+    record = Record(file, host, size, [])
+    if resume:
+        try:
+            record.resume()
+        except Differs as error:
+            raise click.UsageError(f"{error}. Measure anew, without --resume") from error
+        for found in record.rows:
+            click.echo(f"known: row {found.number}, {found.title}: {found.tree}".rstrip(": "))
+    return record
 
 
 def measure_all(
-    scratch: Path, trees: tuple[Path, ...], size: Size, data: Path | None, chosen: set[str] | None
+    scratch: Path, trees: tuple[Path, ...], data: Path | None, chosen: set[str], record: Record
 ) -> Iterator[Measured]:
-    """Yield each row as it is measured, and print it."""
-    found: list[Measured] = []
-    wanted = [row for row in ROWS if chosen is None or row.number in chosen]
-    subjects = list(prepared(scratch, trees, size)) if any(row.per_tree for row in wanted) else []
-    for row in wanted:
-        for subject in subjects[: 1 if row.once else None] if row.per_tree else [Subject("", scratch, 0, 0)]:
-            with contextlib.ExitStack() as stack:
-                place = Place(scratch / "work", subject.path, stack, size, data)
-                stack.callback(removed, place.scratch)
-                found.append(measured(row, place, str(subject) if row.per_tree else ""))
-            yield show(found[-1])
-    if chosen is None or IDLE.number in chosen:
+    """Yield each row as it is measured, but for those that are in the record already."""
+    size = record.size
+    wanted = [row for row in ROWS if row.number in chosen]
+    is_about_trees = any(row.on in {On.TREES, On.FIRST_TREE} for row in wanted)
+    subjects = list(prepared(scratch, trees, size)) if is_about_trees else []
+    session = Session(scratch, size, data, lambda words: click.echo(words, err=True))
+    yield from session.measure(without(record.rows, list(steps(scratch, wanted, subjects, size))))
+    if IDLE.number in chosen:
         with contextlib.ExitStack() as stack:
-            (idle,) = alternate(1, IDLE.make(Place(scratch / "work", scratch, stack, size)))
-        yield show(Measured(IDLE.number, IDLE.title, "all rows above", (idle,), memory(found, idle)))
-    if chosen is None or "13" in chosen:
-        with contextlib.ExitStack() as stack:
-            url = Place(scratch / "work", scratch, stack, size).server().url
-            click.echo(f"\n13  tasks: {asyncio.run(measure_tasks(url, size.tasks)).summary()}")
+            place = Place(scratch / "work", scratch, stack, size)
+            (idle,) = alternate(1, IDLE.make(place, Stores(place)))
+        yield Measured(IDLE.number, IDLE.title, "all rows above", (idle,), memory(record.rows, idle))
 
 
-def prepared(scratch: Path, trees: tuple[Path, ...], size: Size) -> Iterator[Subject]:
-    """Yield the trees to measure, each once and on the disk where the work is done."""
-    if not trees:
-        path = scratch / "generated"
-        generate(path, size.tree_files)
-        yield counted("generated", path)
-    for number, tree in enumerate(trees or [Path(sysconfig.get_path("stdlib"))]):
-        path = scratch / f"tree-{number}"
-        copy_of(tree, path, leave_out=() if trees else ("site-packages",))
-        yield counted(str(tree) if trees else "library of Python", path)
-
-
-def counted(name: str, path: Path) -> Subject:
-    files = [entry for entry in path.rglob("*") if entry.is_file() and not entry.is_symlink()]
-    return Subject(name, path, len(files), sum(entry.stat().st_size for entry in files))
-
-
-def measured(row: Row, place: Place, tree: str) -> Measured:
-    """Measure one row; if one of our commands fails, that is its result."""
-    try:
-        results = alternate(place.size.runs, row.make(place))
-        verdicts = tuple(goal.judge(results) for goal in row.goals)
-    except Failed as error:
-        results, verdicts = [], (Verdict("to work", str(error).partition("\n")[0][:100], is_met=False),)
-    return Measured(row.number, row.title, tree, tuple(results), verdicts)
-
-
-def show(found: Measured) -> Measured:
-    for line in shown(found):
-        click.echo(line)
-    return found
+def tasks(scratch: Path, size: Size) -> str:
+    """Measure tasks through the API of a server of their own; returns what is to be said."""
+    with contextlib.ExitStack() as stack:
+        return asyncio.run(
+            measure_tasks(Place(scratch / "work", scratch, stack, size).server().url, size.tasks)
+        ).summary()
 
 
 if __name__ == "__main__":

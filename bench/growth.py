@@ -73,7 +73,7 @@ def main(
         for step in STEPS:
             click.echo(f"{step:14} grows with {name}: {power_text(exponent(points, step, name, start))}")
     if json_file:
-        content = {"machine": machine(), "load": os.getloadavg()[0],
+        content = {"machine": machine(Path(tempfile.gettempdir())), "load": os.getloadavg()[0],
                    "files": [asdict(point) for point in by_files], "bytes": [asdict(point) for point in by_bytes],
                    "start": start,
                    "exponents": {name: {step: exponent(points, step, name, start) for step in STEPS}

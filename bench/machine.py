@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import tempfile
 from pathlib import Path
 
 from isolate import __version__
@@ -13,14 +12,14 @@ from isolate import __version__
 KIB = 1024
 
 
-def machine() -> dict[str, object]:
-    """Return what figures depend on."""
+def machine(folder: Path) -> dict[str, object]:
+    """Return what figures depend on; `folder` is where files are written."""
     return {
         "product": f"isolate {__version__} ({_commit()})",
         "cores": len(os.sched_getaffinity(0)),
         "processor": _first("/proc/cpuinfo", "model name"),
         "memory": f"{int(_first('/proc/meminfo', 'MemTotal').split()[0]) * KIB / 1e9:.0f} GB",
-        "file system": _file_system(),
+        "file system": _file_system(folder.resolve()),
         "system": platform.platform(),
         "python": platform.python_version(),
     }
@@ -37,8 +36,8 @@ def _commit() -> str:
     return done.stdout.strip() or "no checkout"
 
 
-def _file_system() -> str:
-    """Return what the folder for temporary files is on."""
+def _file_system(folder: Path) -> str:
+    """Return what kind of file system a folder is on."""
     mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    around = [(where, kind) for where, kind in mounts if Path(tempfile.gettempdir()).is_relative_to(where)]
+    around = [(where, kind) for where, kind in mounts if folder.is_relative_to(where)]
     return max(around, key=lambda mount: len(mount[0]))[1]

@@ -13,9 +13,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.relay import Wire
 from bench.watching import Watch, cpu_s
@@ -82,6 +83,13 @@ class Result:
     def peak(self, name: str) -> float:
         return max(sample.value(name) for sample in self.samples)
 
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Result:
+        """Return what `as_json` wrote."""
+        samples = tuple(Sample(**sample) for sample in found["samples"])
+        wire = found["wire"] and Wire(**found["wire"])
+        return cls(found["name"], found["is_peer"], samples, wire, found["is_first_run"])
+
     @property
     def figures(self) -> dict[str, float]:
         return {name: self.median(name) for name in self.samples[0].figures}
@@ -122,22 +130,42 @@ def run(argv: Sequence[str], env: dict[str, str], cwd: Path | None = None, *, se
     )
 
 
-def alternate(runs: int, race: Race) -> list[Result]:
+@dataclass(slots=True)
+class Spent:
+    """Where the time went; `told` hears of each run as soon as it has ended."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    told: Callable[[str, Sample, float], object] = lambda _who, _sample, _share: None
+
+    @contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        """Note what the block takes as time spent on `what`."""
+        started_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - started_s
+
+
+def alternate(runs: int, race: Race, spent: Spent | None = None) -> list[Result]:
     """Measure contestants in turns, so that a slow minute of the machine hits all; the first turn is discarded.
 
     One that fails is left out, unless it is the first, which the row is about. What the discarded turn counted on the
     wire is kept, and the whole run of one that is hopelessly slow: it gets no other. Before each run all that others
     wrote is brought to the disk: else who syncs would pay for who does not.
     """
+    spent = spent or Spent()
     first: dict[str, Sample] = {}
     samples: dict[str, list[Sample]] = {one.name: [] for one in race.contestants}
     left, slow = list(race.contestants), set[str]()
     for turn in range(runs + 1):
         if race.before_turn is not None:
-            race.before_turn(turn)
-        for one in [one for one in left if one.name not in slow]:
+            with spent.on("preparing"):
+                race.before_turn(turn)
+        asked = [one for one in left if one.name not in slow]
+        for number, one in enumerate(asked, 1):
             try:
-                sample = _once(one)
+                sample = _once(one, spent)
             except Failed as error:
                 if one is race.contestants[0]:
                     raise
@@ -148,6 +176,7 @@ def alternate(runs: int, race: Race) -> list[Result]:
                 samples[one.name].append(sample)
             else:
                 first[one.name] = sample
+            spent.told(f"{one.name}, turn {turn}", sample, (turn + number / len(asked)) / (runs + 1))
         if not turn and runs > 1:
             slow = set(_hopeless(left[1:], first))
     return [
@@ -171,12 +200,15 @@ def _hopeless(contestants: Sequence[Contestant], first: dict[str, Sample]) -> It
             yield one.name
 
 
-def _once(one: Contestant) -> Sample:
-    if one.prepare is not None:
-        one.prepare()
-    os.sync()
+def _once(one: Contestant, spent: Spent) -> Sample:
+    with spent.on("preparing"):
+        if one.prepare is not None:
+            one.prepare()
+        os.sync()
     try:
-        return one.once()
+        with spent.on("running"):
+            return one.once()
     finally:
-        if one.tidy is not None:
-            one.tidy()
+        with spent.on("tidying"):
+            if one.tidy is not None:
+                one.tidy()

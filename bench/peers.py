@@ -10,7 +10,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.measure import Contestant, Sample, run
@@ -42,12 +43,13 @@ def _version(command: Sequence[str]) -> str:
 
 
 def installed(contestants: Sequence[Contestant]) -> list[Contestant]:
-    """Leave out those whose program is not there; the first word of a name is its program, unless it is ours."""
-    return [one for one in contestants if one.name.startswith("isolate") or has(one.name.split()[0])]
+    """Leave out those whose program is not there, but for ours."""
+    return [one for one in contestants if one.name.startswith("isolate") or has(one.name)]
 
 
-def has(program: str) -> bool:
-    return shutil.which(program) is not None
+def has(name: str) -> bool:
+    """Whether the program of a contestant is there: it is the first word of its name."""
+    return shutil.which(name.split(maxsplit=1)[0]) is not None
 
 
 class Restic:
@@ -94,18 +96,26 @@ class Borg:
 
 
 class Ostree:
-    """An ostree repository: `bare-user` keeps files as they are, `archive` compresses each."""
+    """An ostree repository: `bare-user` keeps files as they are, `archive` compresses each, as fast as it can."""
 
     def __init__(self, place: Place, mode: str) -> None:
         self.repository = place.fresh("ostree")
         self._repo = f"--repo={self.repository}"
         run(["ostree", self._repo, "init", f"--mode={mode}"], dict(os.environ))
+        run(["ostree", self._repo, "config", "set", "archive.zlib-level", "1"], dict(os.environ))
 
     def backup(self, tree: Path) -> Sample:
         return run(["ostree", self._repo, "commit", "-b", "main", f"--tree=dir={tree}"], dict(os.environ))
 
-    def restore(self, target: Path, *how: str) -> Sample:
-        return run(["ostree", self._repo, "checkout", "-U", *how, "main", str(target)], dict(os.environ))
+    def restore(self, target: Path) -> Sample:
+        """Copy out, without what ostree would otherwise keep of it to make links to the next time."""
+        return self._checkout(target, "--disable-cache")
+
+    def link(self, target: Path) -> Sample:
+        return self._checkout(target, "-H")
+
+    def _checkout(self, target: Path, how: str) -> Sample:
+        return run(["ostree", self._repo, "checkout", "-U", how, "main", str(target)], dict(os.environ))
 
     def remove(self) -> None:
         removed(self.repository)
@@ -131,17 +141,11 @@ class Casync:
 
 
 Keeper = Restic | Borg | Ostree | Casync
-
-
-def keepers(place: Place, *, compressing: bool) -> dict[str, Keeper]:
-    """Return a new repository of each peer that is installed; `compressing` chooses the mode of ostree."""
-    found: dict[str, Keeper] = {}
-    if has("restic"):
-        found["restic"] = Restic(place)
-    if has("borg"):
-        found["borg"] = Borg(place)
-    if has("ostree"):
-        found["ostree"] = Ostree(place, "archive" if compressing else "bare-user")
-    if has("casync"):
-        found["casync"] = Casync(place)
-    return found
+# Repositories by the name of their contestant; its first word is the program.
+KEEPERS: dict[str, Callable[[Place], Keeper]] = {
+    "restic": Restic,
+    "borg": Borg,
+    "ostree": partial(Ostree, mode="bare-user"),
+    "ostree archive": partial(Ostree, mode="archive"),
+    "casync": Casync,
+}

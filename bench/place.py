@@ -45,7 +45,7 @@ class Size:
 
 @dataclass
 class Place:
-    """Where one row works; `tree` may be changed by those rows that say so, and is put back by them."""
+    """Where one row works; `tree` is changed only by those rows that say so."""
 
     scratch: Path
     tree: Path
@@ -94,13 +94,6 @@ class Place:
         server, end = self.start()
         self.stack.callback(end)
         return server
-
-    def copy(self) -> Path:
-        """Return a copy of the tree that may be changed; it goes with the row."""
-        target = self.fresh("copy")
-        run(["cp", "-a", str(self.tree), str(target)], dict(os.environ))
-        self.stack.callback(removed, target)
-        return target
 
     def ours(self, who: str, argv: Sequence[str], server: Server, cache: Path) -> Sample:
         """Run a command of ours against a server; the first time that `who` does, the wire is counted as well."""

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from bench.growth import power_text
-from bench.table import HEADINGS
+from bench.table import HEADINGS, took
 
 DOCUMENT = Path(__file__).parent.parent / "doc" / "performance.md"
 PICTURE = "growth.svg"
@@ -56,6 +56,8 @@ def document(found: Sequence[dict[str, Any]], note: str) -> Iterator[str]:
         for row in table["rows"]:
             yield f"\n### {row['row']} {row['title']}{': ' + place(row['on']) if row['on'] else ''}\n"
             yield from markdown(HEADINGS, row["cells"])
+            if seconds := row.get("seconds"):
+                yield f"\n{took(seconds, row['elsewhere_cpu_s'])}"
             for name, figures in row["figures"].items():
                 yield f"\n{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
 
@@ -78,6 +80,10 @@ def machine_lines(table: dict[str, Any]) -> Iterator[str]:
         text = ", ".join(f"{tool} ({version})" for tool, version in value.items()) if isinstance(value, dict) else value
         yield f"- {name}: {text}"
     yield f"- load of the machine at the end: {table['load']:.1f}"
+    seconds = sum(sum(row.get("seconds", {}).values()) for row in table["rows"])
+    if seconds:
+        runs = "one run" if table["sittings"] == 1 else f"{table['sittings']} runs"
+        yield f"- measured in {runs}; the rows took {seconds / 60:.0f} min"
 
 
 def growing(table: dict[str, Any]) -> Iterator[str]:

@@ -2,95 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from bench.goals import OURS
 from bench.measure import Contestant, Race, run
-from bench.peers import Borg, Casync, Keeper, Ostree, Restic, installed, keepers
-from bench.place import Place, Server
+from bench.peers import installed
+from bench.place import Place
+from bench.stores import Stores
 from bench.tree import Changer
 
 CASYNC = "casync (not synced)"  # shown for scale: what it says is stored may not survive a power cut
+PEERS = ("restic", "borg", "ostree")
 CHANGED = 0.01  # of the files, before each turn of row 3
 
 
-def archive_cold(place: Place) -> Race:
-    """Row 1: nothing is known to anybody; ours is verified and durable at the end."""
+def archive_cold(place: Place, stores: Stores) -> Race:
+    """Row 1: nothing is known to anybody; ours is verified and durable at the end. The last stores are kept."""
     archive = place.fresh("tree.tar")
-    tar = partial(run, ["tar", "-C", str(place.tree), "-cf", str(archive), "."], place.env(place.scratch))
+    tar = partial(run, ["tar", "-C", str(stores.tree), "-cf", str(archive), "."], place.env(place.scratch))
     return Race(
         installed(
             [
-                on_new_server(place, place.tree),
-                _cold(place, "restic", Restic),
-                _cold(place, "borg", Borg),
-                _cold(place, "ostree", partial(Ostree, mode="bare-user")),
-                _cold(place, CASYNC, Casync, is_peer=False),
+                on_new_server(place, stores),
+                *(on_new_repository(stores, name) for name in PEERS),
+                Contestant(CASYNC, partial(stores.backup, "casync"), prepare=partial(stores.empty, "casync")),
                 Contestant("tar (one file, not synced)", tar, tidy=archive.unlink),
             ]
         )
     )
 
 
-def archive_again(place: Place) -> Race:
+def archive_again(place: Place, stores: Stores) -> Race:
     """Row 2: everybody has seen the tree before, and nothing has changed."""
-    return Race(_seen(place, place.tree))
+    flag = "--no-stat-cache"
+    return Race([_ours(place, stores), _ours(place, stores, flag), *_peers(stores)])
 
 
-def archive_changed(place: Place) -> Race:
+def archive_changed(place: Place, stores: Stores) -> Race:
     """Row 3: everybody has seen the tree before; then, before each turn, some files change."""
-    tree = place.copy()
-    changer = Changer(tree, CHANGED)
-    contestants = _seen(place, tree)
-    return Race(contestants, before_turn=lambda _turn: changer.change())
+    changer = Changer(stores.tree, CHANGED)
+    return Race([_ours(place, stores), *_peers(stores)], before_turn=lambda _turn: changer.change())
 
 
-def on_new_server(place: Place, tree: Path) -> Contestant:
+def on_new_server(place: Place, stores: Stores) -> Contestant:
     """Return ours with an empty server and an empty stat cache for each run."""
-    servers: list[tuple[Server, Callable[[], None]]] = []
-
-    def end() -> None:
-        servers.pop()[1]()
-
     return Contestant(
         OURS,
-        lambda: place.ours(OURS, archive_of(tree), servers[-1][0], place.fresh("cache")),
-        prepare=lambda: servers.append(place.start()),
-        tidy=end,
+        lambda: place.ours(OURS, archive_of(stores.tree), stores.server, stores.cache),
+        prepare=stores.empty_server,
     )
+
+
+def on_new_repository(stores: Stores, name: str) -> Contestant:
+    """Return a peer that gets a new repository for each run."""
+    return Contestant(name, partial(stores.backup, name), is_peer=True, prepare=partial(stores.empty, name))
 
 
 def archive_of(tree: Path) -> list[str]:
     return ["isolate", "archive", str(tree)]
 
 
-def _cold(place: Place, name: str, make: Callable[[Place], Keeper], *, is_peer: bool = True) -> Contestant:
-    """Return a peer that gets a new repository for each run."""
-    current: list[Keeper] = []
-    return Contestant(
-        name,
-        lambda: current[-1].backup(place.tree),
-        is_peer=is_peer,
-        prepare=lambda: current.append(make(place)),
-        tidy=lambda: current.pop().remove(),
-    )
+def _ours(place: Place, stores: Stores, *flags: str) -> Contestant:
+    """Return ours with a server that holds the tree."""
+    stores.archived()
+    name, argv = " ".join((OURS, *flags)), [*archive_of(stores.tree), *flags]
+    return Contestant(name, lambda: place.ours(name, argv, stores.server, stores.cache))
 
 
-def _seen(place: Place, tree: Path) -> list[Contestant]:
-    """Return everybody, each with a store that holds `tree`."""
-    contestants = []
-    # Each with a server of its own: else the second would find what the first has just brought.
-    for name, flags in ((OURS, []), ("isolate --no-stat-cache", ["--no-stat-cache"])):
-        server, cache = place.server(), place.fresh("cache")
-        run([*archive_of(tree), *flags], place.env(cache, server.url))
-        argv = [*archive_of(tree), *flags]
-        contestants.append(Contestant(name, partial(place.ours, name, argv, server, cache)))
-    for name, keeper in keepers(place, compressing=False).items():
-        place.stack.callback(keeper.remove)
-        if isinstance(keeper, Casync):
-            continue  # it reads all of the tree again, and syncs nothing: row 1 says what that costs
-        keeper.backup(tree)
-        contestants.append(Contestant(name, partial(keeper.backup, tree), is_peer=True))
-    return contestants
+def _peers(stores: Stores) -> list[Contestant]:
+    """Return all peers but casync, which reads all of the tree again and syncs nothing: row 1 says what that costs."""
+    return [Contestant(name, partial(stores.backup, name), is_peer=True) for name, _ in stores.holders(PEERS)]

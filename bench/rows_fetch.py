@@ -12,8 +12,9 @@ from pathlib import Path
 
 from bench.goals import OURS
 from bench.measure import Contestant, Race, Sample, run
-from bench.peers import Ostree, has, keepers
+from bench.peers import Ostree
 from bench.place import NO_LIMITS, Place, Server, removed
+from bench.stores import Stores
 from bench.tree import Changer
 
 CHANGED = 0.01
@@ -21,58 +22,52 @@ OVERLAY, MANY, ONE = "isolate --map overlay", "isolate, many generations", "isol
 NO_REUSE = "isolate, no tree kept"
 
 
-def fetch_cold(place: Place) -> Race:
-    """Row 4: into an empty cache, and mapped."""
-    server = place.server()
-    contestants = [_cold(place, OURS, server, place.archive(server))]
-    for name, keeper in keepers(place, compressing=True).items():
-        place.stack.callback(keeper.remove)
-        keeper.backup(place.tree)
+def fetch_cold(place: Place, stores: Stores) -> Race:
+    """Row 4: into an empty cache, and mapped. A bare copy shows what creating the files costs."""
+    contestants = [_cold(place, OURS, stores.server, stores.archived())]
+    for name, keeper in stores.holders(("restic", "borg", "ostree archive", "casync")):
         target = place.fresh("restored")
         contestants.append(
             Contestant(name, partial(keeper.restore, target), is_peer=True, tidy=partial(removed, target))
         )
-    return Race(contestants)
+    target = place.fresh("copy")
+    copy = partial(run, ["cp", "-a", str(stores.tree), str(target)], dict(os.environ))
+    return Race([*contestants, Contestant("cp -a (no store)", copy, tidy=partial(removed, target))])
 
 
-def fetch_generations(place: Place) -> Race:
+def fetch_generations(place: Place, stores: Stores) -> Race:
     """Row 4b: the blobs of one tree lie where a hundred archives of its ancestors left them."""
-    tree = place.copy()
-    changer = Changer(tree, CHANGED)
-    scattered, cache = place.server(), place.fresh("cache")
+    changer = Changer(stores.tree, CHANGED, seed=8)  # not that of row 3: the same changes would be none
     for _ in range(place.size.generations):
-        run(["isolate", "archive", str(tree)], place.env(cache, scattered.url))
+        stores.archived()
         changer.change()
+    digest = stores.archived()
     together = place.server()
-    many, one = place.archive(scattered, tree), place.archive(together, tree)
-    return Race([_cold(place, MANY, scattered, many), _cold(place, ONE, together, one)])
+    run(["isolate", "archive", str(stores.tree)], place.env(place.fresh("cache"), together.url))
+    return Race([_cold(place, MANY, stores.server, digest), _cold(place, ONE, together, digest)])
 
 
-def map_warm(place: Place) -> Race:
+def map_warm(place: Place, stores: Stores) -> Race:
     """Row 5: everything is in the cache, and no tree is kept."""
-    server = place.server()
     target = place.fresh("copy")
     tidy = partial(removed, target)
-    contestants = [_mapped_anew(place, OURS, server)]
-    if has("ostree"):
-        ostree = Ostree(place, "bare-user")
-        place.stack.callback(ostree.remove)
-        ostree.backup(place.tree)
-        checkout = partial(ostree.restore, target, "-H")
+    contestants = [_mapped_anew(place, OURS, stores)]
+    for _, ostree in stores.holders(("ostree",)):
+        assert isinstance(ostree, Ostree), "as its name says"
+        checkout = partial(ostree.link, target)
         contestants.append(Contestant("ostree checkout -H", checkout, is_peer=True, tidy=tidy))
-    link = partial(run, ["cp", "-al", str(place.tree), str(target)], dict(os.environ))
+    link = partial(run, ["cp", "-al", str(stores.tree), str(target)], dict(os.environ))
     contestants.append(Contestant("cp -al", link, is_peer=True, tidy=tidy))
     return Race(contestants)
 
 
-def map_again(place: Place) -> Race:
+def map_again(place: Place, stores: Stores) -> Race:
     """Row 6: a task ran in the tree, and the next one wants the same; both proofs that it is unchanged are included."""
-    server = place.server()
     return Race(
         [
-            _mapped_again(place, OURS, server, "auto"),
-            _mapped_again(place, OVERLAY, server, "overlay"),
-            _mapped_anew(place, NO_REUSE, server),
+            _mapped_again(place, OURS, stores, "auto"),
+            _mapped_again(place, OVERLAY, stores, "overlay"),
+            _mapped_anew(place, NO_REUSE, stores),
         ]
     )
 
@@ -91,18 +86,18 @@ def _cold(place: Place, name: str, server: Server, digest: str) -> Contestant:
     return Contestant(name, once, tidy=tidy)
 
 
-def _mapped_anew(place: Place, name: str, server: Server) -> Contestant:
+def _mapped_anew(place: Place, name: str, stores: Stores) -> Contestant:
     """Return ours with a warm cache in which no tree is kept; it stays until it is tidied away."""
     cache, root = place.fresh("blobs"), place.fresh("root")
-    argv = [*run_of(place.archive(server), cache, root), "--leak-temp-dir", *TRUE]
-    once = partial(place.ours, name, argv, server, place.fresh("cache"))
+    argv = [*run_of(stores.archived(), cache, root), "--leak-temp-dir", *TRUE]
+    once = partial(place.ours, name, argv, stores.server, place.fresh("cache"))
     return Contestant(name, once, prepare=partial(_forget_trees, cache), tidy=partial(removed, root))
 
 
-def _mapped_again(place: Place, name: str, server: Server, how: str) -> Contestant:
+def _mapped_again(place: Place, name: str, stores: Stores, how: str) -> Contestant:
     """Return ours with a warm cache, and with what the run before left for the next one."""
-    argv = [*run_of(place.archive(server), place.fresh("blobs"), place.fresh("root")), "--map", how, *TRUE]
-    return Contestant(name, partial(place.ours, name, argv, server, place.fresh("cache")))
+    argv = [*run_of(stores.archived(), place.fresh("blobs"), place.fresh("root")), "--map", how, *TRUE]
+    return Contestant(name, partial(place.ours, name, argv, stores.server, place.fresh("cache")))
 
 
 def _forget_trees(cache: Path) -> None:

@@ -12,24 +12,26 @@ from pathlib import Path
 
 from bench.goals import OURS
 from bench.measure import Contestant, Race, Sample, run
-from bench.peers import Restic, has, installed
+from bench.peers import has, installed
 from bench.place import Place, removed
-from bench.rows_archive import archive_of, on_new_server
+from bench.rows_archive import archive_of, on_new_repository, on_new_server
 from bench.rows_fetch import TRUE, run_of
+from bench.stores import Stores
+from bench.subjects import LARGE
 
 SUMS, READS, THREAD = "xargs -P sha256sum", "C: open, read, close", "isolate, one thread"
 LIBRARY, HELP = "BLAKE3, 8 MiB reads", "isolate --help"
-MIB = 1 << 20
+BARE = "bare write and fsync (no store)"
 
 
-def hash_tree(place: Place) -> Race:
+def hash_tree(place: Place, stores: Stores) -> Race:
     """Row 7: read and hash every file."""
     names = place.fresh("names")
-    found = (os.path.join(folder, name) for folder, _, listed in os.walk(place.tree) for name in listed)
+    found = (os.path.join(folder, name) for folder, _, listed in os.walk(stores.tree) for name in listed)
     files = [path for path in found if os.path.isfile(path) and not os.path.islink(path)]
     names.write_bytes(b"".join(os.fsencode(path) + b"\0" for path in files))
     env = dict(os.environ)
-    ours = [sys.executable, "-m", "bench.hash_tree", str(place.tree)]
+    ours = [sys.executable, "-m", "bench.hash_tree", str(stores.tree)]
     sums = ["xargs", "-0", "-a", str(names), "-P", str(os.cpu_count()), "-n", "500", "sha256sum"]
     contestants = [
         Contestant(OURS, partial(_timed, ours, 2)),
@@ -43,58 +45,39 @@ def hash_tree(place: Place) -> Race:
     return Race(contestants)
 
 
-def large_archive(place: Place) -> Race:
-    """Row 8: one file, half of which shrinks."""
-    tree = _large(place)
-    current: list[Restic] = []
-    copied = place.fresh("copied")
-
-    return Race(
-        installed(
-            [
-                on_new_server(place, tree),
-                Contestant(
-                    "restic",
-                    lambda: current[-1].backup(tree),
-                    is_peer=True,
-                    prepare=lambda: current.append(Restic(place)),
-                    tidy=lambda: current.pop().remove(),
-                ),
-                Contestant("rclone copy", partial(_rclone, tree, copied), is_peer=True, tidy=partial(removed, copied)),
-            ]
-        )
-    )
+def large_archive(place: Place, stores: Stores) -> Race:
+    """Row 8: one file, half of which shrinks. Beside it, what the disk needs for the other half alone."""
+    copied, bare = place.fresh("copied"), place.fresh("bare")
+    copy = partial(_rclone, stores.tree, copied)
+    write = [sys.executable, "-m", "bench.write_bare", str(stores.tree / LARGE), str(bare)]
+    contestants = [
+        on_new_server(place, stores),
+        on_new_repository(stores, "restic"),
+        Contestant("rclone copy", copy, is_peer=True, tidy=partial(removed, copied)),
+    ]
+    return Race([*installed(contestants), Contestant(BARE, partial(run, write, dict(os.environ)), tidy=bare.unlink)])
 
 
-def large_fetch(place: Place) -> Race:
+def large_fetch(place: Place, stores: Stores) -> Race:
     """Row 8: the same file back."""
-    tree = _large(place)
-    server = place.server()
-    digest = place.archive(server, tree)
     cache, root, target = place.fresh("blobs"), place.fresh("root"), place.fresh("restored")
-    argv = [*run_of(digest, cache, root), "--leak-temp-dir", *TRUE]
+    argv = [*run_of(stores.archived(), cache, root), "--leak-temp-dir", *TRUE]
 
     def tidy() -> None:
         removed(cache)
         removed(root)
 
-    ours = Contestant(OURS, lambda: place.ours(OURS, argv, server, place.fresh("cache")), tidy=tidy)
-    contestants = [ours]
-    if has("restic"):
-        restic = Restic(place)
-        place.stack.callback(restic.remove)
-        restic.backup(tree)
-        back = partial(restic.restore, target)
-        contestants.append(Contestant("restic", back, is_peer=True, tidy=partial(removed, target)))
-    copy = partial(_rclone, tree, target)
-    contestants.append(Contestant("rclone copy", copy, is_peer=True, tidy=partial(removed, target)))
-    return Race(installed(contestants))
+    tidied = partial(removed, target)
+    contestants = [Contestant(OURS, lambda: place.ours(OURS, argv, stores.server, place.fresh("cache")), tidy=tidy)]
+    for name, keeper in stores.holders(("restic",)):
+        contestants.append(Contestant(name, partial(keeper.restore, target), is_peer=True, tidy=tidied))
+    copy = partial(_rclone, stores.tree, target)
+    return Race(installed([*contestants, Contestant("rclone copy", copy, is_peer=True, tidy=tidied)]))
 
 
-def large_hash(place: Place) -> Race:
+def large_hash(_place: Place, stores: Stores) -> Race:
     """Row 8: how fast it is hashed, beside the library that does it."""
-    file = _large(place) / "blob.bin"
-    argv = [sys.executable, "-m", "bench.hash_file", str(file)]
+    argv = [sys.executable, "-m", "bench.hash_file", str(stores.tree / LARGE)]
     return Race(
         [
             Contestant(OURS, partial(_timed, [*argv, "ours"], 0)),
@@ -127,15 +110,3 @@ def _timed(argv: Sequence[str], word: int) -> Sample:
 def _rclone(tree: Path, target: Path) -> Sample:
     """Copy without a store; rclone reads the copy again and compares it, and syncs nothing."""
     return run(["rclone", "--config", os.devnull, "copy", str(tree), str(target)], dict(os.environ))
-
-
-def _large(place: Place) -> Path:
-    """Return a folder with one file, made once; it goes with all the scratch."""
-    tree = place.scratch.parent / "large"
-    if not tree.is_dir():
-        tree.mkdir(parents=True)
-        with (tree / "blob.bin").open("wb") as file:
-            for _ in range(place.size.large_bytes // (2 * MIB)):
-                file.write(os.urandom(MIB))
-                file.write(b"0123456789abcdef" * (MIB // 16))
-    return tree

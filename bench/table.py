@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 from bench.goals import Verdict
 from bench.measure import Result
@@ -22,7 +23,8 @@ class Measured:
     tree: str  # what it was measured on, in words
     results: tuple[Result, ...]
     verdicts: tuple[Verdict, ...]
-    sizes: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # where the time of the whole row went
+    elsewhere_cpu_s: float = 0.0  # processor time that went to others meanwhile, threads of the kernel included
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -33,7 +35,24 @@ class Measured:
             "results": [result.as_json() for result in self.results],
             "cells": [list(cells(result)) for result in self.results],
             "figures": {result.name: result.figures for result in self.results if result.figures},
+            "seconds": self.seconds,
+            "elsewhere_cpu_s": self.elsewhere_cpu_s,
         }
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Self:
+        """Return what `as_json` wrote."""
+        results = tuple(Result.from_json(result) for result in found["results"])
+        verdicts = tuple(Verdict(**verdict) for verdict in found["verdicts"])
+        return cls(found["row"], found["title"], found["on"], results, verdicts, found["seconds"],
+                   found["elsewhere_cpu_s"])  # fmt: skip
+
+
+def took(seconds: dict[str, float], elsewhere_cpu_s: float) -> str:
+    """Say where the time of a row went."""
+    parts = ", ".join(f"{what} {seconds[what]:.0f}" for what in seconds)
+    total_s = sum(seconds.values())
+    return f"Took {total_s:.0f} s ({parts}); others and the kernel used {elsewhere_cpu_s:.0f} CPU s meanwhile."
 
 
 def cells(result: Result) -> Iterator[str]:
@@ -64,13 +83,15 @@ def text(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def shown(measured: Measured) -> Iterator[str]:
     """Yield the lines of one row for a terminal."""
-    yield f"\n{measured.number}  {measured.title}: {measured.tree}"
+    yield f"\n{measured.number}  {measured.title}: {measured.tree}".rstrip(": ")
     yield from text([HEADINGS, *(tuple(cells(result)) for result in measured.results)])
     for result in measured.results:
         if result.figures:
             yield f"  {result.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in result.figures.items())
     for verdict in measured.verdicts:
         yield f"  target {verdict.text}: {verdict.measured}: {verdict.word}"
+    if measured.seconds:
+        yield f"  {took(measured.seconds, measured.elsewhere_cpu_s)}"
 
 
 def memory(found: Sequence[Measured], idle: Result) -> tuple[Verdict, ...]:

@@ -58,6 +58,12 @@ def _cpu_s(pid: int) -> float:
     return sum(map(int, fields[11:15])) / _TICKS_PER_S
 
 
+def elsewhere_cpu_s() -> float:
+    """Return the processor time of the machine that neither this process nor its children had, until now."""
+    user, nice, system, _, _, irq, soft, stolen = map(int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9])
+    return (user + nice + system + irq + soft + stolen) / _TICKS_PER_S - cpu_s(os.getpid())
+
+
 class Watch:
     """Samples the memory of a family of processes until the block ends; `peak_bytes` is what they had at most."""
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,7 @@ LARGE_BYTES = 9 << 20  # in chunks
 VICTIMS = ("client", "worker", "server")
 KINDS = ("archive", "fetch")
 PATIENCE_S = 120.0
+TOLD_ROUNDS = 20  # between two lines about how far it is
 OUR_STATUSES = {0, 1, 101, -signal.SIGKILL}
 
 
@@ -53,6 +54,10 @@ class Tally:
     kills: Counter[str] = field(default_factory=Counter)
     survived: int = 0  # commands that succeeded although something was killed
     acknowledged: int = 0
+
+    def __str__(self) -> str:
+        return (f"killed {dict(self.kills)}; {self.survived} commands succeeded all the same; "
+                f"{self.acknowledged} trees acknowledged")  # fmt: skip
 
 
 class Site:
@@ -201,8 +206,8 @@ def _digest_of(files: Mapping[str, Blob | None]) -> str:
     return NAMESPACE.blob(repr(sorted(files.items())).encode()).digest.hex()
 
 
-def kill_rounds(folder: Path, rounds: int, seed: int) -> Tally:
-    """Do `rounds` rounds in `folder`; raises Lost for what does not hold."""
+def kill_rounds(folder: Path, rounds: int, seed: int, told: Callable[[int, Tally], object] = lambda *_: None) -> Tally:
+    """Do `rounds` rounds in `folder`; raises Lost for what does not hold. `told` hears of every round that is over."""
     site = Site(folder, seed)
     try:
         for number in range(rounds):
@@ -210,6 +215,7 @@ def kill_rounds(folder: Path, rounds: int, seed: int) -> Tally:
                 site.round()
             except Lost as error:
                 raise Lost(f"Round {number} of seed {seed}: {error}\n{site.server.log()[-2000:]}") from error
+            told(number + 1, site.tally)
         site.finish()
     finally:
         site.server.kill()
@@ -222,12 +228,16 @@ def kill_rounds(folder: Path, rounds: int, seed: int) -> Tally:
 def main(rounds: int, seed: int) -> None:
     """Kill at random moments and look whether anything acknowledged is lost."""
     started_s = time.monotonic()
+
+    def told(done: int, tally: Tally) -> None:
+        if done % TOLD_ROUNDS == 0 and done < rounds:
+            passed_s = time.monotonic() - started_s
+            left_min = passed_s / done * (rounds - done) / 60
+            click.echo(f"{done} rounds in {passed_s:.0f} s, about {left_min:.0f} min left: {tally}", err=True)
+
     with tempfile.TemporaryDirectory(prefix="kill-rounds-") as folder:
-        tally = kill_rounds(Path(folder), rounds, seed)
-    click.echo(
-        f"{rounds} rounds of seed {seed} in {time.monotonic() - started_s:.0f} s: killed {dict(tally.kills)}; "
-        f"{tally.survived} commands succeeded all the same; {tally.acknowledged} trees acknowledged, none lost"
-    )
+        tally = kill_rounds(Path(folder), rounds, seed, told)
+    click.echo(f"{rounds} rounds of seed {seed} in {time.monotonic() - started_s:.0f} s: {tally}, none lost")
 
 
 if __name__ == "__main__":

@@ -55,14 +55,18 @@ def test_the_document_is_made_of_what_was_measured(tmp_path: Path) -> None:
     sample = Sample(1.0, 2.0, 3_000_000, 0.5, figures={"work_s": 1.5})
     results = (Result("isolate", False, (sample,), Wire(1_000_000, 2, 3)), result("restic", 4.0, is_peer=True))
     verdicts = (Goal(text="≤ 0.2 x", limit=0.2).judge(results), Goal(text="≤ 0.3 x", limit=0.3).judge(results))
-    row = Measured("1", "archive cold", "/a/tree: 3 files, 1 MB", results, verdicts)
+    seconds = {"setting up": 20.0, "running": 100.0}
+    row = Measured("1", "archive cold", "/a/tree: 3 files, 1 MB", results, verdicts, seconds, 7.0)
     table = tmp_path / "table.json"
-    table.write_text(json.dumps({"machine": {"cores": 2, "tools": {"x": "1"}}, "load": 0.5, "rows": [row.as_json()]}))
+    machine = {"cores": 2, "tools": {"x": "1"}}
+    table.write_text(json.dumps({"machine": machine, "load": 0.5, "sittings": 2, "rows": [row.as_json()]}))
     assert report.main([str(table), "--output", str(tmp_path / "out.md")], standalone_mode=False) is None
     lines = (tmp_path / "out.md").read_text().splitlines()
     assert "| 1 | archive cold | tree | ≤ 0.2 x | 0.25 x restic | **missed** |" in lines
     assert "| 1 | archive cold | tree | ≤ 0.3 x | 0.25 x restic | met |" in lines
     assert "| isolate | 1.000 | 2.00 | 0.50 | 3 |  | 1.00 | 0.00 | 3 |" in lines
+    assert "- measured in 2 runs; the rows took 2 min" in lines
+    assert "Took 120 s (setting up 20, running 100); others and the kernel used 7 CPU s meanwhile." in lines
     assert [line for line in shown(row) if "MISSED" in line] == ["  target ≤ 0.2 x: 0.25 x restic: MISSED"]
 
 

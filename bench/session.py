@@ -1,0 +1,147 @@
+"""One run of the benchmark: every row on what it is measured on, and a file that always holds what was measured so far.
+
+What one tree was stored in serves all its rows; rows that change the tree come last. Knows nothing of terminals: who
+called is told of each row and each run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.goals import Verdict
+from bench.measure import Failed, Sample, Spent, alternate
+from bench.place import Place, Size, removed
+from bench.progress import Progress
+from bench.rows import ROWS, On, Row
+from bench.stores import Stores
+from bench.subjects import Subject, large_file
+from bench.table import Measured
+from bench.watching import elsewhere_cpu_s
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Rows that share what their subject is stored in, in the order in which they are measured."""
+
+    subject: Subject
+    rows: Sequence[Row]
+
+    def expected_s(self, size: Size) -> Iterator[float]:
+        return (row.expected_s(size, self.subject.files) for row in self.rows)
+
+
+def steps(scratch: Path, rows: Sequence[Row], subjects: Sequence[Subject], size: Size) -> Iterator[Step]:
+    """Yield what to do in which order."""
+    for number, subject in enumerate(subjects):
+        mine = [row for row in rows if row.on is On.TREES or (row.on is On.FIRST_TREE and not number)]
+        yield Step(subject, sorted(mine, key=lambda row: row.changes_tree))
+    file = Subject(f"a file of {size.large_bytes / 1e6:,.0f} MB", scratch / "large")
+    yield Step(file, [row for row in rows if row.on is On.LARGE_FILE])
+    yield Step(Subject("", scratch / "nothing"), [row for row in rows if row.on is On.OWN])
+
+
+def without(known: Sequence[Measured], found: Sequence[Step]) -> list[Step]:
+    """Leave out what is known already, and what has nothing left to do."""
+    names = {(one.number, one.title, one.tree) for one in known}
+    left = [replace(step, rows=[row for row in step.rows if (row.number, row.title, str(step.subject)) not in names])
+            for step in found]  # fmt: skip
+    return [step for step in left if step.rows]
+
+
+class Session:
+    """Measures steps in a scratch folder; `told` hears of every run, in words."""
+
+    def __init__(self, scratch: Path, size: Size, data: Path | None, told: Callable[[str], object]) -> None:
+        self._scratch, self._size, self._data, self._told = scratch, size, data, told
+
+    def measure(self, todo: Sequence[Step]) -> Iterator[Measured]:
+        """Yield each row as soon as it is measured."""
+        progress = Progress([one_s for step in todo for one_s in step.expected_s(self._size)], time.monotonic)
+        for step in todo:
+            with contextlib.ExitStack() as stack:
+                if any(row.on is On.LARGE_FILE for row in step.rows):
+                    stack.callback(removed, large_file(self._scratch, self._size))
+                stores = Stores(Place(self._scratch / "stores", step.subject.path, stack, self._size))
+                stack.callback(removed, self._scratch / "stores")
+                stack.callback(stores.close)
+                for row in step.rows:
+                    yield self._row(row, step.subject, stores, progress)
+                    progress.row_done()
+
+    def _row(self, row: Row, subject: Subject, stores: Stores, progress: Progress) -> Measured:
+        """Measure one row; if one of our commands fails, that is its result."""
+
+        def told(who: str, sample: Sample, share: float) -> None:
+            self._told(f"[{progress.said(share)}] row {row.number}, {who}: {sample.wall_s:.2f} s")
+
+        self._told(f"[{progress.said(0)}] row {row.number}, {row.title}: {subject}".rstrip(": "))
+        spent, before_s = Spent(told=told), elsewhere_cpu_s()
+        with contextlib.ExitStack() as stack:
+            place = Place(self._scratch / "work", subject.path, stack, self._size, self._data)
+            stack.callback(removed, place.scratch)
+            try:
+                with spent.on("setting up"):
+                    race = row.make(place, stores)
+                results = tuple(alternate(self._size.runs, race, spent))
+                verdicts = tuple(goal.judge(results) for goal in row.goals)
+            except Failed as error:
+                results, verdicts = (), (Verdict("to work", str(error).partition("\n")[0][:100], is_met=False),)
+            with spent.on("tidying"):
+                stack.close()
+        others_s = max(0.0, elsewhere_cpu_s() - before_s)
+        return Measured(row.number, row.title, str(subject), results, verdicts, spent.seconds, others_s)
+
+
+@dataclass
+class Record:
+    """What was measured, in the order of the table, and the file that holds it; a run that is cut keeps its rows."""
+
+    file: Path | None
+    machine: dict[str, Any]
+    size: Size
+    rows: list[Measured]
+    sittings: int = 1
+
+    def add(self, found: Measured) -> None:
+        """Take in a row, and write the file anew."""
+        order = [(row.number, row.title) for row in ROWS]
+        self.rows.append(found)
+        self.rows.sort(key=lambda one: order.index(key) if (key := (one.number, one.title)) in order else len(order))
+        if self.file is None:
+            return
+        content = {"machine": self.machine, "size": asdict(self.size), "sittings": self.sittings,
+                   "load": os.getloadavg()[0], "rows": [one.as_json() for one in self.rows]}  # fmt: skip
+        temporary = self.file.with_name(f".{self.file.name}-{os.getpid()}")
+        temporary.write_text(json.dumps(content, indent=1))
+        temporary.replace(self.file)
+
+    def resume(self) -> None:
+        """Take what a run before this one measured; raises Differs if that was not the same measurement."""
+        if self.file is None or not self.file.exists():
+            return
+        try:
+            content = json.loads(self.file.read_text())
+        except ValueError as error:
+            raise Differs(f"{self.file} is no JSON: {error}") from error
+        for name, now in (("machine", self.machine), ("size", asdict(self.size))):
+            if (then := content.get(name)) != json.loads(json.dumps(now)):
+                raise Differs(f"{self.file} was measured with another {name}: {_difference(then or {}, now)}")
+        found = map(Measured.from_json, content["rows"])
+        # Memory sums up the others, and who failed may do better now.
+        self.rows = [one for one in found if one.results and one.number in {row.number for row in ROWS}]
+        self.sittings = content["sittings"] + 1
+
+
+class Differs(Exception):
+    """What was measured before cannot be gone on with."""
+
+
+def _difference(then: dict[str, Any], now: dict[str, Any]) -> str:
+    return "; ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in now if then.get(key) != now[key])
