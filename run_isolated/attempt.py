@@ -84,7 +84,7 @@ class Attempt:
         if spec.containment == "JOB_OBJECT":
             raise InternalFailure("Job objects exist on Windows only: --containment-type JOB_OBJECT cannot be had here")
         self.launcher = LauncherProcess.start(self._stdout)  # gets ready while we map
-        swept(spec, self.clock, self.monitor)
+        swept(spec, self.clock, self.monitor, self.check)
         work = self._work = WorkDir.make(spec.root_dir, keep=spec.leak_temp_dir)
         self.undo.callback(self._exposure.end)  # when the doubts that it leaves are noted
         self.undo.callback(self._let_go)
@@ -112,9 +112,13 @@ class Attempt:
         inputs = finding(self.clock, self.monitor, How(spec.mapping), keep=not spec.leak_temp_dir)
         if inputs is not None:
             self.take(inputs)
+        self.check()
+        return inputs is not None
+
+    def check(self) -> None:
+        """Raise Stopped if whoever wanted the run wants it no more."""
         if self._is_stopped():
             raise Stopped("Stopped before the command was started")
-        return inputs is not None
 
     def take(self, inputs: Inputs | Overlaid, mapped: str = "") -> None:
         """Note what was mapped, and what became of the wish for an overlay."""
@@ -173,6 +177,9 @@ class Attempt:
                 self.inputs.put_away()
 
     def _let_go(self) -> None:
-        """Let others have the cache, now that the work directory is gone."""
+        """Let others have the cache, now that the work directory is gone; who is in a hurry leaves it as full as it is.
+
+        The next run trims it.
+        """
         if self.inputs is not None:
-            self.inputs.close()
+            self.inputs.close(trim=not self._is_stopped())

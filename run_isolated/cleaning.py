@@ -6,6 +6,7 @@ each run settles what dead ones left.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,9 +33,12 @@ def settled(work_dir: Path, parent: str | None, clock: Clock, monitor: Monitor) 
     return ended
 
 
-def swept(spec: RunSpec, clock: Clock, monitor: Monitor) -> None:
-    """Settle what dead runs left where this one has its work directory, and delete what was not to be kept."""
-    sweep(spec.root_dir, partial(settled, parent=spec.group_parent, clock=clock, monitor=monitor), monitor)
+def swept(spec: RunSpec, clock: Clock, monitor: Monitor, check: Callable[[], None] = lambda: None) -> None:
+    """Settle what dead runs left where this one has its work directory, and delete what was not to be kept.
+
+    That may take minutes: `check` may raise to leave the rest to the next run.
+    """
+    sweep(spec.root_dir, partial(settled, parent=spec.group_parent, clock=clock, monitor=monitor), check, monitor)
 
 
 def clean(spec: RunSpec, clock: Clock, monitor: Monitor) -> Evicted:

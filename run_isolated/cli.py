@@ -218,11 +218,12 @@ async def _supervise(attempt: Attempt, signals: _Signals) -> tuple[RunResult, bo
             running.cancel()
         stop.set()
         received.add(number)
+        signals.came.append(number)
 
     received = set[int]()
     for number in _ASK_TO_END:
         asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
-    for earlier in signals.came:
+    for earlier in tuple(signals.came):
         on_signal(earlier)
     try:
         result = await finished(attempt, stop)

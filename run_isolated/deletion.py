@@ -28,10 +28,15 @@ class _Stuck(Exception):
     """Something cannot be deleted, and trying again would not help."""
 
 
-def delete_tree(path: Path) -> None:
+def _go_on() -> None:
+    """Let a deletion go on to its end."""
+
+
+def delete_tree(path: Path, check: Callable[[], None] = _go_on) -> None:
     """Delete the directory `path` and all below it, whatever the modes and however deep; raises InternalFailure.
 
-    What a command put in its place, a link or a file, goes as what it is.
+    What a command put in its place, a link or a file, goes as what it is. `check` is called before each deletion and
+    may raise to leave the rest to somebody else.
     """
     try:
         if not stat.S_ISDIR(os.lstat(path).st_mode):
@@ -43,7 +48,7 @@ def delete_tree(path: Path) -> None:
     except (OSError, _Stuck) as error:
         raise InternalFailure(f"Cannot delete {str(path)!r}: {_reason(error)}") from error
     try:
-        problems = _Deletion(top).run()
+        problems = _Deletion(top, check).run()
         if not problems:
             with suppress(FileNotFoundError):
                 os.rmdir(path)
@@ -76,8 +81,8 @@ def delete_all_but(path: Path, spared: Collection[Path]) -> None:
 class _Deletion:
     """One directory on its way out. A directory in a directory is moved up beside it before it is emptied."""
 
-    def __init__(self, top: int) -> None:
-        self._top, self._mount = top, linux.mount_of(top)
+    def __init__(self, top: int, check: Callable[[], None]) -> None:
+        self._top, self._mount, self._check = top, linux.mount_of(top), check
         self._numbers = itertools.count()
         self._prefix = os.urandom(8).hex()  # so that no name that a command chose is in the way
         self._origins: dict[str, str] = {}  # where a directory that was moved up came from
@@ -143,6 +148,7 @@ class _Deletion:
 
     def _delete(self, name: str, folder: int, origin: str, call: Callable[..., None]) -> bool:
         """Do `call`, once more when what forbids it could be taken away; False, noted, when it cannot be done."""
+        self._check()
         try:
             try:
                 call(name, dir_fd=folder)

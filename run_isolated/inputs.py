@@ -99,16 +99,17 @@ class Inputs:
         if self._trees is not None and self._is_good:
             self._ready.keep(self._trees, self._cache, self._place, self._place.parent / "kept")
 
-    def close(self) -> None:
-        """Let the cache go, trimmed if that is due; nothing may be left of the tree unless it is kept.
+    def close(self, *, trim: bool = True) -> None:
+        """Let the cache go, trimmed if that is due and we may; nothing may be left of the tree unless it is kept.
 
         As long as our pins are there, nobody takes what is in the tree for names that somebody else has made.
         """
         try:
             self._ready.pin.release()
-            evicted = self._cache.trim() if self._ready.cold or self._cache.is_over() else Evicted()
-            if self._trees is not None:
-                self._trees.trim(evicted=bool(evicted))
+            if trim:
+                evicted = self._cache.trim() if self._ready.cold or self._cache.is_over() else Evicted()
+                if self._trees is not None:
+                    self._trees.trim(evicted=bool(evicted))
         finally:
             self._cache.close()
 

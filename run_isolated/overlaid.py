@@ -100,13 +100,14 @@ class Overlaid:
     def put_away(self) -> None:
         """Do nothing: the tree is where trees are kept, and what was written above it is nobody's."""
 
-    def close(self) -> None:
-        """Let the tree and the cache go, trimmed if that is due."""
+    def close(self, *, trim: bool = True) -> None:
+        """Let the tree and the cache go, trimmed if that is due and we may."""
         cache = self._lower.cache
         try:
             self._lower.release()
-            evicted = cache.trim() if cache.is_over() else Evicted()
-            self._lower.trees.trim(evicted=bool(evicted))
+            if trim:
+                evicted = cache.trim() if cache.is_over() else Evicted()
+                self._lower.trees.trim(evicted=bool(evicted))
         finally:
             cache.close()
 

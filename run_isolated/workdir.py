@@ -26,6 +26,7 @@ from isolate.errors import InternalFailure
 from isolate.monitor import Monitor
 from run_isolated import linux
 from run_isolated.deletion import OWNER, delete_tree
+from run_isolated.result import Stopped
 
 __all__ = ["WorkDir", "abandoned", "delete_tree", "sweep"]
 
@@ -139,8 +140,11 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def sweep(root: Path, end_processes: Callable[[Path], object], monitor: Monitor) -> None:
-    """End what runs that were killed left in `root`, and delete what was not to be kept; what cannot be is reported."""
+def sweep(root: Path, end_processes: Callable[[Path], object], check: Callable[[], None], monitor: Monitor) -> None:
+    """End what runs that were killed left in `root`, and delete what was not to be kept; what cannot be is reported.
+
+    `check` may raise to leave the rest to the next run.
+    """
     for path in abandoned(root):
         monitor.count("abandoned_runs")
         end_processes(path)
@@ -148,7 +152,9 @@ def sweep(root: Path, end_processes: Callable[[Path], object], monitor: Monitor)
             if is_kept(path):
                 (path / OWNER).unlink(missing_ok=True)  # once: from now on it is its user's
             else:
-                delete_tree(path)
+                delete_tree(path, check)
+        except Stopped:
+            raise
         except InternalFailure as error:
             monitor.problem(error)
 

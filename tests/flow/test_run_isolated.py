@@ -294,6 +294,23 @@ async def test_stopping_ends_the_command_and_keeps_its_outputs(place: Place) -> 
     assert os.listdir(place.root / "work") == []
 
 
+async def test_a_run_that_is_stopped_leaves_the_cache_to_be_trimmed_by_the_next(place: Place) -> None:
+    stop = asyncio.Event()
+    root = await place.archive({"a": b"x", "b": b"y"})
+    ready = place.root / "ready"
+    os.mkfifo(ready)
+    spec = place.spec("sh", "-c", "echo > $1; sleep 1000", "sh", str(ready), isolated=root, max_cache_items=1)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(execute(spec, stop))
+        await asyncio.to_thread(ready.read_bytes)
+        stop.set()
+    assert running.result()[0].stopped
+    result, _ = await place.run("true", isolated=root, max_cache_items=1)
+    assert result.stats.initial_number_items == 3  # with the manifest
+    result, _ = await place.run("true", isolated=root, max_cache_items=1)
+    assert result.stats.initial_number_items == 1
+
+
 async def test_stopping_before_the_command_is_no_result_of_it(place: Place) -> None:
     stop = asyncio.Event()
     stop.set()

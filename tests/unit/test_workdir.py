@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from isolate.errors import InternalFailure
-from run_isolated.workdir import WorkDir, abandoned, delete_tree
+from isolate.monitor import TallyMonitor
+from run_isolated.result import Stopped
+from run_isolated.workdir import WorkDir, abandoned, delete_tree, sweep
 
 
 def names(root: Path) -> list[str]:
@@ -86,6 +88,32 @@ def test_directory_of_a_killed_run_is_abandoned_once(tmp_path: Path) -> None:
         assert list(abandoned(tmp_path)) == []  # we are its owner now
         delete_tree(path)
     assert names(tmp_path) == []
+
+
+def test_deletion_of_what_a_dead_run_left_can_be_left_to_the_next(tmp_path: Path) -> None:
+    dead = WorkDir.make(tmp_path, keep=False)
+    for number in range(10):
+        (dead.run / f"d{number}").mkdir()
+        (dead.run / f"d{number}/f").touch()
+    os.close(dead.owner)
+    os.close(dead.folder)
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks > 5:
+            raise Stopped("in a hurry")
+
+    settled: list[Path] = []
+    monitor = TallyMonitor()
+    with pytest.raises(Stopped):
+        sweep(tmp_path, settled.append, check, monitor)
+    assert names(tmp_path) == [dead.path.name]
+    assert "owner" in names(dead.path)
+    sweep(tmp_path, settled.append, lambda: None, monitor)
+    assert names(tmp_path) == []
+    assert (settled, monitor.problems) == ([dead.path] * 2, [])
 
 
 def test_strangers_are_never_taken_for_abandoned(tmp_path: Path) -> None:
