@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from click.testing import CliRunner
 from isolate.errors import Refused
 from server.cli import cli
 from server.live_settings import LiveSettings
-from server.retention import DAY_S
+from server.retention import DAY_S, RetentionPolicy
 from server.settings import BOTS, POOLS, SERVER, InvalidSettings, Settings, parse
 from swarming.bot_archive import write_archive
+from swarming.policy import Policy
 from tests.tasks import hello, one_slice, properties, request
 
 GROUPS = """
@@ -317,3 +319,11 @@ def test_a_check_knows_the_archives_of_its_data(tmp_path: Path) -> None:
     assert checked("--data", str(tmp_path))[1] == [no_file.replace("it is no file", "File is not a zip file")]
     write_archive(archives / "b.zip", {"__main__.py": b""})
     assert checked("--data", str(tmp_path)) == (0, [])
+
+
+def test_the_document_shows_the_usual_values_and_settings_that_are_fine() -> None:
+    text = (Path(__file__).parents[2] / "doc" / "server-settings.md").read_text()
+    server, bots, pools, templates = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    shown = parse({SERVER: server, BOTS: bots, POOLS: pools})
+    assert (shown.policy, shown.retention, shown.least_time_s) == (Policy(), RetentionPolicy(), Settings().least_time_s)
+    assert [*shown.warnings, *parse({POOLS: templates}).warnings] == []
