@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import signal
 
+from tests.small_disk import disk as disk  # noqa: PLC0414 - the alias says that this is a fixture
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

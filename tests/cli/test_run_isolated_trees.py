@@ -23,7 +23,6 @@ from isolate.entries import Entry, Kind
 from isolate.isolated import Manifest, dumps, loads
 from isolate.monitor import NullMonitor
 from tests.flow.servers import ServerProcess
-from tests.small_disk import disk as disk  # noqa: PLC0414 - the alias says that this is a fixture
 from tests.trees import Executable, Link, Tree, write_tree
 
 COMMAND = str(Path(sys.executable).parent / "run_isolated")

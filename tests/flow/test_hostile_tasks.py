@@ -23,7 +23,6 @@ from isolate.cas.digest import Namespace
 from isolate.clock import SystemClock
 from isolate.monitor import NullMonitor
 from tests.flow.servers import ServerProcess
-from tests.small_disk import disk as disk  # noqa: PLC0414 - the alias says that this is a fixture
 from tests.trees import Executable, Tree, read_tree, write_tree
 
 COMMAND = str(Path(sys.executable).parent / "run_isolated")

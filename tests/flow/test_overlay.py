@@ -16,7 +16,6 @@ from isolate.archive import ArchiveOptions, Remote, archive_tree
 from isolate.cas.digest import Namespace
 from isolate.monitor import NullMonitor
 from tests.flow.servers import ServerProcess
-from tests.small_disk import disk as disk  # noqa: PLC0414 - the alias says that this is a fixture
 from tests.trees import Executable, Tree, write_tree
 
 COMMAND = str(Path(sys.executable).parent / "run_isolated")

@@ -61,11 +61,6 @@ def store() -> WatchedStore:
 
 
 @pytest.fixture
-def monitor() -> TallyMonitor:
-    return TallyMonitor()
-
-
-@pytest.fixture
 def cache(tmp_path: Path, monitor: TallyMonitor) -> Iterator[LocalCache]:
     with LocalCache.open(tmp_path / "cache", NS, CachePolicy(), ManualClock(), monitor) as cache:
         yield cache

@@ -22,16 +22,6 @@ from tests.clock import ManualClock
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def monitor() -> TallyMonitor:
-    return TallyMonitor()
-
-
-@pytest.fixture
 def caches(tmp_path: Path, clock: ManualClock, monitor: TallyMonitor) -> NamedCaches:
     return opened(tmp_path, clock, monitor)
 

@@ -39,16 +39,6 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def monitor() -> TallyMonitor:
-    return TallyMonitor()
-
-
-@pytest.fixture
 def cache(tmp_path: Path, clock: ManualClock, monitor: TallyMonitor) -> Iterator[LocalCache]:
     with LocalCache.open(tmp_path / "cache", NS, CachePolicy(), clock, monitor) as cache:
         yield cache

@@ -18,11 +18,6 @@ TICKET = Ticket(NAMESPACE, NAMESPACE.blob(b"content"), is_isolated=True)
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def office(clock: ManualClock) -> TicketOffice:
     return TicketOffice(bytes(32), clock)
 
