@@ -31,6 +31,7 @@ from isolate.errors import InvalidManifest, TooLarge
 _path_of = attrgetter("path")
 
 MAX_MANIFEST_BYTES = 64 << 20  # about half a million files in one part; ours are split into includes long before
+SMALL_BYTES = 1 << 14  # of a manifest that is read with care before the library for reading fast is even loaded
 MAX_NODES = 1 << 20  # objects and lists of one part: what is small as text may be very large as values
 
 
@@ -123,10 +124,8 @@ def entry_text(entry: Entry, *, ours: bool) -> str:
 
 def loads(data: bytes | bytearray | memoryview, namespace: Namespace) -> Manifest:
     """Return the manifest written as `data`, one part of a tree; raises InvalidManifest."""
-    from isolate import canonical  # who only writes manifests does without msgspec
-
     text = _bounded(data)
-    record, entries = canonical.read(text, namespace) or (_parse_json(text), None)
+    record, entries = (_in_bulk(text, namespace) if len(text) > SMALL_BYTES else None) or (_parse_json(text), None)
     version = _version(record.pop("version", "1.0"), namespace.algorithm)
     if record.pop("algo", namespace.algorithm.name) != namespace.algorithm.name:
         raise InvalidManifest(f"'algo' is not {namespace.algorithm.name!r}, as namespace {namespace.name!r} demands")
@@ -148,6 +147,12 @@ def loads(data: bytes | bytearray | memoryview, namespace: Namespace) -> Manifes
     for key in record:
         raise InvalidManifest(f"Unknown key {key!r}")
     return manifest
+
+
+def _in_bulk(text: bytes, namespace: Namespace) -> tuple[dict[str, Any], list[Entry]] | None:
+    from isolate import canonical  # with msgspec: who writes manifests, or reads small ones, does without
+
+    return canonical.read(text, namespace)
 
 
 def _bounded(data: bytes | bytearray | memoryview) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import weakref
 from array import array
 from collections.abc import Callable, Sequence
@@ -72,7 +71,7 @@ def temporary_path() -> str:
     """Return a path for a new file where this system keeps such."""
     import tempfile  # who has a cache does without
 
-    return os.path.join(tempfile.gettempdir(), f"isolate-{secrets.token_hex(8)}")
+    return os.path.join(tempfile.gettempdir(), f"isolate-{os.urandom(8).hex()}")
 
 
 def _unnamed(path: str) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -261,6 +260,8 @@ def _fail(console: Console, error: Exception) -> int:
     if isinstance(cause, BrokenPipeError) and nobody_reads():  # `… | head`: whoever has enough needs no reason
         return EXIT_FAILED
     if console.verbosity >= _DEBUG:
+        import traceback  # only for who wants to see one
+
         traceback.print_exception(error)
     console.error(describe(cause))
     try:

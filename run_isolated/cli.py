@@ -22,6 +22,7 @@ from isolate.terminal import EXIT_FAILED, EXIT_INTERRUPTED, Console, run_command
 from run_isolated import flags
 
 if TYPE_CHECKING:
+    from isolate.clock import Clock
     from isolate.monitor import Monitor
     from run_isolated.attempt import Attempt
     from run_isolated.result import OutputsRef, RunResult
@@ -103,6 +104,7 @@ def _run(
     **asked: Any,
 ) -> int:
     """Run, print and write what there is to tell; return the exit status."""
+    from isolate.clock import SystemClock
     from run_isolated import config
     from run_isolated.arguments import Asked, parse_spec
     from run_isolated.log import LoggedMonitor, log_to
@@ -117,13 +119,14 @@ def _run(
         cache_dir=known.cache_dir,
         named_root=known.named_cache_root,
     )
-    with log_to(log_file, required=log_required) as log:
-        log.info("Run %s of %s: %s", spec.isolated, spec.server, spec.command)
+    clock = SystemClock()
+    with log_to(log_file, clock, required=log_required) as log:
+        log.note(f"Run {spec.isolated} of {spec.server}: {spec.command}")
         if json_file is not None:
             _write(json_file, RunResult(internal_failure=NOT_FINISHED))
         with console.watch() as monitor:
-            result, interrupted = _ended(spec, LoggedMonitor(monitor, log))
-        log.info("%s", json.dumps(result.to_json()))
+            result, interrupted = _ended(spec, clock, LoggedMonitor(monitor, log))
+        log.note(json.dumps(result.to_json()))
     if result.stats.download is not None:
         console.note(fetched_line(monitor.snapshot(), result.stats.download.duration_s))
     if result.internal_failure is not None:
@@ -189,13 +192,12 @@ class _Signals:
         self.came.append(number)
 
 
-def _ended(spec: RunSpec, monitor: Monitor) -> tuple[RunResult, bool]:
+def _ended(spec: RunSpec, clock: Clock, monitor: Monitor) -> tuple[RunResult, bool]:
     """Return the result, and whether the user interrupted: a first signal asks the command to end, a second ends it."""
-    from isolate.clock import SystemClock
     from run_isolated.attempt import Attempt
 
     signals = _Signals()
-    attempt = Attempt(spec, None, signals.have_come, SystemClock(), monitor)
+    attempt = Attempt(spec, None, signals.have_come, clock, monitor)
     attempt.begin()
     import asyncio  # the command is on its way
 

@@ -6,69 +6,23 @@ while one of them is in memory. The invariant: a directory is described once and
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from os import fsdecode, fsencode
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import msgspec
 
-from isolate.cas.digest import Algorithm, Blob
 from isolate.errors import InvalidRecord, TooLarge
 from isolate.parts import may_follow_below
 from isolate.spool import Spool
+from run_isolated.facts import Facts
 from run_isolated.linked import Variant
 from run_isolated.mapper import own_mode
 from run_isolated.plans import Plan
 from run_isolated.sealing import read_sealed, write_sealed
 
 MAX_FOLDER_NAMES = 1 << 18  # files in one directory, which is in memory as a whole: about 100 MB
-
-
-class Fact(NamedTuple):
-    """A file of the cache that a tree shares, as it was when it was mapped."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-    is_executable: bool
-    digest: bytes
-
-    @property
-    def variant(self) -> Variant:
-        return Blob(self.digest, self.size), self.is_executable
-
-
-class Facts:
-    """Packs facts of one algorithm."""
-
-    def __init__(self, algorithm: Algorithm) -> None:
-        self._digest_bytes = algorithm.digest_bytes
-        self._layout = struct.Struct(f"<QqQ?{algorithm.digest_bytes}s")
-
-    def pack(self, facts: Iterable[tuple[int, int, int, bool, bytes]]) -> bytes:
-        pack = self._layout.pack
-        return b"".join([pack(*fact) for fact in facts])
-
-    def known(self, packed: bytes) -> dict[Variant, tuple[int, int, int]]:
-        """Return size, mtime_ns and inode of each file of which facts were packed; raises InvalidRecord."""
-        return {
-            (Blob(digest, size), executable): (size, mtime_ns, inode)
-            for size, mtime_ns, inode, executable, digest in self.unpack(packed)
-        }
-
-    def digests(self, packed: bytes) -> Iterator[bytes]:
-        """Yield only the digests of what was packed: they are at the end of each fact."""
-        size, length = self._layout.size, self._digest_bytes
-        return (packed[end - length : end] for end in range(size, len(packed) + 1, size))
-
-    def unpack(self, packed: bytes) -> Iterator[Fact]:
-        """Yield what was packed; raises InvalidRecord."""
-        try:
-            return map(Fact._make, self._layout.iter_unpack(packed))
-        except struct.error as error:
-            raise InvalidRecord(f"Facts of a kept tree are damaged: {error}") from error
 
 
 class Folder(msgspec.Struct, frozen=True, array_like=True):

@@ -22,7 +22,7 @@ from isolate.monitor import Monitor
 from run_isolated.command import Layers
 from run_isolated.deletion import delete_tree
 from run_isolated.mapper import How
-from run_isolated.mapping import Ready, map_fetched, reuse
+from run_isolated.mapping import Ready, map_fetched
 from run_isolated.result import Transfer
 from run_isolated.reuse import Trees
 
@@ -66,7 +66,11 @@ class Inputs:
         cache = LocalCache.open(cache_dir, namespace, policy, clock, monitor)
         try:
             trees, before = trees_of(cache, how, monitor, keep=keep), cache.usage()
-            ready = None if trees is None else reuse(cache, trees, digest, destination)
+            ready = None
+            if trees is not None and trees.has_any():
+                from run_isolated.remapping import reuse  # few machines with small trees have kept one
+
+                ready = reuse(cache, trees, digest, destination)
             if ready is None and (fetched := found(cache, digest, monitor)) is not None:
                 ready = mapped(cache, trees, fetched, destination, how, monitor)
         except BaseException:

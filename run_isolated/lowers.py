@@ -22,8 +22,8 @@ from isolate.cas.files import write_atomic
 from isolate.errors import InvalidRecord
 from run_isolated.exposure import Exposure
 from run_isolated.kept import Shared, Taken
-from run_isolated.mapping import TOUCH_S, sources_of, unchanged_files
 from run_isolated.proof import new_marker_ns
+from run_isolated.remapping import TOUCH_S, sources_of, unchanged_files
 from run_isolated.renewal import NotReusable, renew
 from run_isolated.reuse import Trees
 from run_isolated.sealing import sealed, unsealed

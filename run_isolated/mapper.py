@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-import msgspec
-
 from isolate.cas.cache import LocalCache
 from isolate.cas.digest import Blob
 from isolate.entries import Entry
@@ -100,7 +98,10 @@ class _Late:
         self.tars = 0
 
     def add(self, run: Plan) -> None:
-        encode = msgspec.msgpack.encode
+        if not run.tars and not run.links:
+            return
+        from msgspec.msgpack import encode
+
         if run.tars:
             self.tars += len(run.tars)
             self._tars.append(encode([(os.fsencode(entry.path), *entry.blob) for entry in run.tars if entry.blob]))
@@ -110,15 +111,19 @@ class _Late:
 
     def extract_tars(self, destination: Path) -> None:
         for record in self._tars:
+            from msgspec.msgpack import decode
+
             from run_isolated import tar  # few trees have one
 
-            for path, digest, size in msgspec.msgpack.decode(record):
+            for path, digest, size in decode(record):
                 archive = self._cache.path(Blob(digest, size))
                 tar.extract(archive, destination, os.fsdecode(path).rpartition("/")[0])
 
     def make_links(self, root: int) -> None:
         for record in self._links:
-            for path, target in msgspec.msgpack.decode(record):
+            from msgspec.msgpack import decode
+
+            for path, target in decode(record):
                 os.symlink(target, path, dir_fd=root)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -70,6 +69,8 @@ def is_file_or_nothing(path: Path) -> bool:
 
 
 def _copy(source: Path, destination: Path) -> None:
+    import shutil  # few directories change their file system
+
     coming = _beside(destination)
     try:
         shutil.copytree(source, coming, symlinks=True)

@@ -26,7 +26,7 @@ from isolate.cas.cache import LocalCache, Pin
 from isolate.cas.cache_files import discard
 from isolate.cas.cache_index import Identity, identity
 from isolate.spool import Spool
-from run_isolated.folders import Facts
+from run_isolated.facts import Facts
 from run_isolated.linked import Linked, Variant
 from run_isolated.mapper import directory
 from run_isolated.standing import Layout, Standing

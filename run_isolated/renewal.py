@@ -19,7 +19,8 @@ from pathlib import Path
 
 from isolate.errors import IsolateError
 from run_isolated import linux
-from run_isolated.folders import Fact, Facts, Folder
+from run_isolated.facts import Fact, Facts
+from run_isolated.folders import Folder
 from run_isolated.linked import Variant
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -6,7 +6,6 @@ end; whatever went wrong on our side is in `internal_failure`.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -105,7 +104,9 @@ class RunResult:
 
 def pack_sizes(sizes: Iterable[int]) -> str:
     """Return base64(zlib(varint differences of the ascending `sizes`)); "" for none."""
-    from isolate.cas.codec import zlib_compress  # not paid for by a run without trees
+    import base64  # neither is paid for by a run whose result nobody reads
+
+    from isolate.cas.codec import zlib_compress
 
     packed = bytearray()
     previous = 0

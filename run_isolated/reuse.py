@@ -23,19 +23,21 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from isolate.cas.cache import LocalCache
 from isolate.cas.cache_session import put_away
 from isolate.cas.mounts import has_mounts
 from isolate.errors import InternalFailure, InvalidRecord, TooLarge
 from isolate.monitor import Monitor
-from run_isolated import folders
 from run_isolated.deletion import delete_tree
-from run_isolated.folders import Facts, Folder
-from run_isolated.kept import About, Shared, Taken
+from run_isolated.facts import Facts
 from run_isolated.moving import is_file_or_nothing
-from run_isolated.renewal import NotReusable, Sources, renew
-from run_isolated.sealing import sealed, unsealed, write_sealed
+
+if TYPE_CHECKING:  # what reads, writes and corrects kept trees is imported when there is one
+    from run_isolated.folders import Folder
+    from run_isolated.kept import About, Shared, Taken
+    from run_isolated.renewal import Sources
 
 MAX_TREES = 8
 MAX_NAMES = 4_000_000  # in all kept trees: a directory entry each, and about 100 bytes in the list
@@ -60,6 +62,8 @@ class Trees:
 
     def same(self, root: bytes) -> Iterator[Taken]:
         """Yield the trees of the manifest `root`, the one used last first, where they are: see lowers.py."""
+        from run_isolated.kept import Taken
+
         for _, name in self._used():
             if name.startswith(f"{root.hex()}-") and (about := self._about(self._root / name)) is not None:
                 yield Taken(self._root / name, about)
@@ -99,6 +103,8 @@ class Trees:
         self, taken: Taken, wanted: Iterable[Folder], names: int, sources: Sources, aside: Path, destination: Path
     ) -> bool:
         """Correct a tree that was taken and move it to `destination`, an empty directory; False when it is no use."""
+        from run_isolated.renewal import NotReusable, renew
+
         try:
             if has_mounts(taken.tree):
                 raise NotReusable("Something is mounted in it, or from it")
@@ -124,6 +130,9 @@ class Trees:
         """
         if about.names < MIN_NAMES or not about.boot_id or not about.proven_ns:
             return False
+        from run_isolated import folders
+        from run_isolated.sealing import sealed, write_sealed
+
         name = f"{root.hex()}-{os.urandom(6).hex()}"
         try:
             self._root.mkdir(exist_ok=True)
@@ -189,10 +198,15 @@ class Trees:
                 os.rename(self._root / name, beside)
         except OSError:  # another run was faster, or uses it where it is, or works on another file system
             return None
+        from run_isolated.kept import Taken
+
         return Taken(beside, about)
 
     def _about(self, path: Path) -> About | None:
         """Return what is known of a kept tree; None when that is of no use here."""
+        from run_isolated.kept import About
+        from run_isolated.sealing import unsealed
+
         about = unsealed(path / "about", About)
         current = (VERSION, self._cache.namespace.name, self._cache.boot_id)
         return about if about and (about.version, about.namespace, about.boot_id) == current else None

@@ -6,7 +6,6 @@ afterwards a digest of the wrong length or alphabet cannot be built through it.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,6 +44,8 @@ class Blob(NamedTuple):
 
 def md5_hasher() -> Hasher:
     """Return a hasher of the checksum that bulk transfers of 2020 carry; it guards against accidents only."""
+    import hashlib
+
     return hashlib.md5(usedforsecurity=False)
 
 
@@ -73,9 +74,27 @@ class Algorithm:
         return bytes.fromhex(text)
 
 
-SHA1 = Algorithm("sha-1", 1, 20, lambda content=b"": hashlib.sha1(content, usedforsecurity=False))
-SHA256 = Algorithm("sha-256", 2, 32, hashlib.sha256)
-SHA512 = Algorithm("sha-512", 3, 64, hashlib.sha512)
+def _sha1(content: bytes | bytearray | memoryview = b"") -> Hasher:
+    import hashlib  # with OpenSSL, which takes longer to load than all else here; ours is BLAKE3
+
+    return hashlib.sha1(content, usedforsecurity=False)
+
+
+def _sha256(content: bytes | bytearray | memoryview = b"") -> Hasher:
+    import hashlib
+
+    return hashlib.sha256(content)
+
+
+def _sha512(content: bytes | bytearray | memoryview = b"") -> Hasher:
+    import hashlib
+
+    return hashlib.sha512(content)
+
+
+SHA1 = Algorithm("sha-1", 1, 20, _sha1)
+SHA256 = Algorithm("sha-256", 2, 32, _sha256)
+SHA512 = Algorithm("sha-512", 3, 64, _sha512)
 BLAKE3 = Algorithm("blake3-256", 4, 32, blake3)
 ALGORITHMS = {algorithm.code: algorithm for algorithm in (SHA1, SHA256, SHA512, BLAKE3)}
 

@@ -1,0 +1,148 @@
+"""A kept tree is put to use again: as it was, of the same manifest, or turned into one that is near.
+
+Knows no command and no server. The invariant: what is in the destination afterwards is what the manifest says, and
+every file of the cache that it shares is pinned and in `proof`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from isolate.cas.cache import LocalCache, Pin
+from isolate.spool import Spool
+from run_isolated.facts import Facts
+from run_isolated.folders import Folder, Known, folders_of
+from run_isolated.kept import About, Shared, Taken
+from run_isolated.linked import Linked, Variant
+from run_isolated.mapper import Mapped, directory
+from run_isolated.mapping import Ready, sketch
+from run_isolated.plans import Plans
+from run_isolated.proof import Proof
+from run_isolated.renewal import NotReusable, Sources
+from run_isolated.reuse import Trees
+from run_isolated.standing import Layout
+
+TOUCH_S = 600  # the files of a tree that is used again and again are noted as used no more often
+
+
+def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path) -> Ready | None:
+    """Put a kept tree of the manifest `root` at `destination`, an empty directory, without asking any store.
+
+    None when there is none, or when a file that it shares is not in the cache any more as it was.
+    """
+    beside = destination.parent / "same"
+    taken = trees.take_same(root, beside)
+    shared = taken.shared() if taken is not None else None
+    if taken is None or shared is None:
+        return None
+    pin = cache.pin([root])
+    linked = unchanged_files(cache, pin, shared, trees.facts, beside)
+    if linked is not None:
+        directories = Spool(cache.temporary)
+        wanted = _noting(taken.folders(), directories)
+        aside = destination.parent / "same-aside"
+        with sources_of(cache) as sources:
+            if trees.renewed(taken, wanted, taken.about.names, sources, aside, destination):
+                about = taken.about
+                return Ready(
+                    root=root,
+                    pin=pin,
+                    proof=Proof.start(
+                        cache, linked, pin, _layout_of_list(destination, directories, taken, trees.facts)
+                    ),
+                    command=tuple(os.fsdecode(word) for word in about.command),
+                    relative_cwd=None if about.relative_cwd is None else os.fsdecode(about.relative_cwd),
+                    cold=(),
+                    hot=shared.sizes,
+                    about=_touched(about, cache, linked),
+                    shared=shared,
+                    listed=beside / "folders",
+                )
+    pin.release()
+    return None
+
+
+def unchanged_files(cache: LocalCache, pin: Pin, shared: Shared, facts: Facts, place: Path) -> Linked | None:
+    """Pin the files of the cache that a kept tree in `place` shares and return them; None when one is another one."""
+    linked = Linked(cache.namespace.algorithm, cache.temporary)
+    for packed in shared.facts:
+        known = facts.known(packed)
+        pin.extend(blob.digest for blob, _ in known)
+        cache.settle(known, place)
+        if not cache.unchanged(known.items()):
+            return None
+        linked.append(list(known))
+    return linked
+
+
+def from_near(cache: LocalCache, trees: Trees, plans: Plans, destination: Path) -> Mapped | None:
+    """Turn a kept tree that has much in common with a new one into it, at `destination`; None when there is none."""
+    names = sum(run.names for run in plans)
+    beside = destination.parent / "near"
+    taken = trees.take_near(sketch(plans), beside)
+    if taken is None:
+        return None
+    linked = Linked(cache.namespace.algorithm, cache.temporary)
+    wanted = folders_of(_known(cache, plans, linked, beside), trees.facts, cache.temporary)
+    aside = destination.parent / "near-aside"
+    with sources_of(cache) as sources:
+        if not trees.renewed(taken, wanted, names, sources, aside, destination):
+            return None
+    return Mapped(linked, names=names)
+
+
+def _known(cache: LocalCache, plans: Plans, linked: Linked, place: Path) -> Iterator[Known]:
+    """Yield each run with what its files are in the cache, adding these to `linked`; raises NotReusable."""
+    for run in plans:
+        variants = run.variants()
+        cache.settle(variants, place)
+        cache.paths(variants)
+        known = cache.identities(variants)
+        if len(known) < len(variants):
+            raise NotReusable("Evicted by somebody's hand; `apply` says which")
+        linked.append(variants)
+        yield run, known
+
+
+def _noting(folders: Iterable[Folder], directories: Spool) -> Iterator[Folder]:
+    """Yield `folders`, and add their paths to `directories`."""
+    for folder in folders:
+        directories.append(folder.path)
+        yield folder
+
+
+def _layout_of_list(root: Path, directories: Iterable[bytes], taken: Taken, facts: Facts) -> Layout:
+
+    def files_in(wanted: Collection[str]) -> Iterator[tuple[str, str, Variant]]:
+        for folder in taken.folders():
+            if (path := os.fsdecode(folder.path)) in wanted:
+                for name, fact in zip(folder.file_names, facts.unpack(folder.facts), strict=True):
+                    yield path, name, fact.variant
+
+    return Layout(root, lambda: map(os.fsdecode, directories), files_in)
+
+
+@contextmanager
+def sources_of(cache: LocalCache) -> Iterator[Sources]:
+    above = len(str(cache.files_dir)) + 1
+    with directory(cache.files_dir) as files:
+        yield Sources(
+            files=files,
+            path_of=lambda variant: cache.files_of([variant])[0][above:],
+            is_right=lambda variant: bool(cache.recheck([variant])),
+        )
+
+
+def _touched(about: About, cache: LocalCache, linked: Linked) -> About:
+    """Tell the cache that its files were used, if it was not told lately."""
+    now_s = int(cache.clock.now())
+    if now_s - about.touched_s < TOUCH_S:
+        return about
+    for variants in linked:
+        cache.touch(variants)
+    return msgspec.structs.replace(about, touched_s=now_s)
