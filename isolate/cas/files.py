@@ -6,7 +6,6 @@ leaves the temporary one behind; only a process that dies in between does, and `
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import itertools
 import os
@@ -14,10 +13,10 @@ import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import aiofiles
-from aiofiles.threadpool.binary import AsyncBufferedIOBase
+if TYPE_CHECKING:  # who writes one file at once, as a run writes its result, has no loop and pays for none
+    from aiofiles.threadpool.binary import AsyncBufferedIOBase
 
 TEMPORARY_SUFFIX = ".tmp"
 READ_BYTES = 1 << 20  # one thread hop costs as much as reading 100 KB from the page cache
@@ -67,6 +66,10 @@ def write_atomic(path: Path, content: bytes, durable: bool = False) -> None:
 @asynccontextmanager
 async def atomic_file_async(path: Path, durable: bool = False, mode: int = 0o666) -> AsyncIterator[AsyncBufferedIOBase]:
     """The same without blocking the event loop; not for links and devices."""
+    import asyncio
+
+    import aiofiles
+
     temporary = _temporary(path)
     try:
         fd = await asyncio.to_thread(os.open, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -84,6 +87,8 @@ async def atomic_file_async(path: Path, durable: bool = False, mode: int = 0o666
 
 async def read_chunks(path: Path, chunk_bytes: int = READ_BYTES) -> AsyncIterator[bytes]:
     """Yield the content of a file in pieces of `chunk_bytes`, without blocking the event loop. Raises OSError."""
+    import aiofiles
+
     async with aiofiles.open(path, "rb", buffering=0) as file:
         while chunk := await file.read(chunk_bytes):
             yield chunk
