@@ -1,10 +1,15 @@
 """`python -m bench.warm_start`: from asking for a run to the first instruction of its command, everything warm.
 
-A tree of ten files, all in the cache. Measured are the whole command line (a fresh Python each time), and the library
-in a process that is there already, as a bot's runner is. Beside them, what starting Python alone costs on this machine,
-and what it costs with the two libraries that no command line of ours can do without. Wall time and processor time; the
-first runs are not counted. Whatever the environment says, modules are compiled once, as they are where it is installed:
-compiling them each time is a quarter of the whole.
+A tree of ten files, all in the cache. Measured are the whole command line, from asking for its process (a fresh Python
+each time, its script and its site-packages as they are installed here), and the library in a process that is there
+already, as a bot's runner is. Beside them, what starting Python alone costs on this machine, and with the library that
+reads a command line. They take turns; the first ones are not counted. Wall time, and the processor time of everything,
+also of what comes after the command's first instruction. Whatever the environment says, modules are compiled once, as
+they are where it is installed: compiling them each time is a quarter of the whole.
+
+An installation in place (`pip install --editable`, as in a checkout) starts with a finder of setuptools, which imports
+a dozen modules that are needed later anyway; `--bin` measures another installation. The log is switched off, since it
+would be written to the folder this is called in; it costs a line and no import.
 """
 
 from __future__ import annotations
@@ -15,10 +20,9 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -34,11 +38,14 @@ NOW = ("date", "+%s.%N")  # its first instructions, but for what the loader does
 LIMIT_MS = 100.0
 WARM_UP = 3
 
+Sample = tuple[float, float]  # seconds of wall time and of processor time
+
 
 @click.command()
 @click.option("--runs", type=click.IntRange(1), default=30, show_default=True)
+@click.option("--bin", "folder", type=click.Path(path_type=Path), default=BIN, help="Where `run_isolated` is.")
 @click.option("--json", "as_json", is_flag=True, help="Print every sample.")
-def main(runs: int, as_json: bool) -> None:
+def main(runs: int, folder: Path, as_json: bool) -> None:
     """Measure the start of a run whose ten files are all in the cache."""
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -50,14 +57,18 @@ def main(runs: int, as_json: bool) -> None:
         stack.callback(end)
         archive = [str(BIN / "isolate"), "archive", "-I", server.url, str(tree)]
         root = subprocess.run(archive, capture_output=True, text=True, check=True).stdout.split()[0]
-        samples = {
-            "python -c pass": [_started([sys.executable, "-c", "pass"], None) for _ in range(runs)],
-            "python -c 'import asyncio, click'": [
-                _started([sys.executable, "-c", "import asyncio, click"], None) for _ in range(runs)
-            ],
-            "run_isolated, to the command": _command_line(scratch, server.url, root, runs),
-            "run(), to the command": asyncio.run(_library(scratch, server.url, root, runs)),
-        }
+        python = str(folder / "python")
+        places = ["--cache", str(scratch / "cache"), "--root-dir", str(scratch / "work"), "--no-log"]
+        ours = [str(folder / "run_isolated"), "-I", server.url, "-s", root, *places, "--raw-cmd", "--", *NOW]
+        samples = _in_turns(
+            {
+                "python -c pass": lambda: _started([python, "-c", "pass"], tells=False),
+                "python -c 'import click'": lambda: _started([python, "-c", "import click"], tells=False),
+                "run_isolated, to the command": lambda: _started(ours, tells=True),
+            },
+            runs,
+        )
+        samples["run(), to the command"] = asyncio.run(_library(scratch, server.url, root, runs))
     if as_json:
         click.echo(json.dumps({name: [wall_s for wall_s, _ in taken] for name, taken in samples.items()}))
         return
@@ -68,26 +79,35 @@ def main(runs: int, as_json: bool) -> None:
             f"{name:34} p50 {statistics.median(walls):6.1f} ms   least {walls[0]:6.1f}   "
             f"p90 {walls[int(len(walls) * 0.9)]:6.1f}   CPU {cpu_ms:6.1f} ms"
         )
-    click.echo(f"The target for a run is {LIMIT_MS:.0f} ms.")
+    click.echo(f"The target for a run is {LIMIT_MS:.0f} ms. Measured: {folder}, {_kind(folder)}.")
 
 
-def _command_line(scratch: Path, url: str, root: str, runs: int) -> list[tuple[float, float]]:
-    places = ["--cache", str(scratch / "cache"), "--root-dir", str(scratch / "work"), "--no-log"]
-    argv = [str(BIN / "run_isolated"), "-I", url, "-s", root, *places, "--raw-cmd", "--", *NOW]
-    return [_started(argv, "told") for _ in range(WARM_UP + runs)][WARM_UP:]
+def _kind(folder: Path) -> str:
+    """Return how the command in `folder` is installed: `-I` keeps Python from looking where we are."""
+    ask = [str(folder / "python"), "-I", "-c", "import isolate; print(isolate.__file__)"]
+    place = subprocess.run(ask, capture_output=True, text=True, check=True).stdout
+    return "an ordinary installation" if "site-packages" in Path(place).parts else "installed in place"
 
 
-def _started(argv: Sequence[str], told: str | None) -> tuple[float, float]:
+def _in_turns(contestants: Mapping[str, Callable[[], Sample]], runs: int) -> dict[str, list[Sample]]:
+    samples: dict[str, list[Sample]] = {name: [] for name in contestants}
+    for _ in range(WARM_UP + runs):
+        for name, run_once in contestants.items():
+            samples[name].append(run_once())
+    return {name: taken[WARM_UP:] for name, taken in samples.items()}
+
+
+def _started(argv: Sequence[str], *, tells: bool) -> Sample:
     """Return how long it took until what `argv` ran told the time, or until its end; and the processor time of all."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     before, started_s = os.times(), time.time()
     done = subprocess.run(argv, capture_output=True, text=True, check=True, env=env)
     ended_s, after = time.time(), os.times()
     cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
-    return (float(done.stdout) if told else ended_s) - started_s, cpu_s
+    return (float(done.stdout) if tells else ended_s) - started_s, cpu_s
 
 
-async def _library(scratch: Path, url: str, root: str, runs: int) -> list[tuple[float, float]]:
+async def _library(scratch: Path, url: str, root: str, runs: int) -> list[Sample]:
     preload()
     spec = RunSpec(
         root_dir=scratch / "library",
@@ -106,7 +126,7 @@ async def _run(spec: RunSpec, stdout: int) -> None:
     assert result.exit_code == 0, result.internal_failure
 
 
-async def _timed(run_to: Callable[[int], Awaitable[None]]) -> tuple[float, float]:
+async def _timed(run_to: Callable[[int], Awaitable[None]]) -> Sample:
     """Return how long it took until the command told the time, and the processor time of all processes."""
     reading, writing = os.pipe()
     try:
