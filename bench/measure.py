@@ -109,8 +109,13 @@ def run(argv: Sequence[str], env: dict[str, str], cwd: Path | None = None, *, se
         with nullcontext() if server is None else Watch(server) as served:
             started_s = time.perf_counter()
             process = subprocess.Popen(argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=said, stderr=errors)
-            with Watch(process.pid) as watched:
-                _, status, usage = os.wait4(process.pid, 0)
+            try:
+                with Watch(process.pid) as watched:
+                    _, status, usage = os.wait4(process.pid, 0)
+            except BaseException:
+                process.kill()  # who ends the benchmark ends what it measures
+                process.wait()
+                raise
             wall_s = time.perf_counter() - started_s
         process.returncode = os.waitstatus_to_exitcode(status)
         server_s = 0.0 if server is None else cpu_s(server) - server_before_s

@@ -7,6 +7,7 @@ In row 6 the tree is put away within the measurement, proven unchanged, and used
 from __future__ import annotations
 
 import os
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from bench.stores import Stores
 from bench.tree import Changer
 
 CHANGED = 0.01
+TOLD_GENERATIONS = 20  # between two lines about how far it is
 OVERLAY, MANY, ONE = "isolate --map overlay", "isolate, many generations", "isolate, one generation"
 NO_REUSE = "isolate, no tree kept"
 
@@ -38,9 +40,11 @@ def fetch_cold(place: Place, stores: Stores) -> Race:
 def fetch_generations(place: Place, stores: Stores) -> Race:
     """Row 4b: the blobs of one tree lie where a hundred archives of its ancestors left them."""
     changer = Changer(stores.tree, CHANGED, seed=8)  # not that of row 3: the same changes would be none
-    for _ in range(place.size.generations):
+    for generation in range(1, place.size.generations):
         stores.archived()
         changer.change()
+        if generation % TOLD_GENERATIONS == 0:
+            print(f"{generation} of {place.size.generations} generations are archived", file=sys.stderr)
     digest = stores.archived()
     together = place.server()
     run(["isolate", "archive", str(stores.tree)], place.env(place.fresh("cache"), together.url))
