@@ -33,6 +33,7 @@ from isolate.sender import Sender
 from isolate.statcache import StatCache
 
 if TYPE_CHECKING:
+    from isolate.ahead import ScanAhead
     from isolate.selection import Selection
 
 __all__ = ["ArchiveOptions", "Archived", "Remote", "archive_file", "archive_files", "archive_tree"]
@@ -71,6 +72,7 @@ class ArchiveOptions:
     clock: Clock = field(default_factory=SystemClock)
     record: Record | None = None
     collapse_links: bool = False  # take what links lead to instead of the links
+    ahead: ScanAhead | None = None  # of the directory to archive, with these options
     subdir: str = ""  # of a directory, keep only what begins with it; a selection has one of its own
 
 
@@ -118,7 +120,12 @@ async def archive_tree(root: Path, target: Target, options: ArchiveOptions, moni
 
     def entries() -> Iterator[Found]:
         # Collapsed links bring entries out of order, so that all are held; else they come one by one.
-        found = iter(expand(where, EVERYTHING, rules)) if rules.collapse else scan(where, rules)
+        if rules.collapse:
+            found = iter(expand(where, EVERYTHING, rules))
+        elif options.ahead is not None and options.ahead.root == where:
+            found = options.ahead.entries(rules)
+        else:
+            found = scan(where, rules)
         return beginning(options.subdir, found)
 
     return await _archive(Plan(name=where, root=where, entries=entries), target, options, monitor)

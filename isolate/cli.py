@@ -23,6 +23,7 @@ from isolate.steps import (
     options_of,
     recreated,
     save_after,
+    scanned_ahead,
     store_each,
     target_of,
     tell_reads,
@@ -98,8 +99,9 @@ def archive_command(
     if given["isolate_file"] is None and given["isolated"] is None:
         if not files:
             raise click.UsageError("Nothing to archive: name directories or files, or a .isolate with -i")
-        target, options = target_of(server, namespace), options_of(given, leave_out_junk=False)
-        hashes = store_each(console, files, target, options, "  ")
+        with scanned_ahead(files, namespace, given) as ahead:
+            target, options = target_of(server, namespace), options_of(given, leave_out_junk=False, ahead=ahead)
+            hashes = store_each(console, files, target, options, "  ")
     else:
         wish = wish_of(given)
         if files or wish.isolated is None:

@@ -16,7 +16,6 @@ import itertools
 import marshal
 import os
 import struct
-import tempfile
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -50,6 +49,15 @@ class Part:
     digests: bytes  # of its files in their order, one behind the other
 
 
+def path_of(folder: Path, tree: str, algorithm: Algorithm) -> Path:
+    """Return where the parts of `tree` are remembered; nothing is there unless it had some."""
+    return folder / (BLAKE3.digest(_head_of(tree, algorithm)).hex()[:32] + SUFFIX)
+
+
+def _head_of(tree: str, algorithm: Algorithm) -> bytes:
+    return b"\0".join((FORMAT, algorithm.name.encode(), os.fsencode(tree)))
+
+
 def proof_of(entries: Sequence[Found]) -> bytes:
     """Return what no other entries have."""
     # Nobody reads it again: all that counts is that `marshal` is fast, and as version 2 writes equal values alike.
@@ -65,8 +73,8 @@ class PartCache:
     ) -> None:
         """What is remembered is not looked at unless it is `trusted`, and replaced."""
         self._clock, self._monitor, self._folder = clock, monitor, folder
-        self._head = b"\0".join((FORMAT, algorithm.name.encode(), os.fsencode(tree)))
-        self._path = folder / (BLAKE3.digest(self._head).hex()[:32] + SUFFIX)
+        self._head = _head_of(tree, algorithm)
+        self._path = path_of(folder, tree, algorithm)
         self._digest_bytes = algorithm.digest_bytes
         self._fixed = struct.Struct(f"<32sIqQ{algorithm.digest_bytes}sI")
         self._now_ns = int(clock.now() * 1e9)
@@ -117,8 +125,12 @@ class PartCache:
         if len(entries) != part.entries or part.newest_ns >= self._now_ns or proof_of(entries) != part.proof:
             return None
         width = self._digest_bytes
-        digests = iter([part.digests[at : at + width] for at in range(0, len(part.digests), width)])
-        return [None if stamp is None else fast_blob((next(digests), stamp[0])) for _, _, _, stamp, _, _ in entries]
+        digests = [part.digests[at : at + width] for at in range(0, len(part.digests), width)]
+        sizes = [entry[3][0] for entry in entries if entry[3] is not None]
+        blobs = map(fast_blob, zip(digests, sizes, strict=True))
+        return (
+            list(blobs) if len(sizes) == len(entries) else [None if one[3] is None else next(blobs) for one in entries]
+        )
 
     # What is being made. Called in the order of paths.
 
@@ -154,6 +166,8 @@ class PartCache:
             self._give_up(error)
 
     def _begin(self) -> None:
+        import tempfile  # a tenth of the start of a command that has nothing to write
+
         descriptor, self._name = tempfile.mkstemp(dir=self._folder)
         self._file = os.fdopen(descriptor, "wb")
         write_frame(self._file, self._head)

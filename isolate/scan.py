@@ -49,7 +49,7 @@ class Found(NamedTuple):
 
 
 # What `Found(...)` does, without a call in Python for each of a hundred thousand.
-_found = cast("Callable[[tuple[object, ...]], Found]", partial(tuple.__new__, Found))
+found_of = cast("Callable[[tuple[object, ...]], Found]", partial(tuple.__new__, Found))
 _FILE = Kind.FILE
 
 
@@ -165,7 +165,7 @@ class Scanner:
 
     def _file(self, path: str, absolute: str, status: os.stat_result) -> Found | None:
         if stat.S_ISREG(status.st_mode):
-            return _found((path, _FILE, status.st_mode, stamp_of(status), "", None))
+            return found_of((path, _FILE, status.st_mode, stamp_of(status), "", None))
         self._broken(InvalidInput(f"{absolute!r} is {what_is(status.st_mode)}, which cannot be archived"))
         return None
 
@@ -224,7 +224,7 @@ def _at_once(path: str, entry: os.DirEntry[str]) -> Found | None:
     if not stat.S_ISREG(mode):
         return None
     stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
-    return _found((path, _FILE, mode, stamp, "", None))
+    return found_of((path, _FILE, mode, stamp, "", None))
 
 
 def _turns_back(target: str) -> bool:

@@ -19,6 +19,7 @@ from isolate.sources import USER_AGENT, required, run
 from isolate.terminal import Console, TerminalMonitor
 
 if TYPE_CHECKING:
+    from isolate.ahead import ScanAhead
     from isolate.archive import Archived, ArchiveOptions, Remote
     from isolate.choosing import Wish
     from isolate.scan import Found
@@ -53,7 +54,30 @@ def target_of(server: str | None, namespace: str) -> Remote:
     return Remote(normalize_url(required(server)), Namespace.named(namespace), USER_AGENT)
 
 
-def options_of(given: dict[str, Any], *, leave_out_junk: bool) -> ArchiveOptions:
+@contextmanager
+def scanned_ahead(paths: Sequence[str], namespace: str, given: dict[str, Any]) -> Iterator[ScanAhead | None]:
+    """Begin to look at the first of `paths`, if it was a large tree the last time, before all else is imported."""
+    from isolate import config
+    from isolate.cas.digest import Namespace
+
+    configured, space = config.load(), Namespace.named(namespace)
+    is_plain = space.is_ours and not (given["skip_broken"] or configured.skips_broken or given["collapse"])
+    if given["no_stat_cache"] or not is_plain or not os.path.isdir(paths[0]):
+        yield None
+        return
+    from isolate.partcache import path_of
+
+    root = os.path.abspath(paths[0])
+    if not path_of(configured.stat_cache, root, space.algorithm).exists():
+        yield None
+        return
+    from isolate.ahead import ScanAhead
+
+    with ScanAhead(root, given["denied"], defaults=False) as ahead:
+        yield ahead
+
+
+def options_of(given: dict[str, Any], *, leave_out_junk: bool, ahead: ScanAhead | None = None) -> ArchiveOptions:
     """Return how to archive, from flags and environment."""
     from isolate import config
     from isolate.archive import ArchiveOptions
@@ -65,6 +89,7 @@ def options_of(given: dict[str, Any], *, leave_out_junk: bool) -> ArchiveOptions
         skip_broken=given["skip_broken"] or configured.skips_broken,
         stat_cache=None if given["no_stat_cache"] else configured.stat_cache,
         collapse_links=given.get("collapse", False),
+        ahead=ahead,
         subdir=given.get("subdir", "").removeprefix("./"),
     )
 
