@@ -26,7 +26,7 @@ from bench.rows import IDLE, ROWS, On
 from bench.session import Differs, Record, Session, steps, without
 from bench.stores import Stores
 from bench.subjects import prepared
-from bench.table import Measured, memory, shown, summary
+from bench.table import Measured, memory, shown, silence, summary
 from bench.tasks import measure_tasks
 
 FULL = Size(tree_files=100_000, large_bytes=4 << 30, index_blobs=10_000_000, egress_files=10_000)
@@ -90,7 +90,8 @@ def main(
     click.echo("")
     for line in summary(record.rows):
         click.echo(line)
-    click.echo(f"\n{time.monotonic() - began_s:.0f} s; load of the machine {os.getloadavg()[0]:.1f}")
+    click.echo(f"\n{silence([one.as_json() for one in record.rows], record.machine['cores'])}")
+    click.echo(f"{time.monotonic() - began_s:.0f} s; load of the machine {os.getloadavg()[0]:.1f}")
 
 
 def numbers(rows: str) -> set[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from bench.growth import power_text
-from bench.table import HEADINGS, took
+from bench.table import HEADINGS, silence, took
 
 DOCUMENT = Path(__file__).parent.parent / "doc" / "performance.md"
 PICTURE = "growth.svg"
@@ -80,10 +80,8 @@ def machine_lines(table: dict[str, Any]) -> Iterator[str]:
         text = ", ".join(f"{tool} ({version})" for tool, version in value.items()) if isinstance(value, dict) else value
         yield f"- {name}: {text}"
     yield f"- load of the machine at the end: {table['load']:.1f}"
-    seconds = sum(sum(row.get("seconds", {}).values()) for row in table["rows"])
-    if seconds:
-        runs = "one run" if table["sittings"] == 1 else f"{table['sittings']} runs"
-        yield f"- measured in {runs}; the rows took {seconds / 60:.0f} min"
+    if words := silence(table["rows"], table["machine"]["cores"]):
+        yield f"- measured in {'one run' if table['sittings'] == 1 else str(table['sittings']) + ' runs'}; {words}"
 
 
 def growing(table: dict[str, Any]) -> Iterator[str]:

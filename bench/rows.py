@@ -54,7 +54,7 @@ ROWS = (
         "archive cold",
         rows_archive.archive_cold,
         (Goal(text="≤ 0.30 x fastest peer", limit=0.30),),
-        _per_file(10, 2.2e-3),
+        _per_file(10, 2.0e-3),
     ),
     Row(
         "2",
@@ -76,7 +76,7 @@ ROWS = (
         "fetch cold and map",
         rows_fetch.fetch_cold,
         (Goal(text="≤ 0.33 x fastest peer", limit=0.33),),
-        _per_file(10, 3.4e-3),
+        _per_file(10, 3.9e-3),
     ),
     Row(
         "4b",
@@ -119,7 +119,7 @@ ROWS = (
         "large file: archive",
         rows_single.large_archive,
         (Goal(text="≤ 0.5 x fastest peer", limit=0.5),),
-        _per_gib(40),
+        _per_gib(45),
         On.LARGE_FILE,
     ),
     Row(

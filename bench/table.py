@@ -55,6 +55,16 @@ def took(seconds: dict[str, float], elsewhere_cpu_s: float) -> str:
     return f"Took {total_s:.0f} s ({parts}); others and the kernel used {elsewhere_cpu_s:.0f} CPU s meanwhile."
 
 
+def silence(rows: Sequence[dict[str, Any]], cores: int) -> str:
+    """Say how long all rows took, and how much of the processors others had meanwhile; nothing if it is not known."""
+    total_s = sum(sum(row.get("seconds", {}).values()) for row in rows)
+    elsewhere_s = sum(row.get("elsewhere_cpu_s", 0.0) for row in rows)
+    if not total_s:
+        return ""
+    share = elsewhere_s / (total_s * cores)
+    return f"the rows took {total_s / 60:.0f} min; others and the kernel had {share:.0%} of the processors meanwhile"
+
+
 def cells(result: Result) -> Iterator[str]:
     """Yield what a line of the table says of one contestant: medians, and the highest of memory."""
     yield f"{result.name} (first run only)" if result.is_first_run else result.name
