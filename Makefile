@@ -24,7 +24,7 @@ demo: $(VENV)/.ready ## Server, two bots, this repository's unit tests in two sh
 test: $(VENV)/.ready ## All tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-unit: $(VENV)/.ready ## The tests that take seconds
+unit: $(VENV)/.ready ## The tests of single modules, of every store, and of the layers
 	$(BIN)/python -m pytest tests/unit tests/contract tests/test_layering.py $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready ## ruff and mypy --strict

@@ -17,16 +17,14 @@ from typing import Any
 
 import pytest
 
-from isolate.archive import ArchiveOptions, Remote, archive_file, archive_tree
 from isolate.cas.digest import Namespace
 from isolate.entries import Entry, Kind
-from isolate.isolated import Manifest, dumps, loads
-from isolate.monitor import NullMonitor
+from isolate.isolated import Manifest
+from tests.archived import OURS, archived, stored
 from tests.flow.servers import ServerProcess
-from tests.trees import Executable, Link, Tree, write_tree
+from tests.trees import Executable, Link, Tree
 
 COMMAND = str(Path(sys.executable).parent / "run_isolated")
-OURS = Namespace.parse("blake3-zstd")
 TELL = b"import json, os, sys; print(json.dumps([sys.argv, os.getcwd(), dict(os.environ), sorted(os.listdir('.'))]))"
 TREE: Tree = {
     "data": {"tell.py": TELL, "in": b"input", "bin": {"x": Executable(b'#!/bin/sh\necho x "$@"\n')}},
@@ -46,16 +44,10 @@ class Place:
 
     def archive(self, tree: Tree, **what: Any) -> str:
         """Store `tree`, with a command or what else a manifest says; return its hash."""
-        source = write_tree(self.root / f"source-{len(os.listdir(self.root))}", tree)
-        target = Remote(self.server.url, self.namespace, "tests")
-        archived = asyncio.run(archive_tree(source, target, ArchiveOptions(), NullMonitor()))
-        return self.store(replace(loads(archived.manifest, self.namespace), **what))
+        return asyncio.run(archived(self.server.url, self.root, tree, self.namespace, **what))
 
     def store(self, manifest: Manifest) -> str:
-        path = self.root / f"manifest-{len(os.listdir(self.root))}"
-        path.write_bytes(dumps(manifest))
-        target = Remote(self.server.url, self.namespace, "tests")
-        return asyncio.run(archive_file(path, target, ArchiveOptions(), NullMonitor())).hash
+        return asyncio.run(stored(self.server.url, self.root, manifest, self.namespace))
 
     def call(
         self, *arguments: str | Path, disk: Path | None = None, env: Mapping[str, str] | None = None

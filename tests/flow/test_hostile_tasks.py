@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from isolate.archive import ArchiveOptions, Remote, archive_tree
 from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.digest import Namespace
 from isolate.clock import SystemClock
 from isolate.monitor import NullMonitor
+from tests.archived import archived
 from tests.flow.servers import ServerProcess
-from tests.trees import Executable, Tree, read_tree, write_tree
+from tests.trees import Executable, Tree, read_tree
 
 COMMAND = str(Path(sys.executable).parent / "run_isolated")
 NS = Namespace.parse("blake3-zstd")
@@ -60,8 +60,7 @@ class Place:
     tag: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     async def archive(self, tree: Tree) -> str:
-        source = write_tree(self.root / f"source-{len(os.listdir(self.root))}", tree)
-        return (await archive_tree(source, Remote(self.server.url, NS, "tests"), ArchiveOptions(), NullMonitor())).hash
+        return await archived(self.server.url, self.root, tree)
 
     def call(
         self,

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from isolate.archive import ArchiveOptions, Remote, archive_tree
-from isolate.cas.digest import Namespace
-from isolate.monitor import NullMonitor
+from tests.archived import archived
 from tests.flow.servers import ServerProcess
-from tests.trees import Tree, write_tree
+from tests.trees import Tree
 
 COMMAND = str(Path(sys.executable).parent / "run_isolated")
 FILES = 300
@@ -51,9 +49,7 @@ class Place:
 @pytest.fixture
 async def place(server: ServerProcess, tmp_path: Path) -> Place:
     place = Place(server, tmp_path / "place")
-    source = write_tree(place.root / "source", TREE)
-    target = Remote(server.url, Namespace.parse("blake3-zstd"), "tests")
-    place.hash = (await archive_tree(source, target, ArchiveOptions(), NullMonitor())).hash
+    place.hash = await archived(server.url, place.root, TREE)
     return place
 
 

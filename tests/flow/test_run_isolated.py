@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from isolate.archive import ArchiveOptions, Remote, archive_file, archive_tree
 from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.digest import Namespace
 from isolate.cas.remote import HttpStore
@@ -21,17 +20,17 @@ from isolate.clock import SystemClock
 from isolate.entries import Entry, Kind
 from isolate.fetch import fetch
 from isolate.http import HttpClient
-from isolate.isolated import Manifest, dumps, loads
+from isolate.isolated import Manifest
 from isolate.monitor import NullMonitor, TallyMonitor
 from run_isolated.mapper import How, apply
 from run_isolated.plans import Plans
 from run_isolated.result import RunResult
 from run_isolated.run import RunSpec, run
+from tests.archived import OURS, archived, stored
 from tests.flow.servers import ServerProcess
-from tests.trees import Executable, Link, Tree, read_tree, write_tree
+from tests.trees import Executable, Link, Tree, read_tree
 
 COMMAND = str(Path(sys.executable).parent / "run_isolated")
-OURS = Namespace.parse("blake3-zstd")
 TREE: Tree = {
     "bin": {"copy.sh": Executable(b'#!/bin/sh\ncp -R data "$1"\n')},
     "data": {"empty": b"", "big": bytes(range(256)) * 20_000, "dir": {}, "link": Link("big")},
@@ -47,17 +46,11 @@ class Place:
 
     async def archive(self, tree: Tree, namespace: Namespace = OURS, **what: Any) -> str:
         """Store `tree`, with a command or what else a manifest says; return its hash."""
-        source = write_tree(self.root / f"source-{len(os.listdir(self.root))}", tree)
-        target = Remote(self.server.url, namespace, "tests")
-        archived = await archive_tree(source, target, ArchiveOptions(), NullMonitor())
-        return await self.store(replace(loads(archived.manifest, namespace), **what), namespace)
+        return await archived(self.server.url, self.root, tree, namespace, **what)
 
     async def store(self, manifest: Manifest, namespace: Namespace = OURS) -> str:
         """Store a manifest; return its hash."""
-        path = self.root / f"manifest-{len(os.listdir(self.root))}"
-        path.write_bytes(dumps(manifest))
-        target = Remote(self.server.url, namespace, "tests")
-        return (await archive_file(path, target, ArchiveOptions(), NullMonitor())).hash
+        return await stored(self.server.url, self.root, manifest, namespace)
 
     async def download(self, root: str) -> Tree:
         """Return the tree whose hash is `root`, fetched through a cache of its own."""
