@@ -40,15 +40,24 @@ class Attempt:
     """The first steps of one run, and what is known of its result when one of them fails."""
 
     def __init__(
-        self, spec: RunSpec, stdout: int | None, is_stopped: Callable[[], bool], clock: Clock, monitor: Monitor
+        self,
+        spec: RunSpec,
+        stdout: int | None,
+        is_stopped: Callable[[], bool],
+        clock: Clock,
+        monitor: Monitor,
+        launcher: LauncherProcess | None = None,
     ) -> None:
-        """`is_stopped` says whether whoever wanted the run wants it no more; `stdout` is as for `run`."""
+        """`is_stopped` says whether whoever wanted the run wants it no more; `stdout` is as for `run`.
+
+        A `launcher` that was started ahead of time, for the same `stdout`, is used.
+        """
         self.spec, self.clock, self.monitor = spec, clock, monitor
         self.teller = Teller(stdout, monitor)
         self.result = RunResult()
         self.undo = ExitStack()
         self.error: Exception | None = None
-        self.launcher: LauncherProcess | None = None
+        self.launcher = launcher
         self.group: CommandGroup | None = None
         self.installed: Installed | None = None
         self.inputs: Inputs | Overlaid | None = None
@@ -83,7 +92,7 @@ class Attempt:
         spec = self.spec
         if spec.containment == "JOB_OBJECT":
             raise InternalFailure("Job objects exist on Windows only: --containment-type JOB_OBJECT cannot be had here")
-        self.launcher = LauncherProcess.start(self._stdout)  # gets ready while we map
+        self.launcher = self.launcher or LauncherProcess.start(self._stdout)  # gets ready while we map
         swept(spec, self.clock, self.monitor, self.check)
         work = self._work = WorkDir.make(spec.root_dir, keep=spec.leak_temp_dir)
         self.undo.callback(self._exposure.end)  # when the doubts that it leaves are noted

@@ -10,6 +10,7 @@ import errno
 import json
 import signal
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from run_isolated.attempt import Attempt
     from run_isolated.result import OutputsRef, RunResult
     from run_isolated.spec import RunSpec
+    from run_isolated.starting import LauncherProcess
 
 PROGRAM = "run_isolated"
 _ASK_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -104,6 +106,29 @@ def _run(
     **asked: Any,
 ) -> int:
     """Run, print and write what there is to tell; return the exit status."""
+    with _launcher() as launcher:  # needs a while to get ready, in which the rest is imported, read and mapped
+        return _run_by(launcher, console, log_file, server, json_file, log_required=log_required, **asked)
+
+
+def _launcher() -> AbstractContextManager[LauncherProcess | None]:
+    from run_isolated.starting import LauncherProcess
+
+    try:
+        return LauncherProcess.start(None)
+    except OSError:  # the run tries again, and tells if it still cannot be
+        return nullcontext()
+
+
+def _run_by(
+    launcher: LauncherProcess | None,
+    console: Console,
+    log_file: Path | None,
+    server: str | None,
+    json_file: Path | None,
+    *,
+    log_required: bool,
+    **asked: Any,
+) -> int:
     from isolate.clock import SystemClock
     from run_isolated import config
     from run_isolated.arguments import Asked, parse_spec
@@ -125,7 +150,7 @@ def _run(
         if json_file is not None:
             _write(json_file, RunResult(internal_failure=NOT_FINISHED))
         with console.watch() as monitor:
-            result, interrupted = _ended(spec, clock, LoggedMonitor(monitor, log))
+            result, interrupted = _ended(spec, clock, LoggedMonitor(monitor, log), launcher)
         log.note(json.dumps(result.to_json()))
     if result.stats.download is not None:
         console.note(fetched_line(monitor.snapshot(), result.stats.download.duration_s))
@@ -192,12 +217,12 @@ class _Signals:
         self.came.append(number)
 
 
-def _ended(spec: RunSpec, clock: Clock, monitor: Monitor) -> tuple[RunResult, bool]:
+def _ended(spec: RunSpec, clock: Clock, monitor: Monitor, launcher: LauncherProcess | None) -> tuple[RunResult, bool]:
     """Return the result, and whether the user interrupted: a first signal asks the command to end, a second ends it."""
     from run_isolated.attempt import Attempt
 
     signals = _Signals()
-    attempt = Attempt(spec, None, signals.have_come, clock, monitor)
+    attempt = Attempt(spec, None, signals.have_come, clock, monitor, launcher)
     attempt.begin()
     import asyncio  # the command is on its way
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from isolate.errors import InternalFailure
 from run_isolated import linux
-from run_isolated.cgroups import NO_LIMITS, Group, Limits, make, own_group
+from run_isolated.cgroups import NO_LIMITS, Limits, make, own_group
+from run_isolated.group import Group
 
 # In the environment of the command: its work directory. Leftovers of a run whose launcher was killed are found by it.
 MARK = "RUN_ISOLATED_WORK_DIR"

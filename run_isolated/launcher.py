@@ -3,7 +3,8 @@
 Runs fresh and single-threaded (see `COMMAND_LINE`), so it may fork. Knows no time-out and no policy: its owner sends a
 request, then T (SIGTERM to the command's group) and K (SIGKILL to every descendant) as it pleases, and gets one line
 back. The invariant: the line is written, and this process ends, only when no descendant is left, whether the command
-ended, K came, or the owner is gone. Imports little: every run waits for it.
+ended, K came, or the owner is gone. Imports little, not
+even `typing`: every run waits for it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple, NoReturn
 
 from run_isolated import linux
-from run_isolated.cgroups import Group
+from run_isolated.group import Group
+from run_isolated.request import HEADER_BYTES, LIMITED, LOWER_PRIORITY, NO_NETWORK, TRIAL, Request
 
 # Isolated from the user's environment and site-packages: faster, and nothing of theirs runs here.
 # Arguments: the folder of this package, the control descriptor, the owner's process id.
@@ -26,10 +27,7 @@ _CODE = (
 )
 COMMAND_LINE = ("-I", "-S", "-c", _CODE)
 TERMINATE, KILL = b"T", b"K"
-LOWER_PRIORITY, NO_NETWORK, LIMITED = b"p", b"n", b"l"
-TRIAL = b"t"
 
-_HEADER_BYTES = 8  # length of a request, big-endian
 # A process in uninterruptible sleep (a dead network disk) does not die of SIGKILL; waiting for ever would hang the run.
 _GIVE_UP_S = 20.0
 _LOOK_AGAIN_MS = 20
@@ -37,48 +35,6 @@ _LOOK_AGAIN_MS = 20
 _REAP_AT_ONCE = 64
 _IGNORED = (signal.SIGINT, signal.SIGTERM)  # meant for the owner, which decides
 _RESET = (*_IGNORED, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores the last two
-
-
-class Request(NamedTuple):
-    """What to start: `argv[0]` is a path, all texts are in the file system's encoding."""
-
-    cwd: bytes
-    argv: list[bytes]
-    env: dict[bytes, bytes]
-    wishes: bytes = b""  # of LOWER_PRIORITY, NO_NETWORK, LIMITED: not without the group, TRIAL: only see if it mounts
-    group: bytes = b""  # control group to run in, if there is one
-    overlay: tuple[bytes, ...] = ()  # what to mount first, see overlay.py
-
-    @classmethod
-    def of(
-        cls,
-        argv: Sequence[str],
-        cwd: str,
-        env: Mapping[str, str],
-        wishes: bytes = b"",
-        group: str = "",
-        overlay: Sequence[str] = (),
-    ) -> Request:
-        """Return the request for texts; raises ValueError for one with a NUL, which no system call can pass on."""
-        if any("\0" in text for text in (cwd, *argv, *env, *env.values())):
-            raise ValueError("embedded null byte")
-        encode = os.fsencode
-        variables = {encode(key): encode(value) for key, value in env.items()}
-        mounted = tuple(map(encode, overlay))
-        return cls(encode(cwd), [encode(part) for part in argv], variables, wishes, encode(group), mounted)
-
-    def encode(self) -> bytes:
-        variables = [key + b"=" + value for key, value in self.env.items()]
-        counts = [str(len(texts)).encode() for texts in (self.overlay, self.argv)]
-        body = b"\0".join([self.wishes, self.group, self.cwd, *counts, *self.overlay, *self.argv, *variables])
-        return len(body).to_bytes(_HEADER_BYTES) + body
-
-    @classmethod
-    def decode(cls, body: bytes) -> Request:
-        wishes, group, cwd, mounted, count, *rest = body.split(b"\0")
-        overlay, rest = tuple(rest[: int(mounted)]), rest[int(mounted) :]
-        variables = (text.partition(b"=") for text in rest[int(count) :])
-        return cls(cwd, rest[: int(count)], {key: value for key, _, value in variables}, wishes, group, overlay)
 
 
 def main(control: int, owner: int) -> None:
@@ -112,13 +68,13 @@ def _wake(_number: int, _frame: object) -> None:
 def _receive(control: int) -> tuple[Request | None, bytes]:
     """Return the request, None when the owner went away instead, and what orders came with it already."""
     data = bytearray()
-    while len(data) < _HEADER_BYTES or len(data) < _HEADER_BYTES + int.from_bytes(data[:_HEADER_BYTES]):
+    while len(data) < HEADER_BYTES or len(data) < HEADER_BYTES + int.from_bytes(data[:HEADER_BYTES]):
         received = _read(control, 1 << 16)
         if not received:
             return None, b""
         data += received
-    end = _HEADER_BYTES + int.from_bytes(data[:_HEADER_BYTES])
-    return Request.decode(bytes(data[_HEADER_BYTES:end])), bytes(data[end:])
+    end = HEADER_BYTES + int.from_bytes(data[:HEADER_BYTES])
+    return Request.decode(bytes(data[HEADER_BYTES:end])), bytes(data[end:])
 
 
 def _read(control: int, limit_bytes: int) -> bytes:
@@ -254,8 +210,8 @@ def _answer(control: int, line: str) -> None:
         os.write(control, line.replace("\n", " ").encode(errors="backslashreplace") + b"\n")
 
 
-def _become(request: Request, launcher: int, tell: int) -> NoReturn:
-    """Turn this forked child into the command; writes the reason to `tell` when that fails."""
+def _become(request: Request, launcher: int, tell: int) -> None:
+    """Turn this forked child into the command, for good; writes the reason to `tell` when that fails."""
     try:
         if request.group:
             _enter(request, tell)  # before what changes our rights
@@ -295,6 +251,7 @@ def _enter(request: Request, tell: int) -> None:
             _refuse(tell, f"The command cannot be limited here: {error.strerror}")
 
 
-def _refuse(tell: int, problem: str) -> NoReturn:
+def _refuse(tell: int, problem: str) -> None:
+    """Say why the command does not run, and end here."""
     os.write(tell, f"refused {problem}".encode(errors="backslashreplace"))
     os._exit(127)

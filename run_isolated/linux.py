@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import NamedTuple, NoReturn
 
 CLONE_NEWNS, CLONE_NEWUSER, _CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 0x4000, 0x40000
@@ -27,13 +26,13 @@ _PROC = "/proc"
 O_PATH = getattr(os, "O_PATH", os.O_RDONLY)  # a handle that needs no rights to what it names
 
 
-class Process(NamedTuple):
+class Process:
     """One process as `/proc/<pid>/stat` has it."""
 
-    pid: int
-    parent: int
-    group: int
-    state: bytes
+    __slots__ = ("group", "parent", "pid", "state")
+
+    def __init__(self, pid: int, parent: int, group: int, state: bytes) -> None:
+        self.pid, self.parent, self.group, self.state = pid, parent, group, state
 
     @property
     def alive(self) -> bool:
@@ -95,7 +94,7 @@ def unshare(namespaces: int) -> None:
 
     library = ctypes.CDLL(None, use_errno=True)
     if library.unshare(namespaces):
-        _raise(ctypes.get_errno())
+        raise _error(ctypes.get_errno())
 
 
 def map_ids(process: int | str, users: str, groups: str, *, set_groups: bool) -> None:
@@ -113,11 +112,11 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
     library = ctypes.CDLL(None, use_errno=True)
     texts = [os.fsencode(text) for text in (source, target, kind)]
     if library.mount(*texts, ctypes.c_ulong(flags), os.fsencode(options)):
-        _raise(ctypes.get_errno())
+        raise _error(ctypes.get_errno())
 
 
-def _raise(number: int) -> NoReturn:
-    raise OSError(number, os.strerror(number))
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 def _raise_loopback() -> None:

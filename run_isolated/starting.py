@@ -18,7 +18,8 @@ from typing import Self
 
 from run_isolated.command import Command
 from run_isolated.command_group import CommandGroup
-from run_isolated.launcher import COMMAND_LINE, LIMITED, LOWER_PRIORITY, NO_NETWORK, TRIAL, Request
+from run_isolated.launcher import COMMAND_LINE
+from run_isolated.request import LIMITED, LOWER_PRIORITY, NO_NETWORK, TRIAL, Request
 
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
 _LINE_BYTES = 4096  # read at a time of an answer, which is one line
@@ -54,6 +55,14 @@ class LauncherProcess:
                 ours.close()
                 raise
         return cls(process, ours)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See it end, if nobody did: without a request, which would need more than patience (see process.py)."""
+        self.control.close()
+        self.process.wait()
 
     def send(self, request: bytes) -> None:
         """Let it start a command; that it cannot, because somebody killed it, is seen when it does not answer."""

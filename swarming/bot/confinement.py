@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from run_isolated import cgroups, linux
 from run_isolated.cgroups import NO_LIMITS, Limits
+from run_isolated.group import Group
 
 _CONTROLLERS = {"memory_bytes": "memory", "processes": "pids", "cpu_cores": "cpu"}
 
@@ -54,7 +55,7 @@ class Confinement:
 
     def _is_ours(self) -> bool:
         """Whether this group was made for the bot: by a service manager, who delegates it."""
-        members = cgroups.Group(self._parent).processes()
+        members = Group(self._parent).processes()
         family = linux.descendants(linux.processes(), os.getpid())
         return is_only_of(members, {os.getpid(), *(process.pid for process in family)})
 

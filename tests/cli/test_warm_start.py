@@ -43,28 +43,34 @@ MOST_MODULES_OF_OURS = 74
 SPY = """
 import json, os, sys
 from isolate.entry import run_isolated
+from run_isolated.starting import LauncherProcess
 
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name == "run_isolated.attempt":
-            sys.meta_path.remove(self)
-            from run_isolated.starting import LauncherProcess
-            start, send, seen = LauncherProcess.start.__func__, LauncherProcess.send, {}
+start, send, seen = LauncherProcess.start.__func__, LauncherProcess.send, {}
 
-            def spied_start(kind, stdout):
-                seen["start"] = sorted(sys.modules)
-                return start(kind, stdout)
+def spied_start(kind, stdout):
+    seen["start"] = sorted(sys.modules)
+    return start(kind, stdout)
 
-            def spied_send(self, request):
-                seen["send"] = sorted(sys.modules)
-                with open(os.environ["TOLD"], "w") as told:
-                    json.dump(seen, told)
-                send(self, request)
+def spied_send(self, request):
+    seen["send"] = sorted(sys.modules)
+    with open(os.environ["TOLD"], "w") as told:
+        json.dump(seen, told)
+    send(self, request)
 
-            LauncherProcess.start, LauncherProcess.send = classmethod(spied_start), spied_send
-
-sys.meta_path.insert(0, Finder())
+LauncherProcess.start, LauncherProcess.send = classmethod(spied_start), spied_send
 sys.exit(run_isolated())
+"""
+ENDED = """
+from run_isolated.cli import main
+
+status = main()
+with open(os.environ["TOLD"], "w") as told:
+    json.dump("started" if seen else "never", told)
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("no child is left")
+sys.exit(status)
 """
 INTERRUPTED = """
 import signal, sys
@@ -119,13 +125,20 @@ def test_nothing_that_waits_is_imported_before_the_command_is_sent(
     assert "Run " in (caches / "run_isolated.log").read_text()  # also a run that is logged needs no more
 
 
-def test_the_launcher_is_started_before_what_maps_a_tree_is_imported(
-    server: ServerProcess, tree: str, caches: Path
-) -> None:
+def test_the_launcher_is_started_before_the_rest_is_imported(server: ServerProcess, tree: str, caches: Path) -> None:
     assert run(SPY, server, caches, "-s", tree, "--raw-cmd", "--", "true").returncode == 0
     seen = json.loads((caches / "told").read_text())
-    assert {"run_isolated.inputs", "isolate.cas.cache", "sqlite3"}.isdisjoint(seen["start"])
-    assert {"run_isolated.inputs", "isolate.cas.cache", "sqlite3"} <= set(seen["send"])
+    later = {"isolate.cas.cache", "run_isolated.arguments", "run_isolated.attempt", "run_isolated.inputs", "sqlite3"}
+    assert later.isdisjoint(seen["start"])
+    assert later <= set(seen["send"])
+
+
+def test_a_launcher_of_a_run_that_does_not_come_to_be_is_gone(server: ServerProcess, caches: Path) -> None:
+    script = SPY.replace("sys.exit(run_isolated())", ENDED)
+    done = run(script, server, caches, "--no-log", "--env", "nonsense", "true")
+    assert (done.returncode, done.stdout) == (2, "no child is left\n")
+    assert done.stderr == "run_isolated: error: --env 'nonsense' is not KEY=VALUE\n"
+    assert json.loads((caches / "told").read_text()) == "started"
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from run_isolated import cgroups
-from run_isolated.cgroups import Group, Limits, controllers, delegate, group_of, make, own_group
+from run_isolated.cgroups import Limits, controllers, delegate, group_of, make, own_group
+from run_isolated.group import Group, write
 
 PLAIN = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
 HYBRID = (
@@ -95,7 +95,7 @@ def group() -> Iterator[Group]:
 
 # Enters the group, then forks on and on, each time in a session of its own.
 HOPS = (
-    "import os, sys; from run_isolated.cgroups import Group; Group(sys.argv[1]).enter()\n"
+    "import os, sys; from run_isolated.group import Group; Group(sys.argv[1]).enter()\n"
     "os.mkdir(sys.argv[1] + '/inner'); print(os.getpid(), flush=True)\n"
     "if os.fork() == 0:\n"
     "    Group(sys.argv[1] + '/inner').enter()\n"
@@ -113,8 +113,9 @@ def test_real_group_ends_all_of_it_at_once(group: Group, kernel: str, monkeypatc
         assert int(child.stdout.readline()) in group.processes()
         assert not group.remove()
         if kernel != "new":
-            write = cgroups._write
-            monkeypatch.setattr(cgroups, "_write", lambda *to: write(to[0], to[1].replace("kill", "absent"), to[2]))
+            monkeypatch.setattr(
+                "run_isolated.group.write", lambda *to: write(to[0], to[1].replace("kill", "absent"), to[2])
+            )
         assert group.end(20.0)
         assert child.stdout.read() == ""  # ends when nobody holds it any more
         assert child.wait() == -9
