@@ -157,7 +157,7 @@ ROWS = (
             Goal(text="start ≤ 1 s", limit=1.0, figure="start_s", against=None),
             Goal(text="missing of 100,000 ≤ 1 s", limit=1.0, figure="missing_s", against=None),
         ),
-        lambda size, _files: 5 + 12e-6 * size.index_blobs,
+        lambda size, _files: 5 + 4e-6 * size.index_blobs,
         On.OWN,
     ),
     Row(

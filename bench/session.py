@@ -111,9 +111,8 @@ class Record:
 
     def add(self, found: Measured) -> None:
         """Take in a row, and write the file anew."""
-        order = [(row.number, row.title) for row in ROWS]
         self.rows.append(found)
-        self.rows.sort(key=lambda one: order.index(key) if (key := (one.number, one.title)) in order else len(order))
+        self.rows.sort(key=lambda one: (int(one.number.rstrip("b")), one.number))  # 4, 4b, 5, …, 10
         if self.file is None:
             return
         content = {"machine": self.machine, "size": asdict(self.size), "sittings": self.sittings,
