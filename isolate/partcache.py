@@ -89,6 +89,7 @@ class PartCache:
         self._found: list[Found] = []
         self._digests: list[bytes] = []
         self._unsettled = 0
+        self._proofs: dict[str, tuple[int, bytes]] = {}  # by the path of the first entry, until they are a part
 
     def __enter__(self) -> Self:
         return self
@@ -122,7 +123,12 @@ class PartCache:
 
     def blobs(self, part: Part, entries: Sequence[Found]) -> list[Blob | None] | None:
         """Return the blob of each of `entries`, None unless `part` is what they became before."""
-        if len(entries) != part.entries or part.newest_ns >= self._now_ns or proof_of(entries) != part.proof:
+        if len(entries) != part.entries or part.newest_ns >= self._now_ns:
+            return None
+        proof = proof_of(entries)
+        if proof != part.proof:
+            # Most often it is files of the part that changed, and the same entries become one again.
+            self._proofs[entries[0].path] = len(entries), proof
             return None
         width = self._digest_bytes
         digests = [part.digests[at : at + width] for at in range(0, len(part.digests), width)]
@@ -154,10 +160,14 @@ class PartCache:
         found, self._found = self._found[:entries], self._found[entries:]
         digests, self._digests = self._digests[:entries], self._digests[entries:]
         settled, self._unsettled = not self._unsettled, max(0, self._unsettled - entries)
-        if self._is_off or not settled:
+        if self._is_off:
+            return
+        proven, proof = self._proofs.pop(found[0].path, (0, b""))
+        if not settled:
             return
         newest_ns = max([entry.stamp[2] for entry in found if entry.stamp is not None], default=0)
-        part = Part(0, found[0].path, proof_of(found), entries, newest_ns, manifest, b"".join(digests))
+        proof = proof if proven == entries else proof_of(found)
+        part = Part(0, found[0].path, proof, entries, newest_ns, manifest, b"".join(digests))
         try:
             if self._file is None:
                 self._begin()

@@ -162,6 +162,17 @@ def test_a_run_that_failed_leaves_what_was_known(tmp_path: Path) -> None:
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [before]
 
 
+def test_entries_that_were_looked_at_become_a_part_whatever_their_number(tmp_path: Path) -> None:
+    changed = [*PART[:3], file("d")._replace(st_mode=0o100755)]
+    for entries in (changed, [*changed, file("e")]):
+        remembered(tmp_path)
+        with opened(tmp_path) as cache:
+            assert found(cache, changed) is None
+            remember(cache, entries)
+        with opened(tmp_path) as cache:
+            assert found(cache, entries) is not None
+
+
 def test_what_is_not_trusted_is_replaced(tmp_path: Path) -> None:
     remembered(tmp_path)
     with PartCache(tmp_path, "/tree", BLAKE3, CLOCK, TallyMonitor(), trusted=False) as cache:
