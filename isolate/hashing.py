@@ -23,6 +23,7 @@ SMALL_BYTES = 4 << 20  # read whole; larger ones as a stream, and uploaded as ch
 # Contents that were hashed wait this long for their upload. Measured: opening, reading and hashing 110,000 files again
 # is a seventh of all an archive costs.
 KEPT_BYTES = 18 << 20
+KEPT_EACH_BYTES = 700  # of a content, beside the content: its path, stamp and digest
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -140,14 +141,19 @@ class FileReader:
             length += got
         return Blob(hasher.digest(), length), b""
 
+    @property
+    def kept(self) -> int:
+        """How many contents wait for their upload."""
+        return len(self._kept)
+
     def _keep(self, path: str, blob: Blob, stamp: Stamp, content: bytes) -> None:
         with self._keeping:
             if blob.digest in self._kept:
                 return  # the first file of a content is the one that will be asked for
             self._kept[blob.digest] = path, stamp, content
-            self._kept_bytes += blob.size
+            self._kept_bytes += blob.size + KEPT_EACH_BYTES
             while self._kept_bytes > KEPT_BYTES:
-                self._kept_bytes -= len(self._kept.pop(next(iter(self._kept)))[2])
+                self._kept_bytes -= len(self._kept.pop(next(iter(self._kept)))[2]) + KEPT_EACH_BYTES
 
     def _take(self, path: str, blob: Blob) -> bytes | None:
         """Return the content that was kept, None when it has to be read; raises FileChanged."""
@@ -155,7 +161,7 @@ class FileReader:
             if blob.digest not in self._kept or self._kept[blob.digest][0] != path:
                 return None
             _, stamp, content = self._kept.pop(blob.digest)
-            self._kept_bytes -= blob.size
+            self._kept_bytes -= blob.size + KEPT_EACH_BYTES
         try:
             now = stamp_of(os.lstat(path))
         except OSError as error:
