@@ -23,7 +23,7 @@ from isolate.monitor import Monitor
 from isolate.scan import Stamp
 from isolate.upload import Uploader, Wanted
 
-UPLOADING = 2  # jobs of one process: one waits for the server to acknowledge while the next is compressed
+UPLOADING = 4  # jobs of one process: some wait for the server to acknowledge while the next is compressed
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ READ_BYTES = 8 << 20  # BLAKE3 needs pieces of this size to keep every core busy
 SMALL_BYTES = 4 << 20  # read whole; larger ones as a stream, and uploaded as chunks
 # Contents that were hashed wait this long for their upload. Measured: opening, reading and hashing 110,000 files again
 # is a seventh of all an archive costs.
-KEPT_BYTES = 18 << 20
+KEPT_BYTES = 12 << 20
 KEPT_EACH_BYTES = 700  # of a content, beside the content: its path, stamp and digest
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK

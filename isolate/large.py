@@ -92,8 +92,8 @@ class LargeFile:
             self._is_writing = True
             self._writes.append(tasks.create_task(self._store.write(self._blocks())))
         packing = [tasks.create_task(self._threads.run(self._pack, blob, fresh[blob])) for blob in missing]
-        for block in packing:
-            await self._ready.put(await block)
+        while packing:
+            await self._ready.put(await packing.pop(0))
 
     async def _end_write(self) -> None:
         if self._is_writing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -281,3 +282,20 @@ async def test_a_cancelled_upload_closes_the_file(tmp_path: Path) -> None:
             break
         await asyncio.to_thread(os.sched_yield)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_large_file_among_small_ones_is_remembered(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    for name, plain in {"a": b"1", "b": PLAIN[: 9 << 20], "c": b"2", "d": PLAIN, "e": b"3"}.items():
+        (root / name).write_bytes(plain)
+        os.utime(root / name, (1, 1))
+    clock = ManualClock(time.time() + 60)  # what was written long ago is remembered
+    options = ArchiveOptions(workers=0, stat_cache=tmp_path / "cache", clock=clock)
+    store = Noting()
+    first = await archive_tree(root, store, options, NullMonitor())
+    monitor = TallyMonitor()
+    again = await archive_tree(root, store, options, monitor)
+    assert again.root == first.root
+    assert monitor.counters["cached_files"] == 5
+    assert monitor.counters["hashed_bytes"] == 0
