@@ -1,7 +1,7 @@
 """The links of a tree, made by several processes at once.
 
-Threads would not do: of the 10 us that a link takes, Python needs a part that only one of them can have at a time, and
-handing that on costs as much again. Knows no cache and no plan. The invariants: each link is made by exactly one
+Threads would not do: a link takes 10 us, and to wake a thread that waits for the interpreter's lock after each of them
+costs as much again. Knows no cache and no plan. The invariants: each link is made by exactly one
 process; when `Linkers.make` returns or the context is left, nobody makes links any more; what another process could not
 link, for whatever reason, is tried again here, where the reason is dealt with.
 """
