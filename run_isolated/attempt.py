@@ -27,7 +27,7 @@ from run_isolated.result import RunResult, Stats, Stopped
 from run_isolated.spec import RunSpec
 from run_isolated.starting import LauncherProcess, request_of
 from run_isolated.telling import Teller
-from run_isolated.ways import OVERLAY
+from run_isolated.ways import OVERLAY, SHARING
 from run_isolated.workdir import WorkDir
 
 if TYPE_CHECKING:  # what concerns trees is imported when there is one: a plain command does not pay for it
@@ -97,7 +97,7 @@ class Attempt:
         work = self._work = WorkDir.make(spec.root_dir, keep=spec.leak_temp_dir)
         self.undo.callback(self._exposure.end)  # when the doubts that it leaves are noted
         self.undo.callback(self._let_go)
-        self.undo.callback(work.close)
+        self.undo.callback(self._leave)
         self.undo.callback(self._put_back)
         if spec.named_caches:
             from run_isolated.installed import with_room
@@ -118,7 +118,7 @@ class Attempt:
         from run_isolated.mapper import How
 
         finding = partial(Inputs.found, spec.namespace, root, self.work.run, spec.content_cache_dir, spec.cache_policy)
-        inputs = finding(self.clock, self.monitor, How(spec.mapping), keep=not spec.leak_temp_dir)
+        inputs = finding(self.clock, self.monitor, How(spec.mapping), keep=not spec.leak_temp_dir, check=self.check)
         if inputs is not None:
             self.take(inputs)
         self.check()
@@ -184,6 +184,18 @@ class Attempt:
         finally:
             if self.inputs is not None:
                 self.inputs.put_away()
+
+    def _leave(self) -> None:
+        """Delete the work directory; who is in a hurry leaves a tree that no command had to the next run.
+
+        That is links, whose deletion frees no space and may take longer than a service that is stopped may.
+        """
+        untouched = not self.is_asked and self.installed is None and not self.work.is_kept
+        if untouched and self._is_stopped() and self.spec.mapping in SHARING:
+            from run_isolated.reuse import retire
+
+            retire(self.spec.content_cache_dir, self.work.trees())
+        self.work.close()
 
     def _let_go(self) -> None:
         """Let others have the cache, now that the work directory is gone; who is in a hurry leaves it as full as it is.

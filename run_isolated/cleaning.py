@@ -6,7 +6,6 @@ each run settles what dead ones left.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from isolate.clock import Clock
 from isolate.monitor import Monitor
 from run_isolated.command_group import end_leftovers
 from run_isolated.spec import RunSpec
+from run_isolated.stopping import Check, go_on
 from run_isolated.workdir import is_kept, sweep
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def settled(work_dir: Path, parent: str | None, clock: Clock, monitor: Monitor) 
     return ended
 
 
-def swept(spec: RunSpec, clock: Clock, monitor: Monitor, check: Callable[[], None] = lambda: None) -> None:
+def swept(spec: RunSpec, clock: Clock, monitor: Monitor, check: Check = go_on) -> None:
     """Settle what dead runs left where this one has its work directory, and delete what was not to be kept.
 
     That may take minutes: `check` may raise to leave the rest to the next run.

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from isolate.errors import InternalFailure
 from run_isolated import linux
+from run_isolated.stopping import Check, go_on
 
 OWNER = "owner"  # the file that says whose a work directory is; it goes last, so that the next run takes up the rest
 
@@ -28,11 +29,7 @@ class _Stuck(Exception):
     """Something cannot be deleted, and trying again would not help."""
 
 
-def _go_on() -> None:
-    """Let a deletion go on to its end."""
-
-
-def delete_tree(path: Path, check: Callable[[], None] = _go_on) -> None:
+def delete_tree(path: Path, check: Check = go_on) -> None:
     """Delete the directory `path` and all below it, whatever the modes and however deep; raises InternalFailure.
 
     What a command put in its place, a link or a file, goes as what it is. `check` is called before each deletion and
@@ -81,7 +78,7 @@ def delete_all_but(path: Path, spared: Collection[Path]) -> None:
 class _Deletion:
     """One directory on its way out. A directory in a directory is moved up beside it before it is emptied."""
 
-    def __init__(self, top: int, check: Callable[[], None]) -> None:
+    def __init__(self, top: int, check: Check) -> None:
         self._top, self._mount, self._check = top, linux.mount_of(top), check
         self._numbers = itertools.count()
         self._prefix = os.urandom(8).hex()  # so that no name that a command chose is in the way

@@ -19,6 +19,7 @@ from run_isolated.inputs import Inputs, mapped, trees_of
 from run_isolated.mapper import How
 from run_isolated.mapping import map_fetched
 from run_isolated.reuse import Trees
+from run_isolated.stopping import Check, go_on
 from run_isolated.waiting import in_thread
 
 
@@ -34,19 +35,20 @@ async def load(
     *,
     verify: bool = False,
     keep: bool = True,
+    check: Check = go_on,
 ) -> Inputs:
     """Map the tree whose hash is `root` at `destination`, which is empty, fetched if need be; raises IsolateError.
 
     With `verify`, what the cache has is hashed first, and no kept tree is used. Else as `Inputs.found`.
+    `check` may raise to stop what goes on in threads; what waits for a store is to be cancelled.
     """
     inputs = None
     if not verify:
         finding = partial(Inputs.found, store.namespace, root, destination, cache_dir, policy, clock, monitor, how)
-        inputs = await in_thread(partial(finding, keep=keep))
+        inputs = await in_thread(partial(finding, keep=keep, check=check))
     if inputs is None:
-        inputs = await fetched(
-            store, root, destination, cache_dir, policy, clock, monitor, how, verify=verify, keep=keep
-        )
+        into = partial(fetched, store, root, destination, cache_dir, policy, clock, monitor, how)
+        inputs = await into(verify=verify, keep=keep, check=check)
     return inputs
 
 
@@ -62,6 +64,7 @@ async def fetched(
     *,
     verify: bool = False,
     keep: bool = True,
+    check: Check = go_on,
 ) -> Inputs:
     """Do as `load` does for a tree that was looked for in the cache before."""
     started_s = clock.monotonic()
@@ -70,10 +73,10 @@ async def fetched(
         trees = trees_of(cache, how, monitor, keep=keep)
         before = await in_thread(cache.usage)
         tree = await _tree(store, cache, root, trees, monitor, verify=verify)
-        ready = await in_thread(partial(mapped, cache, trees, tree, destination, how, monitor))
+        ready = await in_thread(partial(mapped, cache, trees, tree, destination, how, monitor, check))
         if ready is None:
             tree = await _tree(store, cache, root, trees, monitor, verify=verify)
-            ready = await in_thread(partial(map_fetched, cache, None, tree, destination, how, monitor))
+            ready = await in_thread(partial(map_fetched, cache, None, tree, destination, how, monitor, check))
     except BaseException:
         await in_thread(cache.close)
         raise

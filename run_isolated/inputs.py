@@ -25,6 +25,7 @@ from run_isolated.mapper import How
 from run_isolated.mapping import Ready, map_fetched
 from run_isolated.result import Transfer
 from run_isolated.reuse import Trees
+from run_isolated.stopping import Check, go_on
 
 
 class Inputs:
@@ -56,11 +57,12 @@ class Inputs:
         how: How = How.LINK,
         *,
         keep: bool = True,
+        check: Check = go_on,
     ) -> Self | None:
         """Map the tree whose hash is `root` at `destination`, which is empty, from what is in the cache.
 
         None when a store has to be asked. With `keep`, trees of earlier runs are used and this one is kept. When this
-        returns inputs, the command may start. Raises IsolateError.
+        returns inputs, the command may start. Raises IsolateError, and what `check` raises to stop.
         """
         started_s, digest = clock.monotonic(), namespace.algorithm.parse_hex(root.lower())
         cache = LocalCache.open(cache_dir, namespace, policy, clock, monitor)
@@ -70,9 +72,9 @@ class Inputs:
             if trees is not None and trees.has_any():
                 from run_isolated.remapping import reuse  # few machines with small trees have kept one
 
-                ready = reuse(cache, trees, digest, destination)
+                ready = reuse(cache, trees, digest, destination, check)
             if ready is None and (fetched := found(cache, digest, monitor)) is not None:
-                ready = mapped(cache, trees, fetched, destination, how, monitor)
+                ready = mapped(cache, trees, fetched, destination, how, monitor, check)
         except BaseException:
             cache.close()
             raise
@@ -124,14 +126,20 @@ def trees_of(cache: LocalCache, how: How, monitor: Monitor, *, keep: bool) -> Tr
 
 
 def mapped(
-    cache: LocalCache, trees: Trees | None, fetched: Fetched, destination: Path, how: How, monitor: Monitor
+    cache: LocalCache,
+    trees: Trees | None,
+    fetched: Fetched,
+    destination: Path,
+    how: How,
+    monitor: Monitor,
+    check: Check,
 ) -> Ready | None:
     """Map the tree; None, with nothing left of it, when a file was found wrong meanwhile and has to be fetched again.
 
     The directory itself stays: somebody knows its inode.
     """
     with suppress(BlobsMissing, BlobCorrupt):
-        ready = map_fetched(cache, trees, fetched, destination, how, monitor)
+        ready = map_fetched(cache, trees, fetched, destination, how, monitor, check)
         if not cache.poisoned_since(fetched.pin):
             return ready
     fetched.pin.release()

@@ -27,6 +27,7 @@ from run_isolated.remapping import TOUCH_S, sources_of, unchanged_files
 from run_isolated.renewal import NotReusable, renew
 from run_isolated.reuse import Trees
 from run_isolated.sealing import sealed, unsealed
+from run_isolated.stopping import Check, checked, go_on
 
 _PROVEN = "proven"
 
@@ -50,12 +51,14 @@ class Lower:
     cache: LocalCache
     trees: Trees
 
-    def is_good(self) -> bool:
+    def is_good(self, check: Check = go_on) -> bool:
         """Whether it holds what it should, and nothing else: known, or compared now."""
         number = Exposure(self.cache.root).number()
         proven = unsealed(self.kept.path / _PROVEN, Proven)
         if proven is None or not number or proven.number != number:
-            proven = self._compared(self.kept.about.proven_ns if proven is None else proven.since_ns, number or b"")
+            proven = self._compared(
+                self.kept.about.proven_ns if proven is None else proven.since_ns, number or b"", check
+            )
         if proven is not None and self.cache.clock.now() - proven.touched_s >= TOUCH_S:
             with suppress(InvalidRecord):  # it was retired just now; the next run tells
                 for packed in self.shared.facts:
@@ -63,18 +66,19 @@ class Lower:
             proven = self._noted(proven.since_ns, proven.number)
         return proven is not None
 
-    def _compared(self, since_ns: int, number: bytes) -> Proven | None:
+    def _compared(self, since_ns: int, number: bytes, check: Check) -> Proven | None:
         """Compare it; files that are new since `since_ns` are hashed. None when it is not what it should be."""
         # Where surplus would go, and our own names are: there are none, since nothing is corrected.
         aside, facts = Path(self.cache.temporary()), self.trees.facts
         with suppress(NotReusable, InvalidRecord, ValueError), self.cache.pin() as pin:
             marker_ns = new_marker_ns(self.cache)
             # What has other names than those below `trees/` is replaced in the cache, and so is a tree that has it.
-            linked = unchanged_files(self.cache, pin, self.shared, facts, aside)
+            linked = unchanged_files(self.cache, pin, self.shared, facts, aside, check)
             if not marker_ns or linked is None:
                 return None
-            with sources_of(self.cache) as found:
-                renew(self.kept.tree, self.kept.folders(), facts, found, since_ns, aside, limit=0)
+            with sources_of(self.cache, check) as found:
+                wanted = checked(self.kept.folders(), check)
+                renew(self.kept.tree, wanted, facts, found, since_ns, aside, limit=0)
             is_doubtful = any(self.cache.in_doubt(variants) for variants in linked)
             return self._noted(marker_ns, b"" if is_doubtful else number)
         return None
@@ -100,14 +104,14 @@ class Lower:
             self.release()
 
 
-def hold(cache: LocalCache, trees: Trees, root: bytes) -> Lower | None:
+def hold(cache: LocalCache, trees: Trees, root: bytes, check: Check = go_on) -> Lower | None:
     """Return a good tree of the manifest `root`; None when there is none."""
     for kept in trees.same(root):
         lower = _held(cache, trees, kept)
         if lower is None:
             continue
         try:
-            if lower.is_good():
+            if lower.is_good(check):
                 os.utime(kept.path, (cache.clock.now(),) * 2)
                 return lower
         except BaseException:

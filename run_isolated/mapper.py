@@ -27,6 +27,7 @@ from run_isolated import linux
 from run_isolated.linked import Linked, Variant
 from run_isolated.linking import Linkers
 from run_isolated.plans import Plan
+from run_isolated.stopping import Check, checked, go_on
 
 # Why a hard link is refused where a copy is possible: another device, too many links (65,000 on ext4), or a file system
 # or kernel setting that has none for us.
@@ -60,7 +61,9 @@ class Mapped:
     tars: int = 0
 
 
-def apply(plans: Iterable[Plan], cache: LocalCache, destination: Path, how: How = How.LINK) -> Mapped:
+def apply(
+    plans: Iterable[Plan], cache: LocalCache, destination: Path, how: How = How.LINK, check: Check = go_on
+) -> Mapped:
     """Make the tree at `destination`, which is empty or does not exist.
 
     Raises InvalidInput when it is neither, InvalidManifest for names this file system cannot hold side by side,
@@ -71,7 +74,7 @@ def apply(plans: Iterable[Plan], cache: LocalCache, destination: Path, how: How 
     try:
         _make_destination(destination)
         with directory(destination) as root, directory(cache.files_dir) as files, Linkers(files, root) as linkers:
-            maker = _Maker(root, files, how, linkers)
+            maker = _Maker(root, files, how, linkers, check)
             above, shares = len(str(cache.files_dir)) + 1, how.is_shared
             for run in plans:
                 shares = how.is_shared
@@ -133,9 +136,9 @@ class _Maker:
     All paths are relative to open directories: resolving long prefixes twice per link takes a third of the time.
     """
 
-    def __init__(self, root: int, files: int, how: How, linkers: Linkers) -> None:
+    def __init__(self, root: int, files: int, how: How, linkers: Linkers, check: Check) -> None:
         self._root, self._files = root, files  # descriptors of the destination, and of the cache's files
-        self._linkers = linkers
+        self._linkers, self._check = linkers, check
         self._may_link = self._copies_are_shared = how.is_shared  # a copy in place of a link has the link's mode
         self._may_clone = how is How.REFLINK
         self._may_copy = how is not How.ONLY_LINK
@@ -144,7 +147,7 @@ class _Maker:
 
     def make_directories(self, tree: Plan) -> None:
         """Make all directories and, since they need no content, the empty files."""
-        for path in tree.directories:
+        for path in checked(tree.directories, self._check):
             os.mkdir(path, dir_fd=self._root)
         for entry in tree.empty_files:
             os.close(os.open(entry.path, _CREATE, own_mode(entry), dir_fd=self._root))
@@ -154,6 +157,7 @@ class _Maker:
         copied: set[int] = set()
 
         def make_one(number: int) -> None:
+            self._check()
             entry, source = entries[number], sources[number]
             if not (self._may_link and self._link(source, entry.path)):
                 copied.add(number)

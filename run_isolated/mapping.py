@@ -24,6 +24,7 @@ from run_isolated.plans import Plan, Plans
 from run_isolated.proof import Proof
 from run_isolated.reuse import MIN_NAMES, VERSION, Trees, sketch_of
 from run_isolated.standing import Layout
+from run_isolated.stopping import Check, go_on
 
 if TYPE_CHECKING:  # what concerns kept trees is imported when there is one, or is to be
     from run_isolated.folders import Folder
@@ -78,15 +79,21 @@ class Ready:
 
 
 def map_fetched(
-    cache: LocalCache, trees: Trees | None, fetched: Fetched, destination: Path, how: How, monitor: Monitor
+    cache: LocalCache,
+    trees: Trees | None,
+    fetched: Fetched,
+    destination: Path,
+    how: How,
+    monitor: Monitor,
+    check: Check = go_on,
 ) -> Ready:
     """Map a tree that is in the cache at `destination`, an empty directory; raises what `apply` raises."""
     plans = Plans(fetched.tree)
     mapped = None
     if trees is not None and how.is_shared and trees.has_any():
-        mapped = _from_near(cache, trees, plans, destination)
+        mapped = _from_near(cache, trees, plans, destination, check)
     if mapped is None:
-        mapped = apply(plans, cache, destination, how)
+        mapped = apply(plans, cache, destination, how, check)
         if mapped.problem:
             monitor.problem(mapped.problem)
     return Ready(
@@ -102,13 +109,13 @@ def map_fetched(
     )
 
 
-def _from_near(cache: LocalCache, trees: Trees, plans: Plans, destination: Path) -> Mapped | None:
+def _from_near(cache: LocalCache, trees: Trees, plans: Plans, destination: Path, check: Check) -> Mapped | None:
     """Turn a kept tree that has much in common with a new one into it, at `destination`; None when there is none."""
     if sum(run.names for run in plans) < MIN_NAMES or any(run.tars for run in plans):
         return None
     from run_isolated.remapping import from_near
 
-    return from_near(cache, trees, plans, destination)
+    return from_near(cache, trees, plans, destination, check)
 
 
 def layout_of(root: Path, plans: Iterable[Plan]) -> Layout:

@@ -7,6 +7,7 @@ when `verify` returns, the tree is what was mounted.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,8 +25,9 @@ from run_isolated.command import Layers
 from run_isolated.deletion import delete_tree
 from run_isolated.fetching import load
 from run_isolated.lowers import Lower, hold
-from run_isolated.result import Transfer
+from run_isolated.result import Stopped, Transfer
 from run_isolated.reuse import Trees
+from run_isolated.stopping import Check, go_on
 from run_isolated.waiting import in_thread
 from run_isolated.workdir import WorkDir
 
@@ -65,6 +67,7 @@ class Overlaid:
         mounts: Mounts,
         *,
         verify: bool = False,
+        check: Check = go_on,
     ) -> Self:
         """Get the tree whose hash is `root` ready to be mounted in `work`; raises CannotOverlay, IsolateError.
 
@@ -79,10 +82,10 @@ class Overlaid:
                 raise CannotOverlay(problem)
             trees, digest = Trees(cache, monitor), store.namespace.algorithm.parse_hex(root.lower())
             came = None
-            lower = None if verify else await in_thread(partial(hold, cache, trees, digest))
+            lower = None if verify else await in_thread(partial(hold, cache, trees, digest, check))
             if lower is None:
-                came = await _make(store, root, trees, cache, monitor, verify=verify)
-                lower = await in_thread(partial(hold, cache, trees, digest))
+                came = await _make(store, root, trees, cache, monitor, verify=verify, check=check)
+                lower = await in_thread(partial(hold, cache, trees, digest, check))
             if lower is None:
                 raise CannotOverlay(_NOT_KEPT)
         except BaseException:
@@ -113,24 +116,32 @@ class Overlaid:
 
 
 async def _make(
-    store: BlobStore, root: str, trees: Trees, cache: LocalCache, monitor: Monitor, *, verify: bool
+    store: BlobStore, root: str, trees: Trees, cache: LocalCache, monitor: Monitor, *, verify: bool, check: Check
 ) -> Transfer:
-    """Fetch and map a tree where trees are kept, on the file system of the cache, and keep it if it can be kept."""
+    """Fetch and map a tree where trees are kept, on the file system of the cache, and keep it if it can be kept.
+
+    What was made of one that is wanted no more goes when trees are trimmed.
+    """
     staging = await in_thread(trees.staging)
-    place = staging / "ir"
+    place, is_left = staging / "ir", False
     lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH)
         place.mkdir(mode=_PRIVATE)
-        made = await load(store, root, place, cache.root, cache.policy, cache.clock, monitor, verify=verify)
+        loading = partial(load, store, root, place, cache.root, cache.policy, cache.clock, monitor)
+        made = await loading(verify=verify, check=check)
         try:
             await in_thread(partial(made.give, trees))
         finally:
             await in_thread(made.close)
         return made.transfer
+    except (asyncio.CancelledError, Stopped):
+        is_left = True
+        raise
     finally:
         os.close(lock)
-        await in_thread(partial(delete_tree, staging))
+        if not is_left:
+            await in_thread(partial(delete_tree, staging))
 
 
 def _trial(work: WorkDir, cache: LocalCache) -> list[str]:

@@ -6,6 +6,8 @@ get it is told why.
 
 from __future__ import annotations
 
+from functools import partial
+
 from isolate.cas.store import BlobStore
 from isolate.clock import Clock
 from isolate.monitor import Monitor
@@ -14,12 +16,20 @@ from run_isolated.inputs import Inputs
 from run_isolated.mapper import How
 from run_isolated.overlaid import CannotOverlay, Mounts, Overlaid
 from run_isolated.spec import RunSpec
+from run_isolated.stopping import Check, go_on
 from run_isolated.ways import OVERLAY
 from run_isolated.workdir import WorkDir
 
 
 async def placed(
-    root: str, spec: RunSpec, store: BlobStore, work: WorkDir, mounts: Mounts, clock: Clock, monitor: Monitor
+    root: str,
+    spec: RunSpec,
+    store: BlobStore,
+    work: WorkDir,
+    mounts: Mounts,
+    clock: Clock,
+    monitor: Monitor,
+    check: Check = go_on,
 ) -> tuple[Inputs | Overlaid, str]:
     """Fetch the tree whose hash is `root` for a run in `work`; raises IsolateError.
 
@@ -31,15 +41,16 @@ async def placed(
     if how == OVERLAY:
         try:
             _check(spec)
-            overlaid = await Overlaid.load(store, root, work, cache_dir, policy, clock, monitor, mounts, verify=verify)
+            loading = partial(Overlaid.load, store, root, work, cache_dir, policy, clock, monitor, mounts)
+            overlaid = await loading(verify=verify, check=check)
         except CannotOverlay as reason:
             how, became, get = How.LINK.value, f"{How.LINK.value}: {reason}", load
             monitor.problem(f"No overlay for this run, files are linked or copied: {reason}")
         else:
             return overlaid, OVERLAY
     keep = not spec.leak_temp_dir
-    inputs = await get(store, root, work.run, cache_dir, policy, clock, monitor, How(how), verify=verify, keep=keep)
-    return inputs, became
+    getting = partial(get, store, root, work.run, cache_dir, policy, clock, monitor, How(how))
+    return await getting(verify=verify, keep=keep, check=check), became
 
 
 def _check(spec: RunSpec) -> None:

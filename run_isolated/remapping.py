@@ -26,11 +26,12 @@ from run_isolated.proof import Proof
 from run_isolated.renewal import NotReusable, Sources
 from run_isolated.reuse import Trees
 from run_isolated.standing import Layout
+from run_isolated.stopping import Check, checked, go_on
 
 TOUCH_S = 600  # the files of a tree that is used again and again are noted as used no more often
 
 
-def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path) -> Ready | None:
+def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path, check: Check = go_on) -> Ready | None:
     """Put a kept tree of the manifest `root` at `destination`, an empty directory, without asking any store.
 
     None when there is none, or when a file that it shares is not in the cache any more as it was.
@@ -41,12 +42,12 @@ def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path) -> Re
     if taken is None or shared is None:
         return None
     pin = cache.pin([root])
-    linked = unchanged_files(cache, pin, shared, trees.facts, beside)
+    linked = unchanged_files(cache, pin, shared, trees.facts, beside, check)
     if linked is not None:
         directories = Spool(cache.temporary)
-        wanted = _noting(taken.folders(), directories)
+        wanted = _noting(checked(taken.folders(), check), directories)
         aside = destination.parent / "same-aside"
-        with sources_of(cache) as sources:
+        with sources_of(cache, check) as sources:
             if trees.renewed(taken, wanted, taken.about.names, sources, aside, destination):
                 about = taken.about
                 return Ready(
@@ -67,10 +68,12 @@ def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path) -> Re
     return None
 
 
-def unchanged_files(cache: LocalCache, pin: Pin, shared: Shared, facts: Facts, place: Path) -> Linked | None:
+def unchanged_files(
+    cache: LocalCache, pin: Pin, shared: Shared, facts: Facts, place: Path, check: Check = go_on
+) -> Linked | None:
     """Pin the files of the cache that a kept tree in `place` shares and return them; None when one is another one."""
     linked = Linked(cache.namespace.algorithm, cache.temporary)
-    for packed in shared.facts:
+    for packed in checked(shared.facts, check):
         known = facts.known(packed)
         pin.extend(blob.digest for blob, _ in known)
         cache.settle(known, place)
@@ -80,7 +83,7 @@ def unchanged_files(cache: LocalCache, pin: Pin, shared: Shared, facts: Facts, p
     return linked
 
 
-def from_near(cache: LocalCache, trees: Trees, plans: Plans, destination: Path) -> Mapped | None:
+def from_near(cache: LocalCache, trees: Trees, plans: Plans, destination: Path, check: Check) -> Mapped | None:
     """Turn a kept tree that has much in common with a new one into it, at `destination`; None when there is none."""
     names = sum(run.names for run in plans)
     beside = destination.parent / "near"
@@ -90,8 +93,8 @@ def from_near(cache: LocalCache, trees: Trees, plans: Plans, destination: Path) 
     linked = Linked(cache.namespace.algorithm, cache.temporary)
     wanted = folders_of(_known(cache, plans, linked, beside), trees.facts, cache.temporary)
     aside = destination.parent / "near-aside"
-    with sources_of(cache) as sources:
-        if not trees.renewed(taken, wanted, names, sources, aside, destination):
+    with sources_of(cache, check) as sources:
+        if not trees.renewed(taken, checked(wanted, check), names, sources, aside, destination):
             return None
     return Mapped(linked, names=names)
 
@@ -128,13 +131,19 @@ def _layout_of_list(root: Path, directories: Iterable[bytes], taken: Taken, fact
 
 
 @contextmanager
-def sources_of(cache: LocalCache) -> Iterator[Sources]:
+def sources_of(cache: LocalCache, check: Check = go_on) -> Iterator[Sources]:
+    """Give the cache as a renewal sees it; each file that is hashed is checked for being wanted."""
     above = len(str(cache.files_dir)) + 1
+
+    def is_right(variant: Variant) -> bool:
+        check()
+        return bool(cache.recheck([variant]))
+
     with directory(cache.files_dir) as files:
         yield Sources(
             files=files,
             path_of=lambda variant: cache.files_of([variant])[0][above:],
-            is_right=lambda variant: bool(cache.recheck([variant])),
+            is_right=is_right,
         )
 
 

@@ -49,7 +49,7 @@ VERSION = 2
 
 _NAME = re.compile(r"[0-9a-f]{40,128}-[0-9a-f]{12}")
 _PRIVATE = 0o700
-_GONE, _COMING, _LOCK = "gone-", "coming-", "lock"
+_TREES, _GONE, _COMING, _LOCK = "trees", "gone-", "coming-", "lock"
 
 
 class Trees:
@@ -57,7 +57,7 @@ class Trees:
 
     def __init__(self, cache: LocalCache, monitor: Monitor) -> None:
         self._cache, self._monitor, self._policy = cache, monitor, cache.policy
-        self._root = cache.root / "trees"
+        self._root = cache.root / _TREES
         self.facts = Facts(cache.namespace.algorithm)
 
     def same(self, root: bytes) -> Iterator[Taken]:
@@ -251,6 +251,14 @@ class Trees:
             path.unlink(missing_ok=True)
         except (OSError, InternalFailure) as error:
             self._monitor.problem(error)
+
+
+def retire(cache_dir: Path, paths: Iterable[Path]) -> None:
+    """Leave directories that no command had to whoever trims kept trees next; what cannot be moved stays."""
+    for path in paths:
+        with suppress(OSError):
+            (cache_dir / _TREES).mkdir(exist_ok=True)
+            os.rename(path, cache_dir / _TREES / f"{_GONE}{os.urandom(6).hex()}")
 
 
 @contextmanager

@@ -122,7 +122,7 @@ class _Run:
 
         attempt = self._attempt
         mounts = self._owned().mounts
-        placing = placed(root, self._spec, store, attempt.work, mounts, attempt.clock, attempt.monitor)
+        placing = placed(root, self._spec, store, attempt.work, mounts, attempt.clock, attempt.monitor, attempt.check)
         attempt.take(*await unless_stopped(self._stop, placing))
 
     async def _see_out(self, command: Command) -> None:

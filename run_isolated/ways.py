@@ -8,3 +8,4 @@ from __future__ import annotations
 OVERLAY = "overlay"
 WAYS = ("auto", "hardlink", "reflink", "copy", OVERLAY)  # values of `mapper.How`, and one more
 DEFAULT = "auto"
+SHARING = ("auto", "hardlink")  # files of the tree are files of the cache

@@ -27,6 +27,7 @@ from isolate.monitor import Monitor
 from run_isolated import linux
 from run_isolated.deletion import OWNER, delete_tree
 from run_isolated.result import Stopped
+from run_isolated.stopping import Check
 
 __all__ = ["WorkDir", "abandoned", "delete_tree", "sweep"]
 
@@ -73,6 +74,12 @@ class WorkDir:
     @property
     def temp(self) -> Path:
         return self.path / "it"
+
+    def trees(self) -> list[Path]:
+        """Return what is in it as long as no command was, but for its owner's file."""
+        with suppress(OSError):
+            return [self.path / name for name in os.listdir(self.path) if name != OWNER]
+        return []
 
     @property
     def is_kept(self) -> bool:
@@ -140,7 +147,7 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def sweep(root: Path, end_processes: Callable[[Path], object], check: Callable[[], None], monitor: Monitor) -> None:
+def sweep(root: Path, end_processes: Callable[[Path], object], check: Check, monitor: Monitor) -> None:
     """End what runs that were killed left in `root`, and delete what was not to be kept; what cannot be is reported.
 
     `check` may raise to leave the rest to the next run.

@@ -22,10 +22,11 @@ from isolate.fetch import fetch
 from isolate.http import HttpClient
 from isolate.isolated import Manifest
 from isolate.monitor import NullMonitor, TallyMonitor
+from run_isolated.attempt import Attempt
 from run_isolated.mapper import How, apply
 from run_isolated.plans import Plans
 from run_isolated.result import RunResult
-from run_isolated.run import RunSpec, run
+from run_isolated.run import RunSpec, finished, run
 from tests.archived import OURS, archived, stored
 from tests.flow.servers import ServerProcess
 from tests.trees import Executable, Link, Tree, read_tree
@@ -302,6 +303,27 @@ async def test_a_run_that_is_stopped_leaves_the_cache_to_be_trimmed_by_the_next(
     assert result.stats.initial_number_items == 3  # with the manifest
     result, _ = await place.run("true", isolated=root, max_cache_items=1)
     assert result.stats.initial_number_items == 1
+
+
+async def test_a_tree_that_is_half_mapped_when_a_run_is_stopped_is_left_to_the_next(place: Place) -> None:
+    root = await place.archive({f"f{number}": b"x" for number in range(200)})
+    spec = place.spec("true", isolated=root)
+    assert (await execute(spec))[0].exit_code == 0
+    trees, looks = place.root / "cache/trees", 0
+
+    def is_stopped() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks >= 100
+
+    attempt = Attempt(spec, None, is_stopped, SystemClock(), NullMonitor())
+    result = await finished(attempt, asyncio.Event(), begin=True)
+    assert (result.exit_code, result.stopped) == (None, True)
+    assert os.listdir(place.root / "work") == []
+    left = [len(list(path.iterdir())) for path in trees.glob("gone-*")]
+    assert 50 < max(left) < 200
+    assert (await execute(spec))[0].exit_code == 0
+    assert list(trees.glob("gone-*")) == []
 
 
 async def test_stopping_before_the_command_is_no_result_of_it(place: Place) -> None:

@@ -21,6 +21,7 @@ from run_isolated import linking
 from run_isolated.linking import Linkers
 from run_isolated.mapper import How, apply, directory
 from run_isolated.plans import Plans
+from run_isolated.result import Stopped
 from tests.clock import ManualClock
 from tests.stored import put_tree
 from tests.trees import Tree, read_tree
@@ -174,6 +175,24 @@ async def test_a_tree_is_the_same_whoever_makes_it(
     assert len(started) == processes
     assert mapped.copied_files == (0 if how.is_shared else COUNT)
     assert mapped.linked.files == (70 if how.is_shared else 0)
+
+
+async def test_a_tree_that_is_wanted_no_more_is_not_finished(
+    cache: LocalCache, tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 20:
+            raise Stopped("wanted no more")
+
+    with pytest.raises(Stopped):
+        apply(await planned(cache), cache, tmp_path / "tree", check=check)
+    assert checks == 20
+    assert [process.returncode for process in started] == [0, 0]
+    assert len(list((tmp_path / "tree").glob("*/*"))) < COUNT
 
 
 async def test_a_tree_that_cannot_be_made_is_told_as_ever(cache: LocalCache, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from run_isolated.overlaid import CannotOverlay, Overlaid
 from run_isolated.placing import placed
 from run_isolated.renewal import renew
 from run_isolated.spec import NamedCache, RunSpec
+from run_isolated.stopping import Check, go_on
 from run_isolated.workdir import WorkDir
 from tests.clock import ManualClock
 from tests.stored import put_tree
@@ -50,12 +52,11 @@ class Machine:
         self.cache_dir = path / "cache"
         self.compared: list[int] = []
 
-    async def load(self, root: str, **changes: bool) -> Run:
+    async def load(self, root: str, *, verify: bool = False, check: Check = go_on) -> Run:
         work = WorkDir.make(self.path / "work", keep=False)
         try:
-            overlaid = await Overlaid.load(
-                self.store, root, work, self.cache_dir, CachePolicy(), self.clock, self.monitor, _can, **changes
-            )
+            loading = partial(Overlaid.load, self.store, root, work, self.cache_dir, CachePolicy(), self.clock)
+            overlaid = await loading(self.monitor, _can, verify=verify, check=check)
         except BaseException:
             work.close()
             raise

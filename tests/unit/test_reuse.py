@@ -22,7 +22,9 @@ from run_isolated import linked, mapping, reuse
 from run_isolated.fetching import load
 from run_isolated.inputs import Inputs
 from run_isolated.mapper import How
+from run_isolated.result import Stopped
 from run_isolated.reuse import MAX_TREES, Trees
+from run_isolated.stopping import Check, go_on
 from tests.clock import ManualClock
 from tests.stored import put_split, put_tree
 from tests.trees import Executable, Link, Tree, read_tree
@@ -55,13 +57,15 @@ class Machine:
         self.cache_dir = path / "cache"
         self._runs = 0
 
-    async def load(self, root: str, *, verify: bool = False, keep: bool = True, how: How = How.LINK) -> Run:
+    async def load(
+        self, root: str, *, verify: bool = False, keep: bool = True, how: How = How.LINK, check: Check = go_on
+    ) -> Run:
         self._runs += 1
         place = self.path / f"work{self._runs}" / "ir"
         place.mkdir(0o700, parents=True)
         store, clock, monitor = self.store, self.clock, self.monitor
         inputs = await load(
-            store, root, place, self.cache_dir, self.policy, clock, monitor, how, verify=verify, keep=keep
+            store, root, place, self.cache_dir, self.policy, clock, monitor, how, verify=verify, keep=keep, check=check
         )
         return Run(inputs, place)
 
@@ -396,6 +400,36 @@ async def test_a_tree_of_another_boot_is_not_believed(machine: Machine, monkeypa
 async def test_small_trees_are_not_worth_keeping(machine: Machine, names: int, kept: int) -> None:
     await machine.run(await put_tree(machine.store, a_tree(names=names)))
     assert len(machine.kept) == kept
+
+
+class Patience:
+    """A check that raises when it is called for the last time."""
+
+    def __init__(self, calls: float) -> None:
+        self.calls = calls
+
+    def __call__(self) -> None:
+        self.calls -= 1
+        if self.calls <= 0:
+            raise Stopped("wanted no more")
+
+
+@pytest.mark.parametrize("way", ["new", "same", "hashed", "near"])
+async def test_a_tree_that_is_wanted_no_more_is_not_finished(machine: Machine, way: str) -> None:
+    root, near = await put_tree(machine.store, a_tree()), await put_tree(machine.store, a_tree(1))
+    wanted = near if way == "near" else root
+    if way != "new":
+        await machine.run(root)
+    if way == "near":
+        (await machine.load(near, keep=False)).end()  # all of it is in the cache
+    if way == "hashed":
+        for number, file in enumerate((machine.kept[0] / "tree/many").iterdir()):
+            os.link(file, machine.path / f"elsewhere{number}")
+    patience = Patience(3 if way in {"same", "near"} else MIN_NAMES // 2)
+    with pytest.raises(Stopped):
+        await machine.load(wanted, check=patience)
+    assert patience.calls == 0
+    assert await machine.run(wanted) == a_tree(int(way == "near"))
 
 
 async def test_copies_and_unwanted_trees_are_not_kept(machine: Machine) -> None:
