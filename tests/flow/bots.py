@@ -7,6 +7,7 @@ hold one FIFO open while they live and wait at the other.
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -188,3 +189,28 @@ def _read_line(descriptor: int) -> str:
             break
         line += data
     return line.decode(errors="replace")
+
+
+def give(server: ServerProcess, source: str, **also: str) -> dict[str, Any]:
+    """Give hooks to all bots."""
+    status, reply = server.call("POST", f"{API}/server/put_bot_config", {"content": source, **also})
+    assert status == 200, reply
+    found: dict[str, Any] = reply
+    return found
+
+
+def bot_info(server: ServerProcess) -> dict[str, Any]:
+    """Return what the server knows of `bot-1`."""
+    status, reply = server.call("GET", f"{API}/bot/bot-1/get")
+    assert status == 200, reply
+    found: dict[str, Any] = reply
+    return found
+
+
+def state_of(server: ServerProcess) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(bot_info(server)["state"])
+    return found
+
+
+def dimensions_of(server: ServerProcess) -> dict[str, list[str]]:
+    return {one["key"]: one["value"] for one in bot_info(server)["dimensions"]}

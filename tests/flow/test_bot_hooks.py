@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from swarming.bot.runner import NICE
-from tests.flow.bots import API, EVENT_S, result, running_bot, stdout, submit
+from tests.flow.bots import API, EVENT_S, bot_info, dimensions_of, give, result, running_bot, state_of, stdout, submit
 from tests.flow.servers import ServerProcess, running_server
 
 QUICK = ("--hook-timeout", "1")
@@ -41,29 +41,6 @@ def on_before_task(bot, bot_file, runner_cmd, runner_env):
 def on_after_task(bot, failure, internal_failure, dimensions, summary):
     record("on_after_task", failure, internal_failure, dimensions["pool"], summary["exit_code"])
 """
-
-
-def give(server: ServerProcess, source: str, **also: str) -> dict[str, Any]:
-    status, reply = server.call("POST", f"{API}/server/put_bot_config", {"content": source, **also})
-    assert status == 200, reply
-    found: dict[str, Any] = reply
-    return found
-
-
-def bot_info(server: ServerProcess) -> dict[str, Any]:
-    status, reply = server.call("GET", f"{API}/bot/bot-1/get")
-    assert status == 200, reply
-    found: dict[str, Any] = reply
-    return found
-
-
-def state_of(server: ServerProcess) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(bot_info(server)["state"])
-    return found
-
-
-def dimensions_of(server: ServerProcess) -> dict[str, list[str]]:
-    return {one["key"]: one["value"] for one in bot_info(server)["dimensions"]}
 
 
 class Knocks:

@@ -6,9 +6,10 @@ import shutil
 import signal
 from pathlib import Path
 
-from tests.flow.bots import API, result, running_bot, submit
+import pytest
+
+from tests.flow.bots import API, bot_info, dimensions_of, give, result, running_bot, state_of, submit
 from tests.flow.servers import ServerProcess
-from tests.flow.test_bot_hooks import bot_info, dimensions_of, give, state_of
 
 
 def test_a_bot_that_leaves_soon_takes_only_what_ends_before(server: ServerProcess, tmp_path: Path) -> None:
@@ -24,21 +25,23 @@ def test_a_bot_that_leaves_soon_takes_only_what_ends_before(server: ServerProces
         assert result(server, reply["task_id"])["state"] == "COMPLETED"
 
 
-def test_a_bot_that_runs_for_long_reboots_its_machine(server: ServerProcess, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("hook", "reason"),
+    [
+        (
+            "def get_state(bot): return {'periodic_reboot_secs': 1, 'running_time': 100.0}",
+            "Periodic reboot: running longer than",
+        ),
+        ("def setup_bot(bot): return False", "setup_bot() has changed something that needs a reboot"),
+    ],
+)
+def test_a_machine_is_rebooted_when_it_ran_for_long_or_was_set_up(
+    server: ServerProcess, tmp_path: Path, hook: str, reason: str
+) -> None:
     flag = tmp_path / "rebooted"
-    give(server, "def get_state(bot): return {'periodic_reboot_secs': 1, 'running_time': 100.0}")
+    give(server, hook)
     with running_bot(server, tmp_path / "bot", "bot-1", "--reboot-command", f"touch {flag}") as bot:
-        bot.expect("asks for a reboot of this machine: Periodic reboot: running longer than")
-        bot.signal()
-        assert bot.wait() == 0
-        assert flag.exists()
-
-
-def test_a_machine_that_was_set_up_is_rebooted_if_its_hook_says_so(server: ServerProcess, tmp_path: Path) -> None:
-    flag = tmp_path / "rebooted"
-    give(server, "def setup_bot(bot): return False")
-    with running_bot(server, tmp_path / "bot", "bot-1", "--reboot-command", f"touch {flag}") as bot:
-        bot.expect("asks for a reboot of this machine: setup_bot() has changed something that needs a reboot")
+        bot.expect(f"asks for a reboot of this machine: {reason}")
         bot.signal()
         assert bot.wait() == 0
         assert flag.exists()

@@ -12,41 +12,13 @@ from typing import Any
 
 import pytest
 
+from tests.flow.hand import API, BOT, hello, new_task, state, trigger
 from tests.flow.servers import COMMAND, ServerProcess, running_server
-
-API = "/_ah/api/swarming/v1/"
-BOT = "/swarming/api/v1/bot/"
 
 
 def attempt(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Start a server that is expected to give up."""
     return subprocess.run([COMMAND, "serve", *arguments], capture_output=True, text=True, timeout=60)
-
-
-def new_task(**changes: Any) -> dict[str, Any]:
-    properties = {
-        "command": ["true"],
-        "dimensions": [{"key": "pool", "value": "default"}],
-        "execution_timeout_secs": 60,
-    }
-    part = {"expiration_secs": 3600, "properties": properties, "wait_for_capacity": True}
-    return {"name": "n", "priority": 100, "task_slices": [part]} | changes
-
-
-def hello(bot_id: str = "bot1") -> dict[str, Any]:
-    return {"dimensions": {"id": [bot_id]}, "state": {"running_time": 1.0, "sleep_streak": 0}, "version": "v1"}
-
-
-def trigger(server: ServerProcess, **changes: Any) -> str:
-    status, reply = server.call("POST", API + "tasks/new", new_task(**changes))
-    assert status == 200, reply
-    return str(reply["task_id"])
-
-
-def state(server: ServerProcess, task_id: str) -> str:
-    status, reply = server.call("GET", f"{API}task/{task_id}/result")
-    assert status == 200, reply
-    return str(reply["state"])
 
 
 def test_a_start_and_a_stop(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from isolate.cas.digest import Blob, Namespace
 from isolate.cas.remote import HttpStore
 from isolate.entries import Entry, Kind
 from isolate.http import HttpClient
+from tests.flow.hand import API, BOT, hello, new_task, state, trigger
 from tests.flow.servers import ServerProcess
-from tests.flow.test_server import API, BOT, hello, new_task, state, trigger
 
 NAMESPACE = Namespace.parse("blake3-zstd")
 
