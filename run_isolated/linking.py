@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Self
 
 from isolate.errors import InternalFailure
-from run_isolated.linker import COMMAND_LINE, batch_of
 
 MIN_FILES = 10_000  # 0.1 s of work: starting a process takes 0.02 s
 MAX_LINKERS = 3  # besides us; the journal of a file system is one for all
@@ -98,6 +97,9 @@ class _Linker:
     """One process."""
 
     def __init__(self, files: int, root: int) -> None:
+        from run_isolated.linker import COMMAND_LINE, batch_of  # few trees are so large
+
+        self._encoded = batch_of
         arguments = [_PACKAGES, str(files), str(root)]
         self._process = subprocess.Popen(
             [sys.executable, *COMMAND_LINE, *arguments],
@@ -123,7 +125,7 @@ class _Linker:
 
     def give(self, numbers: range, sources: Sequence[str], paths: Sequence[str]) -> None:
         part = slice(numbers.start, numbers.stop)
-        left = memoryview(batch_of(list(sources[part]), list(paths[part])))
+        left = memoryview(self._encoded(list(sources[part]), list(paths[part])))
         self._given.append(numbers)
         try:
             while left:
