@@ -102,6 +102,8 @@ class _Deletion:
         origin = self._origins.pop(name, name)
         try:
             folder = _open_directory(name, self._top, self._mount)
+        except FileNotFoundError:  # somebody else deletes it, too
+            return False
         except (OSError, _Stuck) as error:
             return self._note(origin, error)
         before = len(self._problems)
@@ -128,8 +130,8 @@ class _Deletion:
 
         Files that cannot be deleted are noted, once: in the top directory they are met again.
         """
-        left = []
-        with os.scandir(folder) as entries:
+        left, present = [], []
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:  # it may be gone itself
             present = list(entries)
         for entry in present:
             if entry.is_dir(follow_symlinks=False):

@@ -11,6 +11,7 @@ import asyncio
 import fcntl
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -122,11 +123,9 @@ async def _make(
 
     What was made of one that is wanted no more goes when trees are trimmed.
     """
-    staging = await in_thread(trees.staging)
+    staging, lock = await in_thread(partial(_staging, trees))
     place, is_left = staging / "ir", False
-    lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
         place.mkdir(mode=_PRIVATE)
         loading = partial(load, store, root, place, cache.root, cache.policy, cache.clock, monitor)
         made = await loading(verify=verify, check=check)
@@ -139,9 +138,27 @@ async def _make(
         is_left = True
         raise
     finally:
-        os.close(lock)
-        if not is_left:
-            await in_thread(partial(delete_tree, staging))
+        try:
+            if not is_left:  # it is ours until nothing is left of it: nobody else deletes it, too
+                await in_thread(partial(delete_tree, staging))
+        finally:
+            os.close(lock)
+
+
+def _staging(trees: Trees) -> tuple[Path, int]:
+    """Make a directory for a tree; what is returned with it makes it ours until it is closed."""
+    while True:
+        path = trees.staging()
+        with suppress(FileNotFoundError, BlockingIOError):  # somebody took it for one that was left
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.lstat(path), os.fstat(lock)):
+                    return path, lock
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)
 
 
 def _trial(work: WorkDir, cache: LocalCache) -> list[str]:

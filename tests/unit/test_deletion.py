@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,6 +54,20 @@ def make(root: Path, *files: str) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("x")
     return root
+
+
+@pytest.mark.parametrize("moment", range(8))
+def test_what_somebody_else_deletes_meanwhile_is_deleted(tmp_path: Path, moment: int) -> None:
+    top = make(tmp_path / "top", "a", "b/c/d", "b/c/e/f", "b/g", "h/i/j", "k")
+    calls = itertools.count()
+
+    def somebody_else() -> None:
+        if next(calls) == moment:
+            shutil.rmtree(top)
+
+    delete_tree(top, somebody_else)
+    assert not top.exists()
+    assert next(calls) > moment
 
 
 @needs_root

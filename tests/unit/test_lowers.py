@@ -15,13 +15,15 @@ from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.errors import InternalFailure
 from isolate.monitor import TallyMonitor
-from run_isolated import lowers, mapping, reuse
+from run_isolated import lowers, mapping, overlaid, reuse
+from run_isolated.deletion import delete_tree
 from run_isolated.exposure import Exposure
 from run_isolated.fetching import load
 from run_isolated.inputs import Inputs
 from run_isolated.overlaid import CannotOverlay, Overlaid
 from run_isolated.placing import placed
 from run_isolated.renewal import renew
+from run_isolated.reuse import Trees
 from run_isolated.spec import NamedCache, RunSpec
 from run_isolated.stopping import Check, go_on
 from run_isolated.workdir import WorkDir
@@ -300,6 +302,44 @@ async def test_a_tree_that_cannot_be_kept_is_no_lower(machine: Machine) -> None:
     with pytest.raises(CannotOverlay, match="is not kept"):
         await machine.load(small)
     assert machine.kept == []
+
+
+@pytest.mark.parametrize("size", [1, 20])
+async def test_what_is_being_made_or_deleted_is_nobody_elses(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Others trim the trees when a directory for one has just been made, and when it is about to be deleted."""
+    root = await put_tree(machine.store, {"many": {f"f{number}": b"content %d" % number for number in range(size)}})
+    staging, moments = Trees.staging, []
+
+    def trimmed_by_others(moment: str) -> None:
+        moments.append(moment)
+        cache = LocalCache.open(machine.cache_dir, NS, CachePolicy(), machine.clock, machine.monitor)
+        Trees(cache, machine.monitor).trim()
+        cache.close()
+
+    def made(trees: Trees) -> Path:
+        path = staging(trees)
+        if not moments:
+            trimmed_by_others("made")
+        return path
+
+    def deleted(path: Path) -> None:
+        trimmed_by_others("deleted")
+        assert (path / "ir").exists() == (size == 1)
+        delete_tree(path)
+        assert not path.exists()
+
+    monkeypatch.setattr(Trees, "staging", made)
+    monkeypatch.setattr(overlaid, "delete_tree", deleted)
+    if size == 1:
+        with pytest.raises(CannotOverlay, match="is not kept"):
+            await machine.load(root)
+    else:
+        (await machine.load(root)).end()
+    assert moments == ["made", "deleted"]
+    assert len(machine.kept) == (size > 1)
+    assert machine.monitor.problems == []
 
 
 async def test_a_work_directory_in_the_cache_would_be_hidden(machine: Machine) -> None:
