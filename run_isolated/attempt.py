@@ -106,6 +106,7 @@ class Attempt:
         self.group = CommandGroup.make(work.path, spec.group_parent, Limits(*spec.limits))
         if self.group is not None:
             self.undo.callback(self.group.end)
+            self.launcher.prepare(self.group)
         if spec.isolated is not None and spec.server is None:
             raise InternalFailure("Inputs need a server to be fetched from")
 

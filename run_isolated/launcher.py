@@ -18,7 +18,7 @@ from contextlib import suppress
 
 from run_isolated import linux
 from run_isolated.group import Group
-from run_isolated.request import HEADER_BYTES, LIMITED, LOWER_PRIORITY, NO_NETWORK, TRIAL, Request
+from run_isolated.request import AHEAD, HEADER_BYTES, LIMITED, LOWER_PRIORITY, NO_NETWORK, TRIAL, Request
 
 # Isolated from the user's environment and site-packages: faster, and nothing of theirs runs here.
 # Arguments: the folder of this package, the control descriptor, the owner's process id.
@@ -50,14 +50,20 @@ def main(control: int, owner: int) -> None:
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     linux.become_subreaper()
     linux.die_with_parent(signal.SIGHUP, owner)
-    request, orders = _receive(control)
-    while request is not None and TRIAL in request.wishes:
-        from run_isolated import overlay
+    request, rest = _receive(control)
+    child: _Child | None = None
+    while request is not None and (TRIAL in request.wishes or AHEAD in request.wishes):
+        if AHEAD in request.wishes:
+            child = child or _Child(request.group, control)
+        else:
+            from run_isolated import overlay
 
-        _answer(control, f"tried {overlay.trial(request.overlay)}")
-        request, orders = _receive(control)
+            _answer(control, f"tried {overlay.trial(request.overlay)}")
+        request, rest = _receive(control, rest)
     if request is not None:
-        _Launch(control, owner, awake, orders).serve(request)
+        _Launch(control, owner, awake, rest).serve(request, child or _Child(request.group, control))
+    elif child is not None:
+        child.dismiss()
     os._exit(0)  # nothing to tidy up, and the interpreter's own way out takes 5 ms
 
 
@@ -65,9 +71,9 @@ def _wake(_number: int, _frame: object) -> None:
     """Take the signal; what matters is that the wake-up descriptor ends the poll, whose loop looks for the reason."""
 
 
-def _receive(control: int) -> tuple[Request | None, bytes]:
-    """Return the request, None when the owner went away instead, and what orders came with it already."""
-    data = bytearray()
+def _receive(control: int, begun: bytes = b"") -> tuple[Request | None, bytes]:
+    """Return the request that has `begun`, None when the owner went away instead, and what else came already."""
+    data = bytearray(begun)
     while len(data) < HEADER_BYTES or len(data) < HEADER_BYTES + int.from_bytes(data[:HEADER_BYTES]):
         received = _read(control, 1 << 16)
         if not received:
@@ -85,6 +91,34 @@ def _read(control: int, limit_bytes: int) -> bytes:
         return b""
 
 
+class _Child:
+    """The process that will be the command: in its group already, where it waits to be told what to become."""
+
+    def __init__(self, group: bytes, control: int) -> None:
+        reading, self._give = os.pipe()
+        self._told, tell = os.pipe()
+        launcher = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            for descriptor in (self._give, self._told, control):  # so that their other ends see when we are gone
+                os.close(descriptor)
+            _wait(group, reading, launcher, tell)
+        os.close(reading)
+        os.close(tell)
+
+    def become(self, request: Request) -> str:
+        """Let it be the command; return "failed" or "refused" and why that is impossible, "" when it runs."""
+        with suppress(OSError), os.fdopen(self._give, "wb") as pipe:  # somebody killed it: its status tells
+            pipe.write(request.encode())
+        with os.fdopen(self._told, "rb") as pipe:
+            return pipe.read().decode(errors="replace")
+
+    def dismiss(self) -> None:
+        """Let it end without having been anything."""
+        os.close(self._give)
+        os.waitpid(self.pid, 0)
+
+
 class _Launch:
     """One command and everything that stems from it."""
 
@@ -97,11 +131,14 @@ class _Launch:
         self._ended_s = 0.0
         self._more_to_reap = False
 
-    def serve(self, request: Request) -> None:
+    def serve(self, request: Request, child: _Child) -> None:
+        """Let `child` become what is asked for, and see it out."""
         started_s = time.monotonic()
         self._group = Group(os.fsdecode(request.group)) if request.group else None
-        error = self._start(request)
+        self._command = child.pid
+        error = child.become(request)
         if error:
+            os.waitpid(self._command, 0)
             self._end_group()
             _answer(self._control, error)
             return
@@ -115,20 +152,6 @@ class _Launch:
             self._status, self._ended_s = int(signal.SIGKILL), time.monotonic()
         code = os.waitstatus_to_exitcode(self._status)
         _answer(self._control, f"exited {code} {self._ended_s - started_s:.6f} {survivors} {out_of_memory}")
-
-    def _start(self, request: Request) -> str:
-        """Start the command; return "failed" or "refused" and why that is impossible, "" when it runs."""
-        told, tell = os.pipe()
-        launcher = os.getpid()
-        self._command = os.fork()
-        if self._command == 0:
-            _become(request, launcher, tell)
-        os.close(tell)
-        with os.fdopen(told, "rb") as pipe:
-            error = pipe.read().decode(errors="replace")
-        if error:
-            os.waitpid(self._command, 0)
-        return error
 
     def _obey(self) -> bool:
         """Carry out what the owner asks; False when everything is to end now."""
@@ -210,11 +233,31 @@ def _answer(control: int, line: str) -> None:
         os.write(control, line.replace("\n", " ").encode(errors="backslashreplace") + b"\n")
 
 
-def _become(request: Request, launcher: int, tell: int) -> None:
-    """Turn this forked child into the command, for good; writes the reason to `tell` when that fails."""
+def _wait(group: bytes, reading: int, launcher: int, tell: int) -> None:
+    """Enter the group in this forked child, wait for the request, and never return."""
     try:
-        if request.group:
-            _enter(request, tell)  # before what changes our rights
+        problem = _entered(group) if group else ""  # before what changes our rights
+        request, _ = _receive(reading)
+        if request is not None:
+            _become(request, problem, launcher, tell)
+    finally:
+        os._exit(127)
+
+
+def _entered(group: bytes) -> str:
+    """Move into the control group; returns why that is not allowed, which matters only if there are limits."""
+    try:
+        Group(os.fsdecode(group)).enter()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _become(request: Request, problem: str, launcher: int, tell: int) -> None:
+    """Turn this forked child into the command; writes the reason to `tell` when that fails."""
+    try:
+        if problem and LIMITED in request.wishes:
+            _refuse(tell, f"The command cannot be limited here: {problem}")
         os.setsid()
         if LOWER_PRIORITY in request.wishes:
             os.nice(1)
@@ -238,17 +281,6 @@ def _become(request: Request, launcher: int, tell: int) -> None:
         os.write(tell, reason.encode(errors="backslashreplace"))
     except ValueError as error:
         os.write(tell, f"failed {error}".encode(errors="backslashreplace"))
-    finally:
-        os._exit(127)
-
-
-def _enter(request: Request, tell: int) -> None:
-    """Move into the control group; where that is not allowed, only a limit makes it matter."""
-    try:
-        Group(os.fsdecode(request.group)).enter()
-    except OSError as error:
-        if LIMITED in request.wishes:
-            _refuse(tell, f"The command cannot be limited here: {error.strerror}")
 
 
 def _refuse(tell: int, problem: str) -> None:

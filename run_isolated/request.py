@@ -10,15 +10,16 @@ import os
 from collections.abc import Mapping, Sequence
 
 LOWER_PRIORITY, NO_NETWORK, LIMITED = b"p", b"n", b"l"
-TRIAL = b"t"
+TRIAL, AHEAD = b"t", b"a"
 HEADER_BYTES = 8  # length of a request, big-endian
 
 
 class Request:
     """What to start: `argv[0]` is a path, all texts are in the file system's encoding.
 
-    `wishes` are of LOWER_PRIORITY, NO_NETWORK, LIMITED: not without the group, TRIAL: only see if it mounts. `group` is
-    the control group to run in, if there is one, `overlay` what to mount first, see overlay.py.
+    `wishes` are of LOWER_PRIORITY, NO_NETWORK, LIMITED: not without the group, TRIAL: only see if it mounts,
+    AHEAD: only be ready for a command in the group. `group` is the control group to run in, if there is one, `overlay`
+    what to mount first, see overlay.py.
     """
 
     __slots__ = ("argv", "cwd", "env", "group", "overlay", "wishes")

@@ -19,7 +19,7 @@ from typing import Self
 from run_isolated.command import Command
 from run_isolated.command_group import CommandGroup
 from run_isolated.launcher import COMMAND_LINE
-from run_isolated.request import LIMITED, LOWER_PRIORITY, NO_NETWORK, TRIAL, Request
+from run_isolated.request import AHEAD, LIMITED, LOWER_PRIORITY, NO_NETWORK, TRIAL, Request
 
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
 _LINE_BYTES = 4096  # read at a time of an answer, which is one line
@@ -68,6 +68,10 @@ class LauncherProcess:
         """Let it start a command; that it cannot, because somebody killed it, is seen when it does not answer."""
         with suppress(OSError):
             self.control.sendall(request)
+
+    def prepare(self, group: CommandGroup) -> None:
+        """Let it be ready for a command in `group`: to enter one takes a process 10 ms and more, which are waits."""
+        self.send(Request.of([], "", {}, AHEAD, group.group.path).encode())
 
     def mounts(self, overlay: Sequence[str]) -> str:
         """Return why this system would not let a command have `overlay`, or ""; tried out, and undone."""

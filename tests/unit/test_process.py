@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from isolate.errors import InternalFailure
+from run_isolated import linux
 from run_isolated.cgroups import Limits, own_group
 from run_isolated.command_group import MARK, CommandGroup, end_leftovers
 from run_isolated.group import Group
@@ -341,8 +342,14 @@ def group(tmp_path: Path) -> Iterator[CommandGroup]:
         made.end()
 
 
-async def run_in(group: CommandGroup, output: Output, work: Path, *argv: str) -> Ended:
+both_ahead = pytest.mark.parametrize("ahead", [False, True])
+
+
+async def run_in(group: CommandGroup, output: Output, work: Path, *argv: str, ahead: bool = False) -> Ended:
+    """Run in a group, which the process that is to be the command has entered `ahead` of the request."""
     async with Launcher.started(output.write) as launcher:
+        if ahead:
+            launcher._started.prepare(group)
         return await launcher.run(
             argv,
             work,
@@ -355,10 +362,12 @@ async def run_in(group: CommandGroup, output: Output, work: Path, *argv: str) ->
         )
 
 
+@both_ahead
 async def test_control_group_is_the_commands_own_and_goes_with_it(
-    group: CommandGroup, output: Output, tmp_path: Path
+    ahead: bool, group: CommandGroup, output: Output, tmp_path: Path
 ) -> None:
-    ended = await run_in(group, output, tmp_path, *PYTHON, DAEMON + "print(open('/proc/self/cgroup').read())")
+    code = DAEMON + "print(open('/proc/self/cgroup').read())"
+    ended = await run_in(group, output, tmp_path, *PYTHON, code, ahead=ahead)
     assert (ended.exit_code, ended.survivors, ended.out_of_memory) == (0, 0, 0)
     daemon, *memberships = output.rest().split()
     assert any(line.endswith(f"/run_isolated-{tmp_path.name}") for line in memberships)
@@ -366,14 +375,51 @@ async def test_control_group_is_the_commands_own_and_goes_with_it(
     assert not os.path.exists(group.group.path)
 
 
+@both_ahead
 async def test_daemon_that_hides_does_not_outlive_a_killed_launcher_in_a_control_group(
-    group: CommandGroup, output: Output, tmp_path: Path
+    ahead: bool, group: CommandGroup, output: Output, tmp_path: Path
 ) -> None:
     code = "import sys\n" + HIDDEN + DAEMON + "os.kill(os.getppid(), 9); signal.pause()"
     with pytest.raises(InternalFailure, match="was killed"):
-        await run_in(group, output, tmp_path, *PYTHON, code)
+        await run_in(group, output, tmp_path, *PYTHON, code, ahead=ahead)
     assert has_ended(int(output.rest().split()[0]))
     assert not os.path.exists(group.group.path)
+
+
+async def waiting_for(launcher: Launcher) -> int:
+    """Return the process that waits to be told what to become."""
+    assert await launcher.mounts(["/absent"] * 6)  # answered when it waits already
+    (waiting,) = [found for found in linux.processes() if found.parent == launcher._process.pid]
+    return waiting.pid
+
+
+async def test_who_waits_in_a_group_for_a_command_that_never_comes_goes_with_the_launcher(
+    group: CommandGroup, output: Output
+) -> None:
+    async with Launcher.started(output.write) as launcher:
+        launcher._started.prepare(group)
+        waiting = await waiting_for(launcher)
+    assert has_ended(waiting)
+    assert group.group.remove()
+
+
+async def test_a_command_whose_process_was_killed_while_it_waited_ended_by_that(
+    group: CommandGroup, output: Output, tmp_path: Path
+) -> None:
+    async with Launcher.started(output.write) as launcher:
+        launcher._started.prepare(group)
+        os.kill(await waiting_for(launcher), signal.SIGKILL)
+        ended = await launcher.run(
+            ["/bin/echo", "x" * 200_000],  # more than a pipe holds
+            tmp_path,
+            ENV,
+            hard_timeout_s=None,
+            grace_period_s=None,
+            stop=asyncio.Event(),
+            clock=ManualClock(),
+            group=group,
+        )
+    assert (ended.exit_code, output.rest()) == (-signal.SIGKILL, "")
 
 
 def test_leftovers_are_found_by_their_control_group(group: CommandGroup, tmp_path: Path) -> None:
@@ -397,16 +443,17 @@ def test_no_control_group_is_no_problem_unless_there_are_limits(tmp_path: Path) 
         CommandGroup.make(tmp_path, parent="", limits=Limits(processes=5))
 
 
+@both_ahead
 @pytest.mark.parametrize("limited", [False, True])
 async def test_group_that_cannot_be_entered_matters_only_for_limits(
-    limited: bool, output: Output, tmp_path: Path
+    limited: bool, ahead: bool, output: Output, tmp_path: Path
 ) -> None:
     gone = CommandGroup(Group(str(tmp_path / "absent")), limited)
     if limited:
         with pytest.raises(InternalFailure, match="cannot be limited here: No such file"):
-            await run_in(gone, output, tmp_path, "/bin/echo", "ran")
+            await run_in(gone, output, tmp_path, "/bin/echo", "ran", ahead=ahead)
     else:
-        assert (await run_in(gone, output, tmp_path, *PYTHON, DAEMON)).survivors == 0
+        assert (await run_in(gone, output, tmp_path, *PYTHON, DAEMON, ahead=ahead)).survivors == 0
         assert not alive(int(output.rest()))
 
 
