@@ -13,13 +13,13 @@ from collections.abc import Iterator
 import click
 
 from isolate.cas.digest import BLAKE3, DEFAULT_NAMESPACE, Namespace
+from isolate.crew import JOB_BYTES, JOB_FILES
 from isolate.denylist import denylist
 from isolate.errors import IsolateError
 from isolate.hands import Crew, Remote
 from isolate.hashing import FileReader, Hashed
 from isolate.pool import Pool, default_workers
 from isolate.scan import ScanRules, Stamp, scan
-from isolate.sender import JOB_BYTES, JOB_FILES
 
 NOWHERE = Remote("http://127.0.0.1:1", Namespace.parse(DEFAULT_NAMESPACE), "bench")  # hashing never asks it anything
 JOBS_EACH = 4  # waiting for a worker

@@ -24,7 +24,9 @@ from isolate.upload import Wanted
 if TYPE_CHECKING:
     from isolate.pool import Pool
 
-START_AFTER_JOBS = 8
+JOB_FILES, JOB_BYTES = 512, 6 << 20  # of one hash or upload job: some 20 ms of work
+LARGE_JOB_BYTES = 2 * JOB_BYTES  # what a large file counts for, whose size is not asked
+START_AFTER_JOBS = 16  # full ones, of 20 ms: starting a pool and what it imports takes that long
 THREADS = 2  # of this process: one hashes or compresses while another waits for the disk
 OURSELVES = -1  # the hand that is this process
 
@@ -41,7 +43,7 @@ class GrowingCrew:
         self._monitor = monitor
         self._stack = AsyncExitStack()
         self._starting = asyncio.Lock()
-        self._jobs = 0
+        self._jobs = 0.0  # that were done, in full ones
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._hands)
@@ -51,15 +53,15 @@ class GrowingCrew:
         await self._stack.aclose()
 
     async def hash(self, paths: Sequence[str], stamps: Sequence[Stamp] = ()) -> Batch:
-        crew = await self._next()
+        crew = await self._next(len(paths), sum([stamp[0] for stamp in stamps]))
         batch = await crew.hash(paths, stamps)
         return Batch(batch.files, OURSELVES) if crew is self._hands else batch
 
     async def store_large(self, path: str, told: Told) -> Stored:
-        return await (await self._next()).store_large(path, told)
+        return await (await self._next(0, LARGE_JOB_BYTES)).store_large(path, told)
 
     async def upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:
-        crew = await self._next()
+        crew = await self._next(len(files), sum([file.blob.size for file in files]))
         if hand == OURSELVES:
             crew, hand = self._hands, None
         return await crew.upload(files, hand)
@@ -68,9 +70,9 @@ class GrowingCrew:
         """Send a content that is in memory, unless the store has it."""
         return await self._hands.upload_content(blob, content)
 
-    async def _next(self) -> Crew:
-        """Return who does the next job."""
-        self._jobs += 1
+    async def _next(self, files: int, size_bytes: int) -> Crew:
+        """Return who does the next job, which may be a small one."""
+        self._jobs += max(files / JOB_FILES, size_bytes / JOB_BYTES)
         if self._jobs > START_AFTER_JOBS:
             async with self._starting:
                 if self._growing_for is not None:

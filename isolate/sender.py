@@ -13,14 +13,13 @@ from isolate.cas.digest import Blob
 from isolate.cas.store import BlobStore, Written
 from isolate.cas.wire import CHUNKED_ABOVE_BYTES
 from isolate.clock import Clock
-from isolate.crew import GrowingCrew
+from isolate.crew import JOB_BYTES, JOB_FILES, GrowingCrew
 from isolate.errors import ChunksMissing, FileChanged, IsolateError, Unavailable
 from isolate.hashing import Hashed
 from isolate.large import Told, is_large
 from isolate.monitor import Monitor
 from isolate.upload import Wanted
 
-JOB_FILES, JOB_BYTES = 512, 6 << 20  # of one hash or upload job: some 20 ms of work
 LARGE_IN_FLIGHT = 2  # large files that are read and sent
 RETRY_DELAYS_S = (1.0, 3.0)  # before an upload that was cut off goes on; the connection has its own retries
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from isolate import sender, slab, split
+from isolate import crew, sender, slab, split
 from isolate.archive import Archived, ArchiveOptions, archive_file, archive_files, archive_tree
 from isolate.cas.block import Block, ChunkList
 from isolate.cas.digest import Blob, Namespace
@@ -104,7 +104,7 @@ async def test_a_second_archive_asks_once_and_sends_nothing(tmp_path: Path) -> N
 
 async def test_many_small_files_are_few_requests(tmp_path: Path) -> None:
     store = ScriptedStore(MemoryStore(OURS))
-    tree: Tree = {f"{number:04}": f"content {number}".encode() for number in range(sender.JOB_FILES * 4)}
+    tree: Tree = {f"{number:04}": f"content {number}".encode() for number in range(crew.JOB_FILES * 4)}
     await archive(write_tree(tmp_path, tree), store)
     # For each job of files at most one question and one upload; the manifest has its own.
     assert store.calls["write"] <= 5

@@ -20,7 +20,7 @@ from isolate.cas.memory import MemoryStore
 from isolate.cas.remote import HttpStore
 from isolate.clock import SystemClock
 from isolate.errors import FileChanged, InternalFailure, InvalidInput, IsolateError, Refused, TooLarge, Unavailable
-from isolate.hands import Hands
+from isolate.hands import Hands, open_target
 from isolate.hashing import Hashed
 from isolate.http import HttpClient
 from isolate.messages import (
@@ -197,7 +197,7 @@ def test_a_worker_whose_parent_is_gone_already_leaves() -> None:
 
 
 async def test_a_large_tree_is_the_same_with_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "START_AFTER_JOBS", 1)
+    monkeypatch.setattr(crew, "START_AFTER_JOBS", 0.1)
     monkeypatch.setattr(slab, "JOB_FILES", 20)
     tree: Tree = {f"d{number % 5}": {} for number in range(5)}
     for number in range(500):
@@ -221,6 +221,20 @@ async def test_a_small_tree_starts_no_worker(tmp_path: Path, monkeypatch: pytest
     async with served(tmp_path / "data") as target:
         archived = await archive_tree(tmp_path / "tree", target, ArchiveOptions(), NullMonitor())
     assert archived.uploaded_blobs == 101
+
+
+async def test_many_small_jobs_start_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subprocess.Popen", None)
+    (tmp_path / "f").write_bytes(b"x")
+    clock, monitor = SystemClock(), NullMonitor()
+    async with (
+        served(tmp_path / "data") as target,
+        open_target(target, clock, monitor) as store,
+        crew.GrowingCrew(target, store, None, clock, monitor) as growing,
+    ):
+        for _ in range(10 * crew.START_AFTER_JOBS):
+            (hashed,), _ = await growing.hash([str(tmp_path / "f")])
+    assert isinstance(hashed, Hashed)
 
 
 async def test_without_processes_the_work_goes_on_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
