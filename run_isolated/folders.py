@@ -23,6 +23,8 @@ from run_isolated.plans import Plan
 from run_isolated.sealing import read_sealed, write_sealed
 
 MAX_FOLDER_NAMES = 1 << 18  # files in one directory, which is in memory as a whole: about 100 MB
+_NO_NAMES = {b"", b".", b".."}
+_MODE = 0o777
 
 
 class Folder(msgspec.Struct, frozen=True, array_like=True):
@@ -126,10 +128,34 @@ def write(file: BinaryIO, folders: Iterable[Folder]) -> None:
 
 
 def read(file: BinaryIO) -> Iterator[Folder]:
-    """Yield what was written; raises InvalidRecord for anything else, at the latest at the end."""
+    """Yield what was written; raises InvalidRecord for anything else, at the latest at the end.
+
+    A directory comes once, after the one that has its name among its `folders`, so that no path leads out of the tree.
+    """
     decode = msgspec.msgpack.Decoder(Folder).decode
+    announced = {b""}
     for record in read_sealed(file):
         try:
-            yield decode(record)
+            folder = decode(record)
         except msgspec.DecodeError as error:
             raise InvalidRecord(f"The list of a kept tree is damaged: {error}") from error
+        if folder.path not in announced:
+            raise InvalidRecord(f"The list of a kept tree has {folder.path!r} in a place of its own")
+        _check_names(folder)
+        announced.remove(folder.path)
+        announced.update(folder.path + b"/" + name if folder.path else name for name in folder.folders)
+        yield folder
+    if announced:
+        raise InvalidRecord(f"The list of a kept tree does not say what is in {announced.pop()!r}")
+
+
+def _check_names(folder: Folder) -> None:
+    """Raise InvalidRecord unless the names in a directory are names, and each is there once."""
+    names = [name for name, _ in folder.empties] + [name for name, _ in folder.links] + folder.folders
+    is_plain = b"/" not in folder.files and not any(b"/" in name or b"\0" in name for name in names)
+    names += folder.files.split(b"\0") if folder.files else []
+    distinct = set(names)
+    if not is_plain or len(distinct) < len(names) or not distinct.isdisjoint(_NO_NAMES):
+        raise InvalidRecord(f"The list of a kept tree has a directory {folder.path!r} that cannot be")
+    if any(mode & ~_MODE for _, mode in folder.empties):
+        raise InvalidRecord(f"The list of a kept tree has modes in {folder.path!r} that no file gets")

@@ -86,7 +86,7 @@ class Inputs:
     def give(self, trees: Trees) -> bool:
         """Keep the tree now, before any command had it; False, and it stays where it is, when it cannot be kept."""
         self.verify()
-        is_kept = self._ready.keep(trees, self._cache, self._place, self._place.parent / "kept")
+        is_kept = self._ready.keep(trees, self._cache, self._place)
         self._is_good = False  # nothing is left to be kept
         return is_kept
 
@@ -103,7 +103,7 @@ class Inputs:
         if not self._is_verified:
             self._ready.proof.check()
         if self._trees is not None and self._is_good:
-            self._ready.keep(self._trees, self._cache, self._place, self._place.parent / "kept")
+            self._ready.keep(self._trees, self._cache, self._place)
 
     def close(self, *, trim: bool = True) -> None:
         """Let the cache go, trimmed if that is due and we may; nothing may be left of the tree unless it is kept.
@@ -112,6 +112,8 @@ class Inputs:
         """
         try:
             self._ready.pin.release()
+            if self._trees is not None and self._ready.taken is not None:
+                self._trees.give_up(self._ready.taken.path)
             if trim:
                 evicted = self._cache.trim() if self._ready.cold or self._cache.is_over() else Evicted()
                 if self._trees is not None:

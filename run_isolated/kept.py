@@ -6,6 +6,7 @@ Knows not where kept trees are. The invariant: what is told of a tree was writte
 from __future__ import annotations
 
 import itertools
+import os
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import msgspec
 from isolate.errors import InvalidRecord
 from run_isolated import folders
 from run_isolated.folders import Folder
-from run_isolated.sealing import read_sealed
+from run_isolated.sealing import open_plain, read_sealed, sealed, write_sealed
 
 
 class About(msgspec.Struct, frozen=True, array_like=True):
@@ -60,7 +61,7 @@ class Taken:
         """Return what it has of the cache; None when that cannot be told any more."""
         path = self.path / "shared"
         try:
-            with open(path, "rb") as file:
+            with open_plain(path) as file:
                 records = read_sealed(file)
                 sizes = array("Q", next(records, b""))
                 for _ in records:
@@ -71,8 +72,23 @@ class Taken:
 
     def folders(self) -> Iterator[Folder]:
         """Yield what it should hold; raises InvalidRecord."""
-        with open(self.path / "folders", "rb") as file:
+        with open_plain(self.path / "folders") as file:
             yield from folders.read(file)
+
+
+def write_about(place: Path, about: About) -> None:
+    """Write in the directory `place` what a tree is, or is by now; raises OSError, TooLarge."""
+    coming = place / f"about-{os.urandom(6).hex()}"
+    coming.write_bytes(sealed(about))
+    os.rename(coming, place / "about")
+
+
+def write_lists(place: Path, shared: Shared, wanted: Iterable[Folder]) -> None:
+    """Write in the directory `place` what a tree shares and holds; raises OSError, TooLarge."""
+    with open(place / "folders", "wb") as file:
+        folders.write(file, wanted)
+    with open(place / "shared", "wb") as file:
+        write_sealed(file, itertools.chain([shared.sizes.tobytes()], filter(None, shared.facts)))
 
 
 class _FactsOf(Iterable[bytes]):
@@ -83,7 +99,7 @@ class _FactsOf(Iterable[bytes]):
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            with open(self._path, "rb") as file:
+            with open_plain(self._path) as file:
                 yield from itertools.islice(read_sealed(file), 1, None)
         except OSError as error:
             raise InvalidRecord(f"The tree was taken away: {error.strerror}") from error

@@ -73,12 +73,12 @@ class Lower:
         with suppress(NotReusable, InvalidRecord, ValueError), self.cache.pin() as pin:
             marker_ns = new_marker_ns(self.cache)
             # What has other names than those below `trees/` is replaced in the cache, and so is a tree that has it.
-            linked = unchanged_files(self.cache, pin, self.shared, facts, aside, check)
+            linked = unchanged_files(self.cache, pin, self.shared, facts, check)
             if not marker_ns or linked is None:
                 return None
             with sources_of(self.cache, check) as found:
                 wanted = checked(self.kept.folders(), check)
-                renew(self.kept.tree, wanted, facts, found, since_ns, aside, limit=0)
+                renew(self.kept.tree, wanted, facts, found, since_ns, aside, aside.parent, limit=0)
             is_doubtful = any(self.cache.in_doubt(variants) for variants in linked)
             return self._noted(marker_ns, b"" if is_doubtful else number)
         return None

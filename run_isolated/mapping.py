@@ -28,7 +28,7 @@ from run_isolated.stopping import Check, go_on
 
 if TYPE_CHECKING:  # what concerns kept trees is imported when there is one, or is to be
     from run_isolated.folders import Folder
-    from run_isolated.kept import About, Shared
+    from run_isolated.kept import About, Shared, Taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,18 +44,18 @@ class Ready:
     hot: Sequence[int]  # and of what was there
     about: About | None = None  # when it was kept before
     shared: Shared | None = None
-    listed: Path | None = None  # what it should hold; else that of `plans`
+    taken: Taken | None = None  # what it should hold; else that of `plans`
     plans: Plans | None = None  # None: it cannot be kept
     names: int = 0
 
-    def keep(self, trees: Trees, cache: LocalCache, place: Path, beside: Path) -> bool:
+    def keep(self, trees: Trees, cache: LocalCache, place: Path) -> bool:
         """Keep the tree at `place` for the next run, and return if it could be; its proof was found good."""
         described = self._described(cache) if self.proof.is_in_place() else None
-        return described is not None and trees.keep(self.root, place, *described, beside)
+        return described is not None and trees.keep(self.root, place, *described)
 
-    def _described(self, cache: LocalCache) -> tuple[About, Shared, Iterable[Folder] | Path] | None:
-        if self.about is not None and self.shared is not None and self.listed is not None:
-            return self.about.proven_at(self.proof.marker_ns), self.shared, self.listed
+    def _described(self, cache: LocalCache) -> tuple[About, Shared, Iterable[Folder] | Taken] | None:
+        if self.about is not None and self.shared is not None and self.taken is not None:
+            return self.about.proven_at(self.proof.marker_ns), self.shared, self.taken
         if self.plans is None or self.names < MIN_NAMES or self.proof.facts is None:
             return None
         from run_isolated.folders import folders_of

@@ -36,19 +36,31 @@ def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path, check
 
     None when there is none, or when a file that it shares is not in the cache any more as it was.
     """
-    beside = destination.parent / "same"
-    taken = trees.take_same(root, beside)
-    shared = taken.shared() if taken is not None else None
-    if taken is None or shared is None:
+    taken = trees.take_same(root, destination)
+    if taken is None:
+        return None
+    ready = None
+    try:
+        ready = _renewed(cache, trees, root, taken, destination, check)
+    finally:
+        if ready is None:
+            trees.give_up(taken.path)
+    return ready
+
+
+def _renewed(
+    cache: LocalCache, trees: Trees, root: bytes, taken: Taken, destination: Path, check: Check
+) -> Ready | None:
+    shared = taken.shared()
+    if shared is None:
         return None
     pin = cache.pin([root])
-    linked = unchanged_files(cache, pin, shared, trees.facts, beside, check)
+    linked = unchanged_files(cache, pin, shared, trees.facts, check)
     if linked is not None:
         directories = Spool(cache.temporary)
         wanted = _noting(checked(taken.folders(), check), directories)
-        aside = destination.parent / "same-aside"
         with sources_of(cache, check) as sources:
-            if trees.renewed(taken, wanted, taken.about.names, sources, aside, destination):
+            if trees.renewed(taken, wanted, taken.about.names, sources, destination):
                 about = taken.about
                 return Ready(
                     root=root,
@@ -62,21 +74,19 @@ def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path, check
                     hot=shared.sizes,
                     about=_touched(about, cache, linked),
                     shared=shared,
-                    listed=beside / "folders",
+                    taken=taken,
                 )
     pin.release()
     return None
 
 
-def unchanged_files(
-    cache: LocalCache, pin: Pin, shared: Shared, facts: Facts, place: Path, check: Check = go_on
-) -> Linked | None:
-    """Pin the files of the cache that a kept tree in `place` shares and return them; None when one is another one."""
+def unchanged_files(cache: LocalCache, pin: Pin, shared: Shared, facts: Facts, check: Check = go_on) -> Linked | None:
+    """Pin the files of the cache that a kept tree shares and return them; None when one is another one."""
     linked = Linked(cache.namespace.algorithm, cache.temporary)
     for packed in checked(shared.facts, check):
         known = facts.known(packed)
         pin.extend(blob.digest for blob, _ in known)
-        cache.settle(known, place)
+        cache.settle(known)
         if not cache.unchanged(known.items()):
             return None
         linked.append(list(known))
@@ -86,24 +96,24 @@ def unchanged_files(
 def from_near(cache: LocalCache, trees: Trees, plans: Plans, destination: Path, check: Check) -> Mapped | None:
     """Turn a kept tree that has much in common with a new one into it, at `destination`; None when there is none."""
     names = sum(run.names for run in plans)
-    beside = destination.parent / "near"
-    taken = trees.take_near(sketch(plans), beside)
+    taken = trees.take_near(sketch(plans), destination)
     if taken is None:
         return None
     linked = Linked(cache.namespace.algorithm, cache.temporary)
-    wanted = folders_of(_known(cache, plans, linked, beside), trees.facts, cache.temporary)
-    aside = destination.parent / "near-aside"
-    with sources_of(cache, check) as sources:
-        if not trees.renewed(taken, checked(wanted, check), names, sources, aside, destination):
-            return None
-    return Mapped(linked, names=names)
+    wanted = folders_of(_known(cache, plans, linked), trees.facts, cache.temporary)
+    try:
+        with sources_of(cache, check) as sources:
+            is_renewed = trees.renewed(taken, checked(wanted, check), names, sources, destination)
+    finally:
+        trees.give_up(taken.path)  # what it was is told by other lists than what it is
+    return Mapped(linked, names=names) if is_renewed else None
 
 
-def _known(cache: LocalCache, plans: Plans, linked: Linked, place: Path) -> Iterator[Known]:
+def _known(cache: LocalCache, plans: Plans, linked: Linked) -> Iterator[Known]:
     """Yield each run with what its files are in the cache, adding these to `linked`; raises NotReusable."""
     for run in plans:
         variants = run.variants()
-        cache.settle(variants, place)
+        cache.settle(variants)
         cache.paths(variants)
         known = cache.identities(variants)
         if len(known) < len(variants):

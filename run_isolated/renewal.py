@@ -54,18 +54,25 @@ class _Changes:
 
 
 def renew(
-    root: Path, wanted: Iterable[Folder], facts: Facts, sources: Sources, proven_ns: int, aside: Path, limit: int
+    root: Path,
+    wanted: Iterable[Folder],
+    facts: Facts,
+    sources: Sources,
+    proven_ns: int,
+    aside: Path,
+    like: Path,
+    limit: int,
 ) -> int:
     """Make the tree at `root` what is `wanted` and return how many names had to be changed.
 
-    Surplus directories are moved to `aside`, which the caller deletes, and which is to be in a directory that no
-    command had yet: of that group are the directories that somebody makes here. Raises NotReusable when more than
-    `limit` names differ, before anything was changed, and when something cannot be.
+    Surplus directories are moved to `aside`, which is made for it, and which the caller deletes. `like` is a directory
+    that no command had yet, where trees are made: of its group are the directories that somebody makes there. Raises
+    NotReusable when more than `limit` names differ, before anything was changed, and when something cannot be.
     """
     try:
         top = os.open(root, _FOLDER)
         try:
-            comparison = _Comparison(top, os.stat(aside.parent), facts, sources, proven_ns, limit)
+            comparison = _Comparison(top, os.stat(like), facts, sources, proven_ns, limit)
             for folder in wanted:
                 comparison.compare(folder)
             _correct(top, comparison.changes, sources, aside)
@@ -204,7 +211,7 @@ class _Comparison:
 def _correct(top: int, changes: _Changes, sources: Sources, aside: Path) -> None:
     """Carry out `changes`: first what goes, then directories parents first, then what is in them."""
     if any(is_folder for _, is_folder in changes.surplus):
-        aside.mkdir(mode=_PRIVATE, exist_ok=True)
+        aside.mkdir(mode=_PRIVATE)
     for number, (path, is_folder) in enumerate(changes.surplus):
         with suppress(FileNotFoundError):  # it went with the directory above
             if is_folder:

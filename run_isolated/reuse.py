@@ -5,21 +5,20 @@
                                  /folders what each directory should hold, see folders.py
                                  /tree
 
-Knows no command and no store of blobs. A tree is taken by moving it away, which succeeds for one process only, and
-comes back by moving it here as a whole; what a killed run had taken is deleted with its work directory. Or it is used
-where it is, by runs that cannot change it (see lowers.py): while one of them has it locked, nobody takes or deletes it.
-The invariants: what is taken was compared name by name before anybody sees it (see renewal.py); no tree is believed
-that was mapped in another boot; there are at most MAX_TREES, of MAX_NAMES names together.
+Knows no command and no store of blobs. A tree is taken by giving its directory another name, which succeeds for one
+process only, and keeping that locked. Then `tree` alone goes to where a command finds it, and comes back; all that is
+believed of it, and what was surplus in it, stays here, where commands have no business. What a killed run had taken is
+deleted as soon as nobody has it locked. Or a tree is used where it is, by runs that cannot change it (see lowers.py):
+while one of them has it locked, nobody takes or deletes it. The invariants: what is taken was compared name by name
+before anybody sees it (see renewal.py); no tree is believed that was mapped in another boot; there are at most
+MAX_TREES, of MAX_NAMES names together.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import itertools
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +31,7 @@ from isolate.errors import InternalFailure, InvalidRecord, TooLarge
 from isolate.monitor import Monitor
 from run_isolated.deletion import delete_tree
 from run_isolated.facts import Facts
+from run_isolated.holding import PRIVATE, alone, is_at, locked, mount_of
 from run_isolated.moving import is_file_or_nothing
 
 if TYPE_CHECKING:  # what reads, writes and corrects kept trees is imported when there is one
@@ -48,8 +48,7 @@ MAX_CHANGES = 1 << 18  # names that are corrected: a list of them is in memory
 VERSION = 2
 
 _NAME = re.compile(r"[0-9a-f]{40,128}-[0-9a-f]{12}")
-_PRIVATE = 0o700
-_TREES, _GONE, _COMING, _LOCK = "trees", "gone-", "coming-", "lock"
+_TREES, _GONE, _COMING, _TAKEN, _LOCK = "trees", "gone-", "coming-", "taken-", "lock"
 
 
 class Trees:
@@ -59,6 +58,7 @@ class Trees:
         self._cache, self._monitor, self._policy = cache, monitor, cache.policy
         self._root = cache.root / _TREES
         self.facts = Facts(cache.namespace.algorithm)
+        self._locks: dict[Path, int] = {}  # of directories that are ours alone
 
     def same(self, root: bytes) -> Iterator[Taken]:
         """Yield the trees of the manifest `root`, the one used last first, where they are: see lowers.py."""
@@ -83,33 +83,35 @@ class Trees:
         """Whether any tree is kept."""
         return bool(self._used())
 
-    def take_same(self, root: bytes, beside: Path) -> Taken | None:
-        """Move a tree of the manifest `root` into the directory `beside`; None when there is none."""
+    def take_same(self, root: bytes, destination: Path) -> Taken | None:
+        """Take a tree of the manifest `root` that can be moved to `destination`; None when there is none."""
         for _, name in self._used():
-            if name.startswith(f"{root.hex()}-") and (taken := self._take(name, beside)) is not None:
+            if name.startswith(f"{root.hex()}-") and (taken := self._take(name, destination)) is not None:
                 return taken
         return None
 
-    def take_near(self, sketch: bytes, beside: Path) -> Taken | None:
-        """Move the tree that shares most with one of this `sketch`, and enough, into `beside`."""
+    def take_near(self, sketch: bytes, destination: Path) -> Taken | None:
+        """Take the tree that shares most with one of this `sketch`, and enough; else as `take_same`."""
         best, best_name = NEAR, ""
         for _, name in self._used():
             about = self._about(self._root / name)
             if about is not None and (found := self._similarity(sketch, about.sketch)) > best:
                 best, best_name = found, name
-        return self._take(best_name, beside) if best_name else None
+        return self._take(best_name, destination) if best_name else None
 
-    def renewed(
-        self, taken: Taken, wanted: Iterable[Folder], names: int, sources: Sources, aside: Path, destination: Path
-    ) -> bool:
+    def renewed(self, taken: Taken, wanted: Iterable[Folder], names: int, sources: Sources, destination: Path) -> bool:
         """Correct a tree that was taken and move it to `destination`, an empty directory; False when it is no use."""
+        aside = taken.path / f"aside-{os.urandom(6).hex()}"
         from run_isolated.renewal import NotReusable, renew
 
         try:
             if has_mounts(taken.tree):
                 raise NotReusable("Something is mounted in it, or from it")
             limit = min(MAX_CHANGES, int(max(names, taken.about.names) * (1 - NEAR)))
-            changed = renew(taken.tree, wanted, self.facts, sources, taken.about.proven_ns, aside, limit)
+            since_ns, like = taken.about.proven_ns, destination.parent
+            changed = renew(taken.tree, wanted, self.facts, sources, since_ns, aside, like, limit)
+            with suppress(FileNotFoundError):  # nothing was surplus
+                os.rename(aside, self._root / f"{_GONE}{os.urandom(6).hex()}")
             os.rename(taken.tree, destination)
         except (NotReusable, InvalidRecord, TooLarge, ValueError):
             self._monitor.count("rejected_trees")
@@ -121,40 +123,38 @@ class Trees:
         self._monitor.count("corrected_names", changed)
         return True
 
-    def keep(
-        self, root: bytes, tree: Path, about: About, shared: Shared, wanted: Iterable[Folder] | Path, beside: Path
-    ) -> bool:
-        """Move `tree` here, with what it should hold: folders, or the list of when it was taken; False when it stays.
-
-        `beside` is a directory for us to make.
-        """
+    def keep(self, root: bytes, tree: Path, about: About, shared: Shared, wanted: Iterable[Folder] | Taken) -> bool:
+        """Move `tree` here, with what it should hold: folders, or what it was taken from; False when it stays."""
         if about.names < MIN_NAMES or not about.boot_id or not about.proven_ns:
             return False
-        from run_isolated import folders
-        from run_isolated.sealing import sealed, write_sealed
+        from run_isolated.kept import Taken, write_about, write_lists
 
-        name = f"{root.hex()}-{os.urandom(6).hex()}"
+        place = None
         try:
-            self._root.mkdir(exist_ok=True)
-            beside.mkdir(mode=0o700)
-            if isinstance(wanted, Path):
-                os.rename(wanted, beside / "folders")
-            else:
-                with open(beside / "folders", "wb") as file:
-                    folders.write(file, wanted)
-            (beside / "about").write_bytes(sealed(about))
-            with open(beside / "shared", "wb") as file:
-                write_sealed(file, itertools.chain([shared.sizes.tobytes()], filter(None, shared.facts)))
-            os.rename(tree, beside / "tree")
-            os.utime(beside, (self._cache.clock.now(),) * 2)
-            os.rename(beside, self._root / name)
-        except OSError as error:  # it only saves time; the work directory is deleted with all that is left of it
+            place = wanted.path if isinstance(wanted, Taken) else self._made()
+            if not isinstance(wanted, Taken):
+                write_lists(place, shared, wanted)
+            write_about(place, about)
+            os.rename(tree, place / "tree")
+            os.utime(place, (self._cache.clock.now(),) * 2)
+            os.rename(place, self._root / f"{root.hex()}-{os.urandom(6).hex()}")
+        except OSError as error:  # it only saves time; the tree is deleted with the work directory
             self._monitor.problem(f"Cannot keep the mapped tree: {error.strerror}")
             return False
         except TooLarge:
             return False
+        finally:
+            if place is not None:
+                self.give_up(place)
         self._monitor.count("kept_trees")
         return True
+
+    def give_up(self, place: Path) -> None:
+        """Let a directory that is ours go: if it still has the name that we gave it, it goes with the next `trim`."""
+        self.retire(place)
+        lock = self._locks.pop(place, None)
+        if lock is not None:
+            os.close(lock)
 
     def trim(self, *, evicted: bool = False) -> None:
         """Delete trees past the limits, and what dead processes left; after files were evicted, those that had them."""
@@ -189,18 +189,36 @@ class Trees:
         smallest = set(sorted(ones | others)[:SKETCH])
         return len(ones & others & smallest) / len(smallest) if smallest else 0.0
 
-    def _take(self, name: str, beside: Path) -> Taken | None:
-        about = self._about(self._root / name)
-        if about is None:
-            return None
-        try:
-            with _alone(self._root / name):
-                os.rename(self._root / name, beside)
-        except OSError:  # another run was faster, or uses it where it is, or works on another file system
+    def _take(self, name: str, destination: Path) -> Taken | None:
+        path, taken = self._root / name, self._root / f"{_TAKEN}{os.urandom(6).hex()}"
+        about = self._about(path)
+        if about is None or mount_of(self._root) != mount_of(destination.parent):
             return None
         from run_isolated.kept import Taken
 
-        return Taken(beside, about)
+        try:
+            lock = locked(path)
+            try:
+                os.rename(path, taken)
+            except OSError:
+                os.close(lock)
+                raise
+        except OSError:  # another run was faster, or uses it where it is
+            return None
+        self._locks[taken] = lock
+        return Taken(taken, about)
+
+    def _made(self) -> Path:
+        """Make a directory that is ours until it is given up, or we die."""
+        while True:
+            path = self._root / f"{_COMING}{os.urandom(6).hex()}"
+            path.mkdir(mode=PRIVATE, parents=True)
+            with suppress(FileNotFoundError, BlockingIOError):  # somebody took it for one that was left
+                lock = locked(path)
+                if is_at(path, lock):
+                    self._locks[path] = lock
+                    return path
+                os.close(lock)
 
     def _about(self, path: Path) -> About | None:
         """Return what is known of a kept tree; None when that is of no use here."""
@@ -242,7 +260,7 @@ class Trees:
     def _delete(self, name: str) -> None:
         path, gone = self._root / name, self._root / (name if name.startswith(_GONE) else f"{_GONE}{name}")
         try:
-            with _alone(path):
+            with alone(path):
                 os.rename(path, gone)  # from now on nobody takes it
                 delete_tree(gone)
         except (FileNotFoundError, BlockingIOError):  # taken, or in use
@@ -259,22 +277,6 @@ def retire(cache_dir: Path, paths: Iterable[Path]) -> None:
         with suppress(OSError):
             (cache_dir / _TREES).mkdir(exist_ok=True)
             os.rename(path, cache_dir / _TREES / f"{_GONE}{os.urandom(6).hex()}")
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Lock a directory; raises BlockingIOError while somebody uses what is in it."""
-    status = os.lstat(path)
-    if not stat.S_ISDIR(status.st_mode):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    if status.st_mode & _PRIVATE != _PRIVATE:  # a command took the rights away
-        os.chmod(path, _PRIVATE)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def sketch_of(runs: Iterable[Iterable[bytes]]) -> bytes:

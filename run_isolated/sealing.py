@@ -6,6 +6,9 @@ without an error, what it yielded was written by `write_sealed`.
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -13,24 +16,37 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 from isolate.cas.digest import BLAKE3
-from isolate.errors import InvalidRecord
+from isolate.errors import InvalidRecord, TooLarge
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 _LENGTH_BYTES = 4
-MAX_RECORD_BYTES = 1 << 30  # far beyond what is written; more means that these are not our bytes
+MAX_RECORD_BYTES = 1 << 28  # far beyond what is written; more means that these are not our bytes
+MAX_SEALED_BYTES = 16 << 20
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a file to read; raises OSError for anything else, a link or a pipe, without waiting for anybody."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is no file", str(path))
 
 
 def sealed(value: msgspec.Struct) -> bytes:
-    """Return the bytes of a file with `value`."""
+    """Return the bytes of a file with `value`; raises TooLarge."""
     body = msgspec.msgpack.encode(value)
+    if len(body) > MAX_SEALED_BYTES - BLAKE3.digest_bytes:
+        raise TooLarge(f"{len(body)} bytes are too many to be kept of a tree")
     return BLAKE3.digest(body) + body
 
 
 def unsealed(path: Path, kind: type[T]) -> T | None:
     """Return what was sealed; None when there is nothing of the kind."""
     try:
-        content = path.read_bytes()
+        with open_plain(path) as file:
+            content = file.read(MAX_SEALED_BYTES)
         check, body = content[: BLAKE3.digest_bytes], content[BLAKE3.digest_bytes :]
         return msgspec.msgpack.decode(body, type=kind) if BLAKE3.digest(body) == check else None
     except (OSError, msgspec.DecodeError):
@@ -38,9 +54,11 @@ def unsealed(path: Path, kind: type[T]) -> T | None:
 
 
 def write_sealed(file: BinaryIO, records: Iterable[bytes]) -> None:
-    """Write `records`, none of them empty, an end and a check."""
+    """Write `records`, none of them empty, an end and a check; raises TooLarge."""
     hasher = BLAKE3.hasher()
     for record in records:
+        if len(record) > MAX_RECORD_BYTES:
+            raise TooLarge(f"A record of {len(record)} bytes is too long to be kept of a tree")
         hasher.update(record)
         file.write(len(record).to_bytes(_LENGTH_BYTES, "little") + record)
     file.write(bytes(_LENGTH_BYTES) + hasher.digest())

@@ -224,14 +224,11 @@ class LocalCache:
         keys = (self._key(blob.digest, executable=executable) for blob, executable in variants if doubtful)
         return sorted(doubtful.intersection(keys))
 
-    def settle(self, variants: Iterable[tuple[Blob, bool]], place: Path) -> None:
-        """Hash those of the files (blob, executable) that are in doubt; what has names of unknown use is replaced.
-
-        The names below `place` are the caller's, and nobody writes there.
-        """
+    def settle(self, variants: Iterable[tuple[Blob, bool]]) -> None:
+        """Hash those of the files (blob, executable) that are in doubt; what has names of unknown use is replaced."""
         if keys := self.in_doubt(variants):
             with translated(self.root):
-                self._doubts.settle(keys, [place])
+                self._doubts.settle(keys)
 
     def recheck(self, variants: Sequence[tuple[Blob, bool]]) -> set[tuple[Blob, bool]]:
         """Hash files (blob, executable) that somebody may have written to; return those that are right, read-only now.

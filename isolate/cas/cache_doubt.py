@@ -3,9 +3,9 @@
 A command may give a file of the cache another name, in a place that outlives it, and a later one write through that,
 hiding it from every stat but the ctime. What it did moved the ctime, and so the file came into doubt when the command
 was over. Here the doubt ends: nobody has the file open for writing, it is mounted nowhere, and each of its names is
-that in the cache or one below `trees/`, where only trees are that nobody uses, or below another place that the caller
-vouches for. A file of which this cannot be said is replaced by a copy, so that other names lead to a file that is not
-the cache's any more; and so is one that shows another mode, owner or attribute than the cache gives its files.
+that in the cache or one below `trees/`, where only trees are that no command has. A file of which this cannot be said
+is replaced by a copy, so that other names lead to a file that is not the cache's any more; and so is one that shows
+another mode, owner or attribute than the cache gives its files.
 
 Knows no trees: it counts names. The invariant: no doubt ends that is newer than what was looked at (see `Row.boot`).
 While another session has a file in doubt pinned it may have names of it, and the file stays, and stays in doubt, unless
@@ -15,7 +15,7 @@ it shows by itself that somebody changed it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,10 +53,10 @@ class Doubts:
             intact += [row for row in rows if row.key in right]
         return intact
 
-    def settle(self, keys: Sequence[bytes], places: Iterable[Path] = ()) -> set[bytes]:
+    def settle(self, keys: Sequence[bytes]) -> set[bytes]:
         """Hash those of `keys` that are in doubt, end the doubts that can be, and return all keys that are right.
 
-        The names below `places` are the caller's, and nobody writes there. Files of other bytes are dropped.
+        Files of other bytes are dropped.
         """
         rows = self._shelf.index.look_up(keys)  # before looking at a file: what is in doubt later is another doubt
         right: dict[bytes, tuple[Row, Hashed]] = {}
@@ -67,7 +67,7 @@ class Doubts:
                     size, mtime_ns, inode = found.identity
                     right[key] = row._replace(size=size, mtime_ns=mtime_ns, inode=inode), found
         foreign = self._foreign(right)
-        exposed = foreign.union(self._exposed(right, places))
+        exposed = foreign.union(self._exposed(right))
         self._shelf.trust([row for key, (row, _) in right.items() if key not in exposed])
         if exposed:
             used = cache_session.pinned_among(self._root, {key[:-1] for key in exposed}, but=self._session)
@@ -81,14 +81,14 @@ class Doubts:
         fresh = {mode: fresh_form(self._session.temporary(), mode) for mode in set(map(mode_of, right))}
         return {key for key, (_, found) in right.items() if found.form != fresh[mode_of(key)]}
 
-    def _exposed(self, right: dict[bytes, tuple[Row, Hashed]], places: Iterable[Path]) -> list[bytes]:
+    def _exposed(self, right: dict[bytes, tuple[Row, Hashed]]) -> list[bytes]:
         """Return the keys of files that somebody has open, that have names we do not know, or that may be mounted."""
         mounted = nameless_inodes(self._root) if right else set()  # not a name, and nobody needs to have it open
         if mounted is None:
             return list(right)
         lacking = {found.identity[2]: found.names - 1 for _, found in right.values() if found.names > 1}
         if lacking:
-            _count_down([self._root / "trees", *places], lacking)
+            _count_down(self._root / "trees", lacking)
         return [
             key
             for key, (_, found) in right.items()
@@ -110,9 +110,9 @@ class Doubts:
         return True
 
 
-def _count_down(places: Iterable[Path], lacking: dict[int, int]) -> None:
-    """Take one from the inode of each name below `places`, as far as they can be read and lie where they seem to."""
-    pending = [str(place) for place in places if not has_mounts(place)]
+def _count_down(place: Path, lacking: dict[int, int]) -> None:
+    """Take one from the inode of each name below `place`, as far as it can be read and lies where it seems to."""
+    pending = [] if has_mounts(place) else [str(place)]
     while pending:
         with suppress(OSError), os.scandir(pending.pop()) as entries:
             for entry in entries:

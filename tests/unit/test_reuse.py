@@ -18,8 +18,9 @@ from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.errors import InternalFailure
 from isolate.monitor import TallyMonitor
-from run_isolated import linked, mapping, reuse
+from run_isolated import folders, linked, mapping, reuse
 from run_isolated.fetching import load
+from run_isolated.folders import Folder
 from run_isolated.inputs import Inputs
 from run_isolated.mapper import How
 from run_isolated.result import Stopped
@@ -354,7 +355,7 @@ async def test_a_tree_that_has_little_in_common_is_left_alone(machine: Machine) 
 
 
 @pytest.mark.parametrize("file", ["about", "shared", "folders"])
-@pytest.mark.parametrize("damage", ["gone", "cut", "flipped", "foreign"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "flipped", "foreign", "a pipe", "a link to one", "a link"])
 async def test_a_damaged_description_costs_time_only(machine: Machine, file: str, damage: str) -> None:
     tree = a_tree()
     root = await put_tree(machine.store, tree)
@@ -366,6 +367,13 @@ async def test_a_damaged_description_costs_time_only(machine: Machine, file: str
             path.unlink()
         case "flipped" if file == "folders":  # in a name: nothing but the check tells
             path.write_bytes(bytes(content).replace(b"f011", b"f0!1"))
+        case "a pipe" | "a link to one":
+            path.unlink()
+            os.mkfifo(machine.path / "pipe" if damage == "a link to one" else path)
+            if damage == "a link to one":
+                path.symlink_to(machine.path / "pipe")
+        case "a link":
+            path.symlink_to(path.rename(machine.path / "list"))
         case "cut":
             path.write_bytes(content[: len(content) // 2])
         case "flipped":
@@ -374,6 +382,69 @@ async def test_a_damaged_description_costs_time_only(machine: Machine, file: str
         case _:
             path.write_bytes(b"\x93foreign")
     assert await machine.run(root) == tree
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        [(b"/victim", [], [b"made"]), (b"/victim/made", [], [])],
+        [(b"d/../../victim", [], [b"made"]), (b"d/../../victim/made", [], [])],
+        [(b"", [], [b".."]), (b"..", [], [b"victim"]), (b"../victim", [], [b"made"]), (b"../victim/made", [], [])],
+        [(b"", [], [b"../victim"]), (b"../victim", [], [])],
+        [(b"", [b"d"], []), (b"d", [b"planted"], [])],  # through a link that the list itself asks for
+        [(b"", [b"d"], [b"d"]), (b"d", [b"planted"], [])],
+        [(b"", [b"l"], [b"d"]), (b"d", [], [])] * 2,
+        [(b"", [b"x/y"], [])],
+    ],
+)
+async def test_a_list_leads_nowhere_but_into_its_tree(
+    machine: Machine, forged: list[tuple[bytes, list[bytes], list[bytes]]]
+) -> None:
+    root = await put_tree(machine.store, a_tree())
+    await machine.run(root)
+    victim = machine.path / "victim"
+    (victim / "sub").mkdir(parents=True)
+    (victim / "file").write_bytes(b"mine")
+    there = os.fsencode(machine.path)
+    path = machine.kept[0] / "folders"
+    with path.open("rb") as file:
+        first, *others = folders.read(file)
+    lists = [
+        Folder(name.replace(b"/victim", there + b"/victim"), b"", b"", [], [(link, there) for link in links], inner)
+        for name, links, inner in forged
+    ]
+    with path.open("wb") as file:
+        folders.write(file, [*([] if forged[0][0] == b"" else [first, *others]), *lists])
+    assert await machine.run(root) == a_tree()
+    assert sorted(os.listdir(victim)) == ["file", "sub"]
+    assert machine.count("rejected_trees") == 1
+
+
+@pytest.mark.parametrize("version", [0, 1])
+async def test_a_command_finds_nothing_beside_its_tree(machine: Machine, version: int) -> None:
+    """What is believed afterwards, and names of files that are not its inputs, are out of its way."""
+    roots = [await put_tree(machine.store, a_tree(number)) for number in range(2)]
+    await machine.run(roots[0], lambda place: shutil.copytree(place / "d", place / "surplus", copy_function=os.link))
+    again = await machine.load(roots[version])
+    assert machine.count("reused_trees") == 1
+    assert [path for path in again.place.parent.rglob("*") if not path.is_relative_to(again.place)] == []
+    assert not (again.place / "surplus").exists()
+    again.end()
+    assert sorted(os.listdir(machine.cache_dir / "trees")) == sorted([machine.kept[0].name, "lock"])
+
+
+async def test_what_a_live_run_took_stays_and_what_a_dead_one_took_goes(machine: Machine) -> None:
+    root = await put_tree(machine.store, a_tree())
+    await machine.run(root)
+    one = await machine.load(root)
+    assert [path.name.partition("-")[0] for path in machine.kept] == ["taken"]
+    await machine.run(root)
+    one.end()
+    (left,) = [path for path in machine.kept if path.name.startswith(root)][:1]
+    left.rename(left.with_name("taken-0123456789ab"))
+    await machine.run(root)
+    assert len(machine.kept) == 1
+    assert machine.kept[0].name.startswith(root)
 
 
 async def test_files_that_left_the_cache_are_fetched_again(machine: Machine) -> None:
