@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Self
 
 from isolate.errors import InternalFailure
+from run_isolated.linker import COMMAND_LINE, batch_of
 
-MIN_FILES = 10_000  # 0.1 s of work: starting a process takes 0.02 s
 MAX_LINKERS = 3  # besides us; the journal of a file system is one for all
 BATCH = 512  # links that another process makes in one go
 OWN_BATCH = 64  # links of ours between looks at the others
@@ -32,9 +32,9 @@ _PACKAGES = str(Path(__file__).resolve().parent.parent)
 
 
 class Linkers:
-    """Processes that link files below the descriptor `files` to names below `root`; started when there is enough to do.
+    """Processes that link files below the descriptor `files` to names below `root`; a context manager.
 
-    A context manager.
+    They are started when there is something to do.
     """
 
     def __init__(self, files: int, root: int, count: int | None = None) -> None:
@@ -54,7 +54,7 @@ class Linkers:
         self, numbers: range, sources: Sequence[str], paths: Sequence[str], make_one: Callable[[int], None]
     ) -> None:
         """Link those of `sources` that have these numbers to the paths beside them; `make_one` makes one here."""
-        if len(numbers) < MIN_FILES or self._count < 1:
+        if self._count < 1:
             for number in numbers:
                 make_one(number)
             return
@@ -97,9 +97,6 @@ class _Linker:
     """One process."""
 
     def __init__(self, files: int, root: int) -> None:
-        from run_isolated.linker import COMMAND_LINE, batch_of  # few trees are so large
-
-        self._encoded = batch_of
         arguments = [_PACKAGES, str(files), str(root)]
         self._process = subprocess.Popen(
             [sys.executable, *COMMAND_LINE, *arguments],
@@ -125,7 +122,7 @@ class _Linker:
 
     def give(self, numbers: range, sources: Sequence[str], paths: Sequence[str]) -> None:
         part = slice(numbers.start, numbers.stop)
-        left = memoryview(self._encoded(list(sources[part]), list(paths[part])))
+        left = memoryview(batch_of(list(sources[part]), list(paths[part])))
         self._given.append(numbers)
         try:
             while left:

@@ -17,7 +17,7 @@ from isolate.cas.memory import MemoryStore
 from isolate.errors import BlobsMissing, InternalFailure, InvalidManifest
 from isolate.fetch import fetch
 from isolate.monitor import NullMonitor
-from run_isolated import linking
+from run_isolated import linking, mapper
 from run_isolated.linking import Linkers
 from run_isolated.mapper import How, apply, directory
 from run_isolated.plans import Plans
@@ -77,8 +77,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[b
         return processes[-1]
 
     monkeypatch.setattr(subprocess, "Popen", watched)
-    for name, value in (("MIN_FILES", 100), ("BATCH", BATCH), ("OWN_BATCH", OWN_BATCH)):
-        monkeypatch.setattr(linking, name, value)
+    for module, name, value in (
+        (mapper, "MIN_SHARED_OUT", 100),
+        (linking, "BATCH", BATCH),
+        (linking, "OWN_BATCH", OWN_BATCH),
+    ):
+        monkeypatch.setattr(module, name, value)
     yield processes
     assert [process for process in processes if process.returncode is None] == []
 
@@ -114,13 +118,19 @@ def test_what_another_process_cannot_link_is_left_to_us(work: Work) -> None:
     assert len(os.listdir(work.place / "root/d")) == COUNT - 2
 
 
-@pytest.mark.parametrize(("names", "count"), [(99, 2), (COUNT, 0)])
-def test_nobody_is_started_for_little_or_without_a_processor(
-    work: Work, started: list[subprocess.Popen[bytes]], names: int, count: int
+def test_nobody_is_started_without_a_processor(work: Work, started: list[subprocess.Popen[bytes]]) -> None:
+    with Linkers(work.files, work.root, 0) as linkers:
+        work.make(linkers)
+    assert work.made_here == list(range(COUNT))
+    assert started == []
+
+
+async def test_nobody_is_started_for_little(
+    cache: LocalCache, tmp_path: Path, started: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Linkers(work.files, work.root, count) as linkers:
-        work.make(linkers, range(names))
-    assert work.made_here == list(range(names))
+    monkeypatch.setattr(mapper, "MIN_SHARED_OUT", COUNT)  # the first is made before it is asked
+    apply(await planned(cache), cache, tmp_path / "tree")
+    assert read_tree(tmp_path / "tree") == TREE
     assert started == []
 
 
