@@ -39,6 +39,14 @@ def nobody_reads() -> bool:
     return gone
 
 
+def is_of_stdout(error: BaseException) -> bool:
+    """Whether it came of printing a result; Python names no stream."""
+    trace = error.__traceback__ if isinstance(error, OSError) else None
+    while trace is not None and trace.tb_frame.f_code is not click.echo.__code__:
+        trace = trace.tb_next
+    return trace is not None and not trace.tb_frame.f_locals["err"]
+
+
 def write_nowhere() -> None:
     """Let stdout go nowhere: what is left in its buffer would fail once more when the interpreter ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

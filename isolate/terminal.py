@@ -26,7 +26,7 @@ from isolate.errors import (
     first_cause,
 )
 from isolate.settings import Settings
-from isolate.streams import nobody_reads, write_nowhere
+from isolate.streams import is_of_stdout, nobody_reads, write_nowhere
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -263,7 +263,7 @@ def _fail(console: Console, error: Exception) -> int:
         import traceback  # only for who wants to see one
 
         traceback.print_exception(error)
-    console.error(describe(cause))
+    console.error(f"Cannot write to stdout: {describe(cause)}" if is_of_stdout(cause) else describe(cause))
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

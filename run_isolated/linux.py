@@ -7,6 +7,7 @@ the changes are refused by returning False and `/proc` looks empty, so that call
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 _FS_IMMUTABLE, _FS_APPEND, FS_TOPDIR = 0x10, 0x20, 0x20000
 _FICLONE = 0x40049409
+_NO_MORE = "this machine allows no more namespaces, see /proc/sys/user"  # no matter of disks
 _ZOMBIE, _STOPPED = b"Z", {b"T", b"t"}
 _PROC = "/proc"
 O_PATH = getattr(os, "O_PATH", os.O_RDONLY)  # a handle that needs no rights to what it names
@@ -94,7 +96,8 @@ def unshare(namespaces: int) -> None:
 
     library = ctypes.CDLL(None, use_errno=True)
     if library.unshare(namespaces):
-        raise _error(ctypes.get_errno())
+        number = ctypes.get_errno()
+        raise OSError(number, _NO_MORE) if number == errno.ENOSPC else _error(number)
 
 
 def map_ids(process: int | str, users: str, groups: str, *, set_groups: bool) -> None:

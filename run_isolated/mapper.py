@@ -276,4 +276,6 @@ def _explained(error: OSError, destination: Path) -> IsolateError:
             return InvalidManifest(f"Cannot make {path}: {error.strerror}")
         case errno.ENOENT if error.filename2:  # of a link: all directories of the tree are there
             return _lost(error.filename)
+        case number if number in _NO_LINK and error.filename2:
+            return IsolateError(f"Cannot link {path} to the cache: {error.strerror}; --map auto copies such files")
     return IsolateError(f"Cannot map the tree into {destination}: {error.strerror}: {path}")

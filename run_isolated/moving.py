@@ -12,27 +12,43 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from run_isolated import linux
 from run_isolated.deletion import delete_tree
 
 _PRIVATE = 0o700
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def move(source: Path, destination: Path) -> None:
     """Move a directory to a place where nothing is, also to another file system; raises OSError."""
     try:
-        os.rename(source, destination)
+        _rename(source, destination)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         _copy(source, destination)
         # Its name goes at once, its files one by one: half of a directory is never taken for the whole.
         leaving = _beside(source)
-        os.rename(source, leaving)
+        _rename(source, leaving)
         delete_tree(leaving)
 
 
+def _rename(source: Path, destination: Path) -> None:
+    try:
+        os.rename(source, destination)
+    except PermissionError:  # a command took the rights to what it is in
+        own(source.parent)
+        os.rename(source, destination)
+
+
 def own(directory: Path) -> None:
-    """Get back the rights a command took away, and the ownership if we may."""
+    """Get back the rights a command took away, and the ownership if we may; no flag forbids changes any more."""
+    with suppress(OSError):
+        descriptor = os.open(directory, _FOLDER)
+        try:
+            linux.make_mutable(descriptor)
+        finally:
+            os.close(descriptor)
     with suppress(OSError):
         if os.lstat(directory).st_uid != os.geteuid():
             os.chown(directory, os.geteuid(), -1, follow_symlinks=False)

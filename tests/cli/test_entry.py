@@ -102,7 +102,7 @@ def test_a_stdout_that_takes_no_more_is_one_line(tmp_path: Path) -> None:
     script = "import sys; from isolate.entry import swarming; sys.exit(swarming())"
     line = ["sh", "-c", 'ulimit -f 0; "$0" -c "$1" --version > "$2"', sys.executable, script, str(tmp_path / "out")]
     done = subprocess.run(line, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "swarming: error: File too large\n")
+    assert (done.returncode, done.stderr) == (1, "swarming: error: Cannot write to stdout: File too large\n")
 
 
 def test_a_small_tree_does_not_pay_for_what_large_ones_and_isolate_files_need() -> None:

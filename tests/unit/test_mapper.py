@@ -15,7 +15,7 @@ from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.entries import Entry, Kind
-from isolate.errors import BlobsMissing, InvalidInput, InvalidManifest, NoSpace
+from isolate.errors import BlobsMissing, InvalidInput, InvalidManifest, IsolateError, NoSpace
 from isolate.fetch import fetch
 from isolate.isolated import Manifest
 from isolate.monitor import NullMonitor
@@ -181,6 +181,19 @@ async def test_where_no_link_is_possible_it_copies(
     assert mapped.copied_files == 4 - linked
     assert calls == 1 + linked
     assert (tmp_path / "tree/a").stat().st_mode & 0o222 == 0
+
+
+async def test_only_links_says_what_else_there_is(
+    store: MemoryStore, cache: LocalCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = await planned(store, cache, {"a": b"x"})
+
+    def refuse(source: str, path: str, **_: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link", source, None, path)
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(IsolateError, match=r"^Cannot link a to the cache: Invalid .* link; --map auto copies such"):
+        apply(tree, cache, tmp_path / "tree", How.ONLY_LINK)
 
 
 async def test_copies_between_file_systems(

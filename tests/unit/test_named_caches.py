@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,26 @@ def test_rights_that_were_taken_away_come_back(caches: NamedCaches, tmp_path: Pa
     caches.uninstall("a", tmp_path / "place")
     assert caches.install("a", tmp_path / "place") == 0
     assert (tmp_path / "place").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("flag", ["+i", "+a"])
+@pytest.mark.parametrize("protected", ["run/cache", "run"])
+def test_cache_that_a_command_protected_is_not_lost(
+    protected: str, flag: str, caches: NamedCaches, tmp_path: Path
+) -> None:
+    place = tmp_path / "run" / "cache"
+    place.parent.mkdir()
+    caches.install("a", place)
+    (place / "file").write_text("content")
+    if os.geteuid() or subprocess.run(["chattr", flag, tmp_path / protected], capture_output=True).returncode:
+        pytest.skip("nobody may, or this file system has no such flags")
+    try:
+        caches.uninstall("a", place)
+    finally:
+        subprocess.run(["chattr", "-ia", tmp_path / "run"], check=True)
+    caches.install("a", place)
+    assert (place / "file").read_text() == "content"
+    (place / "another").write_text("it can be written to")
 
 
 def test_size_counts_files_and_follows_no_link(tmp_path: Path) -> None:
