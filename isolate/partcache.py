@@ -25,7 +25,7 @@ from typing import BinaryIO, Self, cast
 
 from isolate.cas.digest import BLAKE3, Algorithm, Blob
 from isolate.clock import Clock
-from isolate.frames import read_frame, write_frame
+from isolate.frames import UNFINISHED, open_frames, read_frame, write_frame
 from isolate.monitor import Monitor
 from isolate.scan import Found
 
@@ -178,7 +178,7 @@ class PartCache:
     def _begin(self) -> None:
         import tempfile  # a tenth of the start of a command that has nothing to write
 
-        descriptor, self._name = tempfile.mkstemp(dir=self._folder)
+        descriptor, self._name = tempfile.mkstemp(prefix=UNFINISHED, dir=self._folder)
         self._file = os.fdopen(descriptor, "wb")
         write_frame(self._file, self._head)
         given = set(self._given)
@@ -211,7 +211,7 @@ class PartCache:
     def _read(self) -> Generator[Part, None, None]:
         """Yield what is remembered; ends early, with a report, where it is damaged."""
         try:
-            with open(self._path, "rb") as file:
+            with open_frames(self._path) as file:
                 if read_frame(file) != self._head:
                     raise ValueError("it begins with something else")
                 for number in itertools.count():

@@ -21,14 +21,13 @@ from typing import Any, BinaryIO, Self
 
 from isolate.cas.digest import BLAKE3, Algorithm
 from isolate.clock import Clock
-from isolate.frames import read_frame, write_frame
+from isolate.frames import UNFINISHED, clean_frames, open_frames, read_frame, write_frame
 from isolate.monitor import Monitor
 from isolate.scan import Stamp
 
 FORMAT = b"isolate stat cache 1"
 FRAME_FILES = 4096  # about half a megabyte: all that is held of a cache of any size
 HELD_DEAD = 4 * FRAME_FILES  # paths that are gone, before the new cache is begun because of them
-KEPT_S = 30 * 86_400.0  # caches of trees that nobody archived for so long go
 # File systems stamp ctime with a coarse clock (ext4 4 ms, FAT 2 s): a file this young could change once more and keep
 # its stamp, so its digest is not remembered.
 SETTLED_NS = 2_000_000_000
@@ -176,10 +175,7 @@ class StatCache:
             return
         self._merge().finish(self._path, self._dead)
         os.utime(self._path, (now_s, now_s))
-        with os.scandir(self._folder) as entries:
-            for entry in entries:
-                if entry.stat(follow_symlinks=False).st_mtime < now_s - KEPT_S:
-                    os.unlink(entry.path)
+        clean_frames(self._folder, now_s)
 
     def _give_up(self, error: OSError) -> None:
         self._monitor.problem(f"Digests of unchanged files are not remembered: {error}")
@@ -188,7 +184,7 @@ class StatCache:
     def _read(self) -> Generator[tuple[list[str], list[Record]], None, None]:
         """Yield the frames of the old cache; ends early, with a report, where it is damaged."""
         try:
-            with open(self._path, "rb") as file:
+            with open_frames(self._path) as file:
                 if read_frame(file) != self._head:
                     raise ValueError("it begins with something else")
                 while (payload := read_frame(file)) is not None:
@@ -216,7 +212,7 @@ class _Merger:
     def __init__(
         self, folder: Path, head: bytes, record: struct.Struct, old: Iterator[tuple[list[str], list[Record]]]
     ) -> None:
-        descriptor, self._name = tempfile.mkstemp(dir=folder)
+        descriptor, self._name = tempfile.mkstemp(prefix=UNFINISHED, dir=folder)
         self._file: BinaryIO = os.fdopen(descriptor, "wb")
         self._record = record
         self._old = (pair for paths, records in old for pair in zip(paths, records, strict=True))
@@ -235,13 +231,13 @@ class _Merger:
 
     def advance(self, path: str, dead: set[str]) -> None:
         """Write those old ones that come before `path` and are not dead; the dead are forgotten."""
-        while self._next is not None and self._next[0] < path:
-            self._copy(dead)
+        while (old := self._next) is not None and old[0] < path:
+            self._copy(*old, dead)
 
     def finish(self, path: Path, dead: set[str]) -> None:
         """Write what is left of the old ones, and let the new cache take the name `path`."""
-        while self._next is not None:
-            self._copy(dead)
+        while (old := self._next) is not None:
+            self._copy(*old, dead)
         self._flush()
         self._file.close()
         os.replace(self._name, path)
@@ -254,12 +250,11 @@ class _Merger:
             self._file.close()
             os.unlink(self._name)
 
-    def _copy(self, dead: set[str]) -> None:
-        assert self._next is not None
-        if self._next[0] in dead:
-            dead.remove(self._next[0])
+    def _copy(self, path: str, record: Record, dead: set[str]) -> None:
+        if path in dead:
+            dead.remove(path)
         else:
-            self._write(*self._next)
+            self._write(path, record)
         self._next = next(self._old, None)
 
     def _write(self, path: str, record: Record) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -182,7 +183,7 @@ def test_what_is_not_trusted_is_replaced(tmp_path: Path) -> None:
         assert [path for path in "anx" if cache.at(path)] == ["n"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "first", "empty", "garbage", "long"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "first", "empty", "garbage", "long", "pipe"])
 def test_a_damaged_memory_is_reported_and_replaced(tmp_path: Path, damage: str) -> None:
     path = remembered(tmp_path)
     content = bytearray(path.read_bytes())
@@ -199,7 +200,11 @@ def test_a_damaged_memory_is_reported_and_replaced(tmp_path: Path, damage: str) 
             content[:] = b"\x10\0\0\0nonsense nonsense nonsense"
         case "long":
             content += b"\xff" * 12
-    path.write_bytes(content)
+    if damage == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
     monitor = TallyMonitor()
     with opened(tmp_path, monitor=monitor) as cache:
         expected = [part is not None for part in (cache.at("a"), cache.at("x"), cache.at("y"))]

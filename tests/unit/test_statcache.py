@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from isolate.cas.digest import BLAKE3, SHA1, Algorithm
+from isolate.frames import KEPT_S
 from isolate.monitor import TallyMonitor
 from isolate.scan import Stamp
-from isolate.statcache import FRAME_FILES, HELD_DEAD, KEPT_S, SETTLED_NS, StatCache, is_settled
+from isolate.statcache import FRAME_FILES, HELD_DEAD, SETTLED_NS, StatCache, is_settled
 from tests.clock import ManualClock
 
 CLOCK = ManualClock(1_700_000_000.0)
@@ -193,6 +194,32 @@ def test_without_a_place_to_write_it_only_reports(tmp_path: Path) -> None:
         assert cache.find("a", STAMP) is None
         cache.store("a", STAMP, DIGEST)
     assert monitor.problems[0].startswith("Digests of unchanged files are not remembered")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_what_is_no_file_is_reported_and_replaced(tmp_path: Path, kind: str) -> None:
+    remember(tmp_path, ["a"])
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    monitor = TallyMonitor()
+    with StatCache(tmp_path, "/tree", BLAKE3, CLOCK, monitor) as cache:
+        assert cache.find("a", STAMP) is None
+    assert len(monitor.problems) == 1
+    assert path.is_file()
+    assert not path.is_symlink()
+
+
+def test_an_old_directory_in_its_place_is_no_reason_to_complain(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    os.utime(tmp_path / "directory", (CLOCK.now() - KEPT_S - 1,) * 2)
+    monitor = TallyMonitor()
+    with StatCache(tmp_path, "/tree", BLAKE3, CLOCK, monitor) as cache:
+        cache.store("a", STAMP, DIGEST)
+    assert not monitor.problems
 
 
 def test_caches_nobody_used_for_a_month_go(tmp_path: Path) -> None:
