@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 _TABLE = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(rb"\\([0-7]{3})")  # of spaces, tabs, newlines, backslashes and number signs
+_LOWERS = (b"lowerdir", b"lowerdir+", b"datadir+")
+_BETWEEN_LAYERS = re.compile(rb"(?<!\\):")
 _DELETED = b"//deleted"  # follows a source that has no name any more
 
 
@@ -25,14 +27,17 @@ class Mount(NamedTuple):
     device: bytes  # of the file system: "8:1"
     source: bytes  # what is mounted, as a path in its file system
     point: bytes
+    layers: tuple[bytes, ...] = ()  # of an overlay: what it shows, as far as it was named by absolute paths
 
 
 def parse(table: bytes) -> list[Mount]:
     """Return the mounts of a mountinfo, in its order."""
     found = []
     for line in filter(None, table.split(b"\n")):  # and not at a carriage return, which is not escaped
-        number, _, device, source, point, *_ = line.split(b" ")
-        found.append(Mount(number, device, _plain(source), _plain(point)))
+        number, _, device, source, point, *others = line.split(b" ")
+        kind, _, options = others[others.index(b"-") + 1 :]
+        layers = _layers(options) if kind == b"overlay" else ()
+        found.append(Mount(number, device, _plain(source), _plain(point), layers))
     return found
 
 
@@ -73,13 +78,18 @@ def alias(path: Path) -> str | None:
 
 def find_alias(mounts: Iterable[Mount], path: bytes) -> bytes | None:
     """Return what `alias` does; `path` has no links in it."""
-    place, others = _place(list(mounts), path)
-    for mount in others:
-        source, other = mount.source.removesuffix(_DELETED), None
-        if source == place or _is_below(source, place):
+    mounts = list(mounts)
+    place, others = _place(mounts, path)
+    home = _home(mounts, path)
+    ways = [(mount, mount.source.removesuffix(_DELETED), place) for mount in others]
+    overlays = [mount for mount in mounts if mount.layers and mount is not home]
+    ways += [(mount, layer + mount.source.rstrip(b"/"), path) for mount in overlays for layer in mount.layers]
+    for mount, source, wanted in ways:
+        other = None
+        if source == wanted or _is_below(source, wanted):
             other = mount.point
-        elif _is_below(place, source):
-            other = mount.point.rstrip(b"/") + b"/" + place[len(source.rstrip(b"/")) + 1 :]
+        elif _is_below(wanted, source):
+            other = mount.point.rstrip(b"/") + b"/" + wanted[len(source.rstrip(b"/")) + 1 :]
         if other is not None and other != path and not _is_below(other, path):  # there, what hides `path` hides it
             return other
     return None
@@ -122,6 +132,18 @@ def _inode_at(mount: Mount) -> int | None:
         finally:
             os.close(descriptor)
     return None
+
+
+def _layers(options: bytes) -> tuple[bytes, ...]:
+    """Return the directories that an overlay shows, and writes to."""
+    found = []
+    for option in options.split(b","):
+        name, _, value = option.partition(b"=")
+        if name in _LOWERS:
+            found += [re.sub(rb"\\(.)", rb"\1", path) for path in _BETWEEN_LAYERS.split(_plain(value))]
+        elif name == b"upperdir":
+            found.append(_plain(value))
+    return tuple(os.path.normpath(path) for path in found if path.startswith(b"/"))
 
 
 def _is_below(path: bytes, above: bytes) -> bool:

@@ -16,6 +16,7 @@ TABLE = rb"""22 27 0:21 / /proc rw,relatime - proc proc rw
 30 27 8:1 /home /home rw,relatime shared:1 - ext4 /dev/sda1 rw
 40 27 254:0 /work/a\040b\011c\012d\134e\043f/x /mnt/t\011b rw - ext4 /dev/vda rw
 """
+LAYERS = b"41 27 0:60 / /m rw - overlay overlay rw,"
 ODD = b"/work/a b\tc\nd\\e#f"
 
 
@@ -65,6 +66,14 @@ def test_without_a_table_nothing_is_mounted() -> None:
         (b"41 27 8:1 /home /alias rw - ext4 /dev/sda1 rw", b"/home/u/cache", b"/alias/u/cache"),
         (b"41 27 8:1 /home/u/cache /alias rw - ext4 /dev/sda1 rw", b"/home/u/cache", b"/alias"),
         (b"41 27 8:1 /home/u/cach /alias rw - ext4 /dev/sda1 rw", b"/home/u/cache", None),
+        (LAYERS + rb"lowerdir=/l,upperdir=/home/u\040u,workdir=/home/w", b"/home/u u/cache", b"/m/cache"),
+        (LAYERS + rb"lowerdir=/l,upperdir=/home/u/cache/trees,workdir=/w", b"/home/u/cache", b"/m"),
+        (LAYERS + rb"lowerdir=/l:/home/u\134:\134\134x:/m,upperdir=/k", rb"/home/u:\x/cache", b"/m/cache"),
+        (LAYERS + rb"lowerdir+=/l,lowerdir+=/home/u/,volatile", b"/home/u/cache", b"/m/cache"),
+        (LAYERS + rb"lowerdir=u,upperdir=/home/uu,workdir=/home/u", b"/home/u/cache", None),
+        (LAYERS.replace(b" / ", b" /x ") + b"upperdir=/home/u", b"/home/u/x/cache", b"/m/cache"),
+        (LAYERS.replace(b" / ", b" /x ") + b"upperdir=/home/u", b"/home/u/cache", None),
+        (LAYERS.replace(b"/m", b"/home") + b"upperdir=/", b"/home/u/cache", None),  # it is on the overlay itself
         (b"41 27 8:1 /home/u/cache /home/u/cache rw - ext4 /dev/sda1 rw", b"/home/u/cache", None),  # on itself
         (b"41 27 8:1 /home/u /home/u/cache/m rw - ext4 /dev/sda1 rw", b"/home/u/cache", None),  # in itself
     ],
