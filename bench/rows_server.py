@@ -10,7 +10,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from bench.tree import generate
 from bench.watching import Watch, cpu_s, family, memory_bytes
 
 IDLE_S = 2.0
+GIVEN_BACK_S = 12.0  # until what an upload needed is free again: the server looks every 5 s
+UPLOAD_FILES = 100  # of 300 KB, in each of CLIENTS trees
 ASKED = 100_000
 CLIENTS = 10
 READERS = 2  # processes
@@ -29,15 +33,25 @@ GB = 1e9
 
 
 def idle_server(place: Place) -> Race:
-    """Row 10: a server that was started and has nothing to do."""
+    """Row 10: a server that has nothing to do, since its start, and again since ten clients uploaded at once."""
 
     def once() -> Sample:
+        trees = [place.fresh("upload") for _ in range(CLIENTS)]
+        for number, tree in enumerate(trees):
+            generate(tree, UPLOAD_FILES, seed=100 + number, mean_bytes=300_000)
         server, end = place.start()
         try:
             time.sleep(IDLE_S)
-            return Sample(IDLE_S, server_memory_bytes=memory_bytes(family(server.pid)), server_cpu_s=cpu_s(server.pid))
+            fresh_bytes = memory_bytes(family(server.pid))
+            with ThreadPoolExecutor(CLIENTS) as clients:
+                list(clients.map(partial(place.archive, server), trees))
+            time.sleep(GIVEN_BACK_S)
+            most_bytes = max(fresh_bytes, memory_bytes(family(server.pid)))
+            return Sample(GIVEN_BACK_S, server_memory_bytes=most_bytes, server_cpu_s=cpu_s(server.pid))
         finally:
             end()
+            for tree in trees:
+                shutil.rmtree(tree)
 
     return Race([Contestant("idle server", once)])
 

@@ -47,6 +47,7 @@ from server.protocol import JsonRunner
 from server.retention import Sweeper
 from server.runtime import loop_factory, raise_file_limit
 from server.settings import SETTINGS_DIR, Settings
+from server.spare_memory import LOOK_S, SpareMemory, own_bytes, trim
 from server.stores.datadir import DataDirectory
 from server.stores.janitor import Janitor
 from server.stores.limits import BlobLimits
@@ -162,11 +163,13 @@ def jobs_of(services: Services, data: DataDirectory, polls: WaitingPolls) -> lis
         if await asyncio.to_thread(services.archives.has_changed):
             polls.renew()
 
+    memory = SpareMemory(services.blobs.moved_bytes, own_bytes, trim())
     return [
         Job("tick", 1.0, services.scheduler.tick),
         Job("release", RELEASE_S, services.scheduler.release),
         Job("drop gone", 1.0, polls.drop_gone),
         Job("bot code", 1.0, renew_for_code),
+        Job("memory", LOOK_S, memory.look),
         Job("tidy", TIDY_S, tidy),
         Job("traffic", SAVE_TRAFFIC_S, services.traffic.save),
         Job("settings", RELOAD_S, services.settings.reload),

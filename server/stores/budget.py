@@ -24,11 +24,17 @@ class ByteBudget:
         self._max_waiting = max_waiting
         self._patience_s = patience_s
         self._used_bytes = 0
+        self._leased_bytes = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
     def used_bytes(self) -> int:
         return self._used_bytes
+
+    @property
+    def leased_bytes(self) -> int:
+        """How much was ever leased, one after the other."""
+        return self._leased_bytes
 
     @asynccontextmanager
     async def lease(self, size_bytes: int) -> AsyncIterator[None]:
@@ -43,7 +49,7 @@ class ByteBudget:
         """Wait for `size_bytes` and return how much was really taken: what `release` has to be given."""
         size_bytes = min(size_bytes, self._total_bytes)
         if not self._waiting and self._used_bytes + size_bytes <= self._total_bytes:
-            self._used_bytes += size_bytes
+            self._take(size_bytes)
             return size_bytes
         if len(self._waiting) >= self._max_waiting:
             raise Unavailable(f"Too much in flight for {self._what}", retry_after_s=1.0)
@@ -75,5 +81,9 @@ class ByteBudget:
             size_bytes, turn = self._waiting.popleft()
             if turn.cancelled():
                 continue
-            self._used_bytes += size_bytes
+            self._take(size_bytes)
             turn.set_result(None)
+
+    def _take(self, size_bytes: int) -> None:
+        self._used_bytes += size_bytes
+        self._leased_bytes += size_bytes

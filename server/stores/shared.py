@@ -64,6 +64,10 @@ class SharedBlobStores:
             self._shared[namespace.name] = store
         return store
 
+    def moved_bytes(self) -> int:
+        """Return how much was ever in flight, in either direction: it grows as long as somebody stores or reads."""
+        return self._stores.ingest.leased_bytes + self._stores.egress.leased_bytes
+
     def reject(self, error: Exception) -> None:
         """Count an upload whose content was wrong."""
         self._stores.monitor.count("rejected_uploads")

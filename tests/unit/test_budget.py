@@ -32,6 +32,7 @@ async def test_leases_together_stay_within_the_total() -> None:
             group.create_task(work(size))
     assert most == 100
     assert budget.used_bytes == 0
+    assert budget.leased_bytes == 430
 
 
 async def test_what_is_too_large_gets_everything() -> None:
