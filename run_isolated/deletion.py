@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
+from isolate.cas.inode_flags import make_mutable
 from isolate.errors import InternalFailure
 from run_isolated import linux
 from run_isolated.stopping import Check, go_on
@@ -189,7 +190,7 @@ def _opened(path: str | Path, parent: int | None) -> int:
 
 def _unprotect(name: str, folder: int, mount: tuple[int, int]) -> None:
     """Take away what may forbid the deletion of an entry: modes and flags, of it and of its directory."""
-    linux.make_mutable(folder)
+    make_mutable(folder)
     status = os.stat(name, dir_fd=folder, follow_symlinks=False)
     kind = stat.S_IFMT(status.st_mode)
     if kind == stat.S_IFDIR:
@@ -199,7 +200,7 @@ def _unprotect(name: str, folder: int, mount: tuple[int, int]) -> None:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             entry = os.open(name, flags, dir_fd=folder)
             try:
-                linux.make_mutable(entry)
+                make_mutable(entry)
             finally:
                 os.close(entry)
 

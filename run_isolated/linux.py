@@ -19,8 +19,6 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 0x40
 _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
-_FS_IMMUTABLE, _FS_APPEND, FS_TOPDIR = 0x10, 0x20, 0x20000
 _FICLONE = 0x40049409
 _NO_MORE = "this machine allows no more namespaces, see /proc/sys/user"  # no matter of disks
 _ZOMBIE, _STOPPED = b"Z", {b"T", b"t"}
@@ -160,34 +158,6 @@ def mount_of(descriptor: int) -> tuple[int, int]:
         if line.startswith(b"mnt_id:"):
             mount = int(line.removeprefix(b"mnt_id:"))
     return os.fstat(descriptor).st_dev, mount
-
-
-def make_mutable(descriptor: int) -> None:
-    """Take away the flags that forbid changes even to root, if there are any and we may."""
-    _change_flags(descriptor, remove=_FS_IMMUTABLE | _FS_APPEND)
-
-
-def scatter(descriptor: int) -> bool:
-    """Ask that directories made in this one go to a part of the disk that their name decides; returns if that is known.
-
-    Else ext4 puts a tree where the last one has just been deleted, and each mkdir there first looks through all the
-    inodes that were freed in the last minutes: 300 us instead of 25.
-    """
-    return _change_flags(descriptor, add=FS_TOPDIR)
-
-
-def _change_flags(descriptor: int, *, add: int = 0, remove: int = 0) -> bool:
-    if not sys.platform.startswith("linux"):
-        return False
-    import fcntl
-
-    with suppress(OSError):  # a file system without such flags
-        flags = int.from_bytes(fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, bytes(8))[:4], sys.byteorder)
-        changed = (flags | add) & ~remove
-        if changed != flags:
-            fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, changed.to_bytes(8, sys.byteorder))
-        return True
-    return False
 
 
 def processes() -> list[Process]:

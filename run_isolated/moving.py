@@ -12,7 +12,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from run_isolated import linux
+from isolate.cas.inode_flags import make_mutable
 from run_isolated.deletion import delete_tree
 
 _PRIVATE = 0o700
@@ -46,7 +46,7 @@ def own(directory: Path) -> None:
     with suppress(OSError):
         descriptor = os.open(directory, _FOLDER)
         try:
-            linux.make_mutable(descriptor)
+            make_mutable(descriptor)
         finally:
             os.close(descriptor)
     with suppress(OSError):

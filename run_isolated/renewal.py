@@ -17,8 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from isolate.cas.cache_form import Form, form_of
+from isolate.cas.inode_flags import make_mutable
 from isolate.errors import IsolateError
-from run_isolated import linux
 from run_isolated.facts import Fact, Facts
 from run_isolated.folders import Folder
 from run_isolated.linked import Variant
@@ -72,7 +73,7 @@ def renew(
     try:
         top = os.open(root, _FOLDER)
         try:
-            comparison = _Comparison(top, os.stat(like), facts, sources, proven_ns, limit)
+            comparison = _Comparison(top, _fresh_forms(like), facts, sources, proven_ns, limit)
             for folder in wanted:
                 comparison.compare(folder)
             _correct(top, comparison.changes, sources, aside)
@@ -87,13 +88,13 @@ class _Comparison:
     """Goes through a tree once, parents first, and notes what differs."""
 
     def __init__(
-        self, top: int, fresh: os.stat_result, facts: Facts, sources: Sources, proven_ns: int, limit: int
+        self, top: int, fresh: tuple[Form, Form], facts: Facts, sources: Sources, proven_ns: int, limit: int
     ) -> None:
-        """`fresh` is a directory that was made like those of the tree."""
+        """`fresh` is what the root of a tree and a directory in it look like that were made just now."""
         self._top, self._facts, self._sources = top, facts, sources
         self._proven_ns, self._limit = proven_ns, limit
         self._device, self._umask = os.fstat(top).st_dev, _umask()
-        self._owners, self._inherited = (os.geteuid(), fresh.st_gid), fresh.st_mode & stat.S_ISGID
+        self._root_form, self._folder_form = fresh
         self._lacking: set[bytes] = set()  # directories that are to be made
         self._judged: dict[Variant, bool] = {}
         self.changes = _Changes()
@@ -125,13 +126,12 @@ class _Comparison:
         except PermissionError:
             self._replace(path)
             return None
-        status = os.fstat(descriptor)
-        right = status.st_dev == self._device and (status.st_uid, status.st_gid) == self._owners
-        expected = (0o777 & ~self._umask if path else _PRIVATE) | self._inherited
-        right = right and stat.S_IMODE(status.st_mode) == expected
+        status, form = os.fstat(descriptor), self._folder_form if path else self._root_form
+        found = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+        right = status.st_dev == self._device and found == (form.mode, form.user, form.group)
         if right and status.st_ctime_ns >= self._proven_ns:
-            linux.make_mutable(descriptor)
-            right = not _has_attributes(descriptor)
+            make_mutable(descriptor)
+            right = form_of(descriptor) == form
         if right:
             return descriptor
         os.close(descriptor)
@@ -179,7 +179,7 @@ class _Comparison:
                 elif name in empties and self._is_empty(entry, empties[name]):
                     del empties[name]
                     continue
-                elif name in links and _target(entry, descriptor) == links[name]:
+                elif name in links and self._is_link(entry, descriptor, links[name]):
                     del links[name]
                     continue
                 self.changes.surplus.append((prefix + name, entry.is_dir(follow_symlinks=False)))
@@ -200,6 +200,16 @@ class _Comparison:
             and status.st_size == 0
             and status.st_ctime_ns < self._proven_ns
             and status.st_dev == self._device
+        )
+
+    def _is_link(self, entry: os.DirEntry[str], descriptor: int, target: bytes) -> bool:
+        """Whether it is the link, and nobody gave it another owner or attributes, which would have moved its ctime."""
+        status = entry.stat(follow_symlinks=False)
+        return (
+            stat.S_ISLNK(status.st_mode)
+            and status.st_ctime_ns < self._proven_ns
+            and status.st_dev == self._device
+            and os.fsencode(os.readlink(entry.name, dir_fd=descriptor)) == target
         )
 
     def _count(self, names: int) -> None:
@@ -229,17 +239,24 @@ def _correct(top: int, changes: _Changes, sources: Sources, aside: Path) -> None
         os.symlink(target, os.fsencode(path), dir_fd=top)
 
 
-def _target(entry: os.DirEntry[str], descriptor: int) -> bytes | None:
-    return os.fsencode(os.readlink(entry.name, dir_fd=descriptor)) if entry.is_symlink() else None
-
-
-def _has_attributes(descriptor: int) -> bool:
-    """Whether a directory has attributes that a command may have given it; labels of the system do not count."""
+def _fresh_forms(like: Path) -> tuple[Form, Form]:
+    """Return what the root of a tree that is made in `like` looks like, and a directory in it."""
+    root = like / f"fresh-{os.urandom(6).hex()}"
+    folder = root / "folder"
+    made: list[Form] = []
     try:
-        names = os.listxattr(descriptor)
-    except (OSError, AttributeError):  # a file system, or a system, without them
-        return False
-    return any(not name.startswith("security.") for name in names)
+        for path, mode in ((root, _PRIVATE), (folder, 0o777)):
+            os.mkdir(path, mode)
+            descriptor = os.open(path, _FOLDER)
+            try:
+                made.append(form_of(descriptor))
+            finally:
+                os.close(descriptor)
+    finally:
+        for path in (folder, root):
+            with suppress(FileNotFoundError):
+                os.rmdir(path)
+    return made[0], made[1]
 
 
 def _umask() -> int:

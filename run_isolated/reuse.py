@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isolate.cas.cache import LocalCache
-from isolate.cas.cache_session import put_away
+from isolate.cas.foreign import put_away
 from isolate.cas.mounts import has_mounts
 from isolate.errors import InternalFailure, InvalidRecord, TooLarge
 from isolate.monitor import Monitor

@@ -22,9 +22,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from isolate.cas.inode_flags import scatter
 from isolate.errors import InternalFailure
 from isolate.monitor import Monitor
-from run_isolated import linux
 from run_isolated.deletion import OWNER, delete_tree
 from run_isolated.result import Stopped
 from run_isolated.stopping import Check
@@ -114,13 +114,13 @@ def _place_of(folder: int) -> Path | None:
 
 
 def _make_scattered(path: Path) -> None:
-    """Make a directory for a large tree away from where the last one was deleted; see `linux.scatter`.
+    """Make a directory for a large tree away from where the last one was deleted; see `scatter`.
 
     The name it is made with decides where, so that is never the same.
     """
     above = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        linux.scatter(above)
+        scatter(above)
         name = os.urandom(6).hex()
         os.mkdir(name, _PRIVATE, dir_fd=above)
         os.rename(name, path.name, src_dir_fd=above, dst_dir_fd=above)

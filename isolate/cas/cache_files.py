@@ -19,8 +19,9 @@ from typing import NamedTuple, Self
 
 from isolate.cas.cache_form import Form, form_of, open_to_read
 from isolate.cas.cache_index import UNKNOWN_BOOT, Identity, Row, identity
-from isolate.cas.cache_session import put_away
 from isolate.cas.digest import ALGORITHMS, Algorithm, Blob
+from isolate.cas.foreign import make_way
+from isolate.cas.inode_flags import make_mutable
 from isolate.errors import BlobCorrupt, IsolateError, NoSpace
 
 Content = bytes | bytearray | memoryview
@@ -102,11 +103,9 @@ class CacheFiles:
         path = self.path(staged.key)
         try:
             os.rename(staged.temporary, path)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError, PermissionError):
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            os.rename(staged.temporary, path)
-        except IsADirectoryError:  # a command put it there
-            put_away(Path(path))
+            make_way(path)
             os.rename(staged.temporary, path)
 
     def remove(self, key: bytes) -> None:
@@ -116,9 +115,9 @@ class CacheFiles:
         except FileNotFoundError:
             return
         except (IsADirectoryError, PermissionError):  # the second is what some systems say of directories
-            if not os.path.isdir(path):
-                raise
-            put_away(Path(path))
+            make_way(path)
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
     def scan(self) -> Iterator[Row]:
         """Yield every file there is, as not verified; linking moves the ctime, so that is when it was last used."""
@@ -224,7 +223,7 @@ class BlobWriter:
 
 def stage_copy(source: str, temporary: str, key: bytes, algorithm: Algorithm) -> Staged:
     """Copy the plain variant of a file for the executable one, verified; raises BlobCorrupt."""
-    with open(source, "rb") as file:
+    with open(open_to_read(source, None), "rb") as file:
         blob = Blob(key[1:-1], os.fstat(file.fileno()).st_size)
         writer = FileWriter(temporary, key, algorithm, blob)
         try:
@@ -264,6 +263,7 @@ def hash_file(path: str, algorithm: Algorithm, *, mode: int | None = None) -> Ha
             present = stat.S_IMODE(status.st_mode)
             restored = present & mode | mode & 0o500  # what the umask took away stays away
             if present != restored:
+                make_mutable(descriptor)
                 os.fchmod(descriptor, restored)
         is_open = _is_open_for_writing(descriptor)
         while content := os.read(descriptor, READ_BYTES):

@@ -1,7 +1,7 @@
-"""What a file of a cache shows beside its bytes: mode, owner, and extended attributes, access lists among them.
+"""What a file of a cache, or a directory of a tree, shows beside what is in it: mode, owner, attributes, flags.
 
-Knows no digests. The invariant: two files that the cache makes at one time for one variant have the same form, so one
-that differs was changed by somebody else; labels that the system gives each file by itself are no part of it.
+Knows no digests. The invariant: two that we make at one time, in one way, have the same form, so one that differs was
+changed by somebody else; labels that the system gives each by itself are no part of it.
 """
 
 from __future__ import annotations
@@ -11,25 +11,29 @@ import stat
 from contextlib import suppress
 from typing import NamedTuple
 
+from isolate.cas.inode_flags import Marks, marks_of
+
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _READ_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _LABELS = {"security.selinux", "security.ima", "security.evm"}
-_ACCESS_LIST = "system.posix_acl_access"  # a directory may give one to each file: then what it says counts
+_ACCESS_LISTS = "system.posix_acl_"  # a directory may give them to all that is made in it: then what they say counts
 
 
 class Form(NamedTuple):
-    """Of one file."""
+    """Of one file or directory."""
 
     mode: int
     user: int
     group: int
     attributes: frozenset[tuple[str, bytes]]
+    marks: Marks
 
 
 def form_of(descriptor: int) -> Form:
-    """Return the form of an open file; raises OSError."""
+    """Return the form of an open file or directory; raises OSError."""
     status = os.fstat(descriptor)
-    return Form(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, _attributes(descriptor))
+    mode, attributes = stat.S_IMODE(status.st_mode), _attributes(descriptor)
+    return Form(mode, status.st_uid, status.st_gid, attributes, marks_of(descriptor))
 
 
 def fresh_form(temporary: str, mode: int) -> Form:
@@ -68,5 +72,5 @@ def _attributes(descriptor: int) -> frozenset[tuple[str, bytes]]:
     with suppress(OSError, AttributeError):  # a file system, or a system, without them
         for name in os.listxattr(descriptor):
             if name not in _LABELS:
-                found.add((name, os.getxattr(descriptor, name) if name == _ACCESS_LIST else b""))
+                found.add((name, os.getxattr(descriptor, name) if name.startswith(_ACCESS_LISTS) else b""))
     return frozenset(found)

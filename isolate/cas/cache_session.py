@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from isolate.cas.digest import ALGORITHMS, Algorithm
+from isolate.cas.foreign import at_once, put_away, remove
 
 _PIN = "pin-"
 _PIECE = 1 << 12  # digests of a pin that are read at a time
@@ -59,17 +60,6 @@ def prepare(root: Path) -> None:
         (root / name).mkdir(exist_ok=True)
     for algorithm in _folders_in(root / "files"):
         _folders_in(algorithm)
-
-
-def put_away(path: Path) -> None:
-    """Remove what somebody put in the place of something of ours; of a link, the link only."""
-    foreign = path.with_name(f"foreign-{os.urandom(8).hex()}")
-    with suppress(FileNotFoundError):  # another process was faster
-        os.rename(path, foreign)
-        if stat.S_ISDIR(os.lstat(foreign).st_mode):
-            _remove(foreign)
-        else:
-            foreign.unlink()
 
 
 def _folders_in(folder: Path) -> list[Path]:
@@ -140,20 +130,14 @@ class Session:
 
     def poisoned_since(self, mark: int) -> list[bytes]:
         """Return the digests found poisoned, while this session had them pinned, after `mark`."""
-        with suppress(FileNotFoundError):
-            return [bytes.fromhex(line) for line in (self.path / _POISONED).read_bytes()[mark:].decode().split()]
+        with suppress(FileNotFoundError), open(self.path / _POISONED, "rb", opener=at_once) as file:
+            return [bytes.fromhex(line) for line in file.read()[mark:].decode().split()]
         return []
 
     def close(self) -> None:
         """End the session: its pins are gone, its temporary files too."""
-        _remove(self.path)
+        remove(self.path)
         os.close(self._lock)
-
-
-def _remove(path: Path) -> None:
-    import shutil  # at the end of a run, which is to begin soon
-
-    shutil.rmtree(path, ignore_errors=True)
 
 
 class Dead(NamedTuple):
@@ -175,7 +159,7 @@ def find_dead(root: Path) -> list[Dead]:
         try:
             lock = os.open(path / "lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:  # killed while it was being made, or ending right now
-            _remove(path)
+            remove(path)
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,7 +173,7 @@ def find_dead(root: Path) -> list[Dead]:
 def bury(dead: Iterable[Dead]) -> None:
     """Remove dead sessions with all they had."""
     for session in dead:
-        _remove(session.path)
+        remove(session.path)
         os.close(session.lock)
 
 
@@ -209,7 +193,7 @@ class Pin:
         data = b"".join(digests)
 
         def append() -> None:
-            with open(self._path, "ab") as file:
+            with open(self._path, "ab", opener=at_once) as file:
                 file.write(data)
 
         self._exclude_writers(append)
@@ -264,13 +248,13 @@ def mark_poisoned(root: Path, algorithm: Algorithm, digest: bytes) -> None:
     for path in _sessions(root):
         with suppress(FileNotFoundError):
             if any(digest in digests for code, digests in _pinned_in(path) if code == algorithm.code):
-                with open(path / _POISONED, "ab") as file:
+                with open(path / _POISONED, "ab", opener=at_once) as file:
                     file.write(digest.hex().encode() + b"\n")
 
 
 def _digests_in(pin: Path, digest_bytes: int) -> Iterator[list[bytes]]:
     """Yield the digests of a pin, some at a time; one that is being written, or that is gone, ends with what it has."""
-    with suppress(FileNotFoundError), open(pin, "rb") as file:
+    with suppress(FileNotFoundError), open(pin, "rb", opener=at_once) as file:
         while piece := file.read(_PIECE * digest_bytes):
             yield [piece[at : at + digest_bytes] for at in range(0, len(piece) - digest_bytes + 1, digest_bytes)]
 

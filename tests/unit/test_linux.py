@@ -69,30 +69,3 @@ def test_group_to_be_spared_is_spared() -> None:
     finally:
         child.kill()
         child.wait()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the flag is one of Linux")
-def test_directories_are_scattered_where_the_file_system_knows_how(tmp_path: Path) -> None:
-    """And a directory for which that was asked for is a directory like others, which can be made mutable."""
-    import fcntl
-
-    descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        known = linux.scatter(descriptor)
-        assert linux.scatter(descriptor) is known
-        linux.make_mutable(descriptor)
-        if known:
-            flags = int.from_bytes(fcntl.ioctl(descriptor, linux.FS_IOC_GETFLAGS, bytes(8))[:4], sys.byteorder)
-            assert flags & linux.FS_TOPDIR
-    finally:
-        os.close(descriptor)
-    (tmp_path / "made").mkdir()
-
-
-def test_what_has_no_flags_is_not_scattered() -> None:
-    reading, writing = os.pipe()
-    try:
-        assert linux.scatter(reading) is False
-    finally:
-        os.close(reading)
-        os.close(writing)

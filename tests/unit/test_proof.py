@@ -15,6 +15,7 @@ from isolate.cas import cache_checks
 from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.cache_files import Hashed, hash_file
 from isolate.cas.digest import Namespace
+from isolate.cas.inode_flags import make_removable
 from isolate.cas.memory import MemoryStore
 from isolate.fetch import fetch
 from isolate.found import Fetched
@@ -25,6 +26,7 @@ from run_isolated.mapping import layout_of
 from run_isolated.plans import Plans
 from run_isolated.proof import Proof, Verdict
 from tests.clock import ManualClock
+from tests.inodes import IMMUTABLE, NO_DUMP, marks_at, set_flags
 from tests.stored import put_tree
 from tests.trees import Executable, Tree, read_tree
 
@@ -383,8 +385,31 @@ def attributed(path: Path) -> None:
     path.chmod(0o555 if path.name == "x" else 0o444)
 
 
+def flagged(path: Path) -> None:
+    if not set_flags(path, NO_DUMP):
+        pytest.skip("no flags here")
+
+
+def made_immutable(path: Path) -> None:
+    """And given another name, which is immutable as well."""
+    os.link(path, path.parent.parent / f"immutable-{path.name}")
+    if not set_flags(path, IMMUTABLE):
+        pytest.skip("only root can, and not on each file system")
+
+
+@pytest.fixture
+def mutable_again(tmp_path: Path) -> Iterator[None]:
+    """Let whoever deletes the files of this test do so."""
+    yield
+    for path in tmp_path.glob("immutable-*"):
+        make_removable(str(path))
+
+
+@pytest.mark.usefixtures("mutable_again")
 @pytest.mark.parametrize("name", ["a", "x"])
-@pytest.mark.parametrize("change", [shut, closed_to_others, given_away, given_to_a_group, attributed])
+@pytest.mark.parametrize(
+    "change", [shut, closed_to_others, given_away, given_to_a_group, attributed, flagged, made_immutable]
+)
 async def test_what_a_command_gave_an_input_beside_bytes_does_not_reach_the_next(
     store: MemoryStore, cache: LocalCache, tmp_path: Path, monitor: TallyMonitor, change: Attack, name: str
 ) -> None:
@@ -402,6 +427,7 @@ async def test_what_a_command_gave_an_input_beside_bytes_does_not_reach_the_next
     assert (status.st_mode, status.st_uid) == (mode, os.geteuid())
     assert status.st_gid == (tmp_path / "next/b").stat().st_gid
     assert "user.evil" not in os.listxattr(tmp_path / "next" / name)
+    assert marks_at(tmp_path / "next" / name) == marks_at(tmp_path / "next/b")
     assert read_tree(tmp_path / "next") == TREE
     assert follower.proof.check().problem is None
     assert monitor.counters["replaced_cache_files"] == 1

@@ -27,6 +27,7 @@ from run_isolated.result import Stopped
 from run_isolated.reuse import MAX_TREES, Trees
 from run_isolated.stopping import Check, go_on
 from tests.clock import ManualClock
+from tests.inodes import IMMUTABLE, NO_DUMP, SYNCHRONOUS, marks_at, set_flags
 from tests.stored import put_split, put_tree
 from tests.trees import Executable, Link, Tree, read_tree
 
@@ -335,6 +336,50 @@ async def test_a_directory_of_another_group_does_not_reach_the_next_command(mach
     assert (run.place / path).stat().st_gid == run.place.parent.stat().st_gid
     run.end()
     assert (machine.count("reused_trees"), machine.count("rejected_trees")) == ((1, 0) if path else (0, 1))
+
+
+def _owned_link(place: Path) -> None:
+    os.chown(place / "l", 12, 12, follow_symlinks=False)
+
+
+def _attributed_link(place: Path) -> None:
+    os.setxattr(place / "l", "trusted.evil", b"1", follow_symlinks=False)
+
+
+MARKINGS: dict[str, Callable[[Path], object]] = {
+    "owner of a link": _owned_link,
+    "attribute of a link": _attributed_link,
+    "attribute of the system": lambda place: os.setxattr(place / "d", "security.evil", b"1"),
+    "attribute": lambda place: os.setxattr(place / "d/deep", "user.evil", b"1"),
+    "flags": lambda place: set_flags(place / "d", NO_DUMP | SYNCHRONOUS),
+    "flags of the root": lambda place: set_flags(place, NO_DUMP),
+    "flags of an input": lambda place: set_flags(place / "many/f003", NO_DUMP),
+    "forbidden": lambda place: set_flags(place / "d", IMMUTABLE),
+}
+
+
+@pytest.mark.parametrize("marking", MARKINGS)
+async def test_what_a_command_gave_directories_and_links_does_not_reach_the_next(
+    machine: Machine, marking: str
+) -> None:
+    root = await put_tree(machine.store, a_tree())
+
+    def tamper(place: Path) -> None:
+        try:
+            MARKINGS[marking](place)
+        except OSError as error:
+            pytest.skip(f"not possible here: {error}")
+
+    await machine.run(root, tamper)
+    run = await machine.load(root)
+    assert read_tree(run.place) == a_tree()
+    for path in (run.place, *run.place.rglob("*")):
+        status = path.lstat()
+        assert (status.st_uid, status.st_gid) == (os.geteuid(), run.place.parent.stat().st_gid)
+        assert [name for name in os.listxattr(path, follow_symlinks=False) if "evil" in name] == []
+        if not path.is_symlink():
+            assert marks_at(path) == marks_at(run.place / "d/hollow" if path.is_dir() else run.place / "run")
+    run.end()
 
 
 async def test_a_tree_where_directories_inherit_their_group_is_used_again(machine: Machine) -> None:
