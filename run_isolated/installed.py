@@ -16,6 +16,7 @@ from pathlib import Path
 
 from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.files import write_atomic
+from isolate.cas.foreign import open_plain
 from isolate.clock import Clock
 from isolate.errors import InternalFailure
 from isolate.monitor import Monitor
@@ -37,11 +38,10 @@ def named_caches_of(root: Path, policy: CachePolicy, clock: Clock, monitor: Moni
 def take_back(work_dir: Path, clock: Clock, monitor: Monitor) -> None:
     """Return the named caches of a dead run to where they came from; for whoever deletes `work_dir`."""
     try:
-        descriptor = os.open(work_dir / WHENCE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:  # it had none
+        with open_plain(work_dir / WHENCE) as file:
+            root = os.fsdecode(file.read(_LONGEST_PATH_BYTES))
+    except OSError:  # it had none, or the command made something else of it
         return
-    with open(descriptor, "rb") as file:
-        root = os.fsdecode(file.read(_LONGEST_PATH_BYTES))
     if os.path.isabs(root) and "\0" not in root:  # the command may have written anything there
         try:
             taken = NamedCaches(Path(root), CachePolicy(), clock, monitor).take_back(work_dir)

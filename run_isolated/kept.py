@@ -14,10 +14,11 @@ from pathlib import Path
 
 import msgspec
 
+from isolate.cas.foreign import open_plain
 from isolate.errors import InvalidRecord
 from run_isolated import folders
 from run_isolated.folders import Folder
-from run_isolated.sealing import open_plain, read_sealed, sealed, write_sealed
+from run_isolated.sealing import read_sealed, sealed, write_sealed
 
 
 class About(msgspec.Struct, frozen=True, array_like=True):

@@ -6,9 +6,6 @@ without an error, what it yielded was written by `write_sealed`.
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -16,6 +13,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 from isolate.cas.digest import BLAKE3
+from isolate.cas.foreign import open_plain
 from isolate.errors import InvalidRecord, TooLarge
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -23,15 +21,6 @@ T = TypeVar("T", bound=msgspec.Struct)
 _LENGTH_BYTES = 4
 MAX_RECORD_BYTES = 1 << 28  # far beyond what is written; more means that these are not our bytes
 MAX_SEALED_BYTES = 16 << 20
-
-
-def open_plain(path: Path) -> BinaryIO:
-    """Open a file to read; raises OSError for anything else, a link or a pipe, without waiting for anybody."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return open(descriptor, "rb")
-    os.close(descriptor)
-    raise OSError(errno.EINVAL, "it is no file", str(path))
 
 
 def sealed(value: msgspec.Struct) -> bytes:

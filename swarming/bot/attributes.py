@@ -18,6 +18,7 @@ from pathlib import Path
 
 from isolate.clock import Clock
 from isolate.errors import IndexCorrupt, InvalidInput
+from isolate.plain_files import read_plain
 from run_isolated import named_state
 from swarming.bot import machine
 from swarming.bot.update import own_version
@@ -31,6 +32,7 @@ MAX_VALUE_CHARS = 256
 MAX_KEYS = 32
 RESERVED = {"id": "say --id", "server_version": "the server says it"}
 DEFAULT_POOL = "default"
+MAX_STATE_BYTES = 64 << 20  # of the list of named caches, which a task may have replaced
 THERMAL = Path("/sys/class/thermal")
 
 
@@ -127,8 +129,8 @@ class Attributes:
     def _named_caches(self) -> named_state.State:
         """Return the named caches that are here."""
         try:
-            text = (self.identity.base_dir / NAMED_CACHES / "state.json").read_text(encoding="utf-8")
-            return named_state.loads(text)
+            content = read_plain(self.identity.base_dir / NAMED_CACHES / "state.json", MAX_STATE_BYTES)
+            return named_state.loads(content.decode())
         except (OSError, ValueError, IndexCorrupt):
             return {}  # there are none yet, or the next run repairs the list
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from isolate.errors import InvalidInput
 from swarming import wire_bot
 from swarming.bot.attributes import Attributes, Identity, check_value, parse_dimensions
 from swarming.bot.machine import read_machine
+from swarming.bot.workdir import NAMED_CACHES
 from swarming.bot_archive import code_version
 from tests.clock import ManualClock
 
@@ -52,6 +54,12 @@ def test_state_counts_the_time_since_the_start(identity: Identity) -> None:
     assert state["sleep_streak"] == 3
     assert state["cost_usd_hour"] == 0.25
     assert state["env"] == {"PATH": "/bin"}
+
+
+def test_a_list_of_named_caches_that_a_task_made_a_pipe_holds_nobody_up(identity: Identity) -> None:
+    (identity.base_dir / NAMED_CACHES).mkdir()
+    os.mkfifo(identity.base_dir / NAMED_CACHES / "state.json")
+    assert "named_caches" not in Attributes(identity, read_machine(), {}, ManualClock()).state(0)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -302,6 +303,15 @@ def test_what_a_command_says_about_whence_harms_nobody(
     take_back(work, clock, monitor)
     assert (precious / "file").read_text() == "precious"
     assert monitor.problems == []
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_file_says_nothing_about_whence(
+    tmp_path: Path, clock: ManualClock, monitor: TallyMonitor, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / WHENCE)
+    take_back(tmp_path, clock, monitor)
+    assert (os.listdir(tmp_path), monitor.problems) == ([WHENCE], [])
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"lent":[["A","/x"]]}', '{"lent":[["a","x"]]}', '{"lent":[["a"]]}'])
