@@ -98,6 +98,10 @@ class BlobsMissing(NotFound):
         self.digests = tuple(digests)
 
 
+class LostFromCache(BlobsMissing):
+    """Files went out of the local cache while they were needed; the store may have them: fetch them again."""
+
+
 class ChunksMissing(BlobsMissing):
     """A large blob cannot be composed yet: some of its chunks were never stored."""
 

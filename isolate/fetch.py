@@ -13,7 +13,7 @@ from collections.abc import Callable
 from isolate.cas.cache import LocalCache, Pin
 from isolate.cas.digest import Blob
 from isolate.cas.store import BlobStore
-from isolate.errors import BlobsMissing
+from isolate.errors import BlobsMissing, LostFromCache
 from isolate.found import Fetched, Looking, Manifests, in_batches
 from isolate.monitor import Monitor
 from isolate.parts import Parts, Tree
@@ -81,7 +81,7 @@ class _Fetch:
                 sizes = await asyncio.to_thread(self._manifests.add, gone, parts)
                 gone = [digest for digest, size in sizes.items() if size is None]
                 if gone:  # the store sent it, and it is not here: somebody emptied the cache meanwhile
-                    raise BlobsMissing(gone, f"the cache {self._cache.root}")
+                    raise LostFromCache(gone, f"the cache {self._cache.root}")
             level = parts.below(level)
         return await asyncio.to_thread(parts.tree, root, self._manifests.part)
 

@@ -15,7 +15,7 @@ from struct import Struct
 from isolate.cas.cache import LocalCache, Pin
 from isolate.cas.digest import Blob
 from isolate.entries import Entry
-from isolate.errors import BlobsMissing, InvalidManifest
+from isolate.errors import BlobsMissing, InvalidManifest, LostFromCache
 from isolate.isolated import MAX_MANIFEST_BYTES, Manifest, loads
 from isolate.monitor import Monitor
 from isolate.parts import Parts, Tree
@@ -102,7 +102,7 @@ class Manifests:
         """Return a part that was read before."""
         content = self._content(digest)
         if content is None:
-            raise BlobsMissing([digest], f"the cache {self._cache.root}")
+            raise LostFromCache([digest], f"the cache {self._cache.root}")
         return loads(content, self._cache.namespace)
 
     def _content(self, digest: bytes) -> bytes | None:

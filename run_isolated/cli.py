@@ -152,8 +152,8 @@ def _run_by(
         with console.watch() as monitor:
             result, interrupted = _ended(spec, clock, LoggedMonitor(monitor, log), launcher)
         log.note(json.dumps(result.to_json()))
-    if result.stats.download is not None:
-        console.note(fetched_line(monitor.snapshot(), result.stats.download.duration_s))
+    if (download := result.stats.download) is not None:
+        console.note(fetched_line(download.counted(), download.duration_s))
     if result.internal_failure is not None:
         console.error(result.internal_failure)
     if json_file is not None:

@@ -5,22 +5,27 @@ Knows no command. The invariant: what comes out is as if it had been in the cach
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.store import BlobStore
 from isolate.clock import Clock
-from isolate.errors import NoSpace
+from isolate.errors import InternalFailure, LostFromCache, NoSpace
 from isolate.fetch import fetch
 from isolate.found import Fetched
 from isolate.monitor import Monitor
 from run_isolated.inputs import Inputs, mapped, trees_of
 from run_isolated.mapper import How
-from run_isolated.mapping import map_fetched
+from run_isolated.mapping import Ready
+from run_isolated.result import Transfer
 from run_isolated.reuse import Trees
 from run_isolated.stopping import Check, go_on
 from run_isolated.waiting import in_thread
+
+_TRIES = 8  # each time only what somebody overwrote since is fetched
 
 
 async def load(
@@ -72,15 +77,40 @@ async def fetched(
     try:
         trees = trees_of(cache, how, monitor, keep=keep)
         before = await in_thread(cache.usage)
-        tree = await _tree(store, cache, root, trees, monitor, verify=verify)
-        ready = await in_thread(partial(mapped, cache, trees, tree, destination, how, monitor, check))
-        if ready is None:
-            tree = await _tree(store, cache, root, trees, monitor, verify=verify)
-            ready = await in_thread(partial(map_fetched, cache, None, tree, destination, how, monitor, check))
+        mapping = partial(_mapped, store, cache, root, trees, destination, how, monitor)
+        ready, came = await mapping(verify=verify, check=check)
     except BaseException:
         await in_thread(cache.close)
         raise
-    return Inputs(cache, trees, before, ready, destination, clock.monotonic() - started_s)
+    inputs = Inputs(cache, trees, before, ready, destination, clock.monotonic() - started_s)
+    inputs.transfer = replace(came, duration_s=inputs.transfer.duration_s)
+    return inputs
+
+
+async def _mapped(
+    store: BlobStore,
+    cache: LocalCache,
+    root: str,
+    trees: Trees | None,
+    destination: Path,
+    how: How,
+    monitor: Monitor,
+    *,
+    verify: bool,
+    check: Check,
+) -> tuple[Ready, Transfer]:
+    """Return the tree `root`, mapped, and what came for it; what others overwrite meanwhile is fetched again."""
+    came = None
+    for number in range(_TRIES):
+        with suppress(LostFromCache):
+            tree = await _tree(store, cache, root, trees, monitor, verify=verify)
+            now = Transfer(0.0, tree.cold, tree.hot)
+            came = now if came is None else now.after(came)
+            near = None if number else trees
+            ready = await in_thread(partial(mapped, cache, near, tree, destination, how, monitor, check))
+            if ready is not None:
+                return ready, came
+    raise InternalFailure(f"The inputs were fetched {_TRIES} times; others overwrite them in the cache {cache.root}")
 
 
 async def _tree(

@@ -16,7 +16,7 @@ from typing import Self
 from isolate.cas.cache import CachePolicy, Evicted, LocalCache, Usage
 from isolate.cas.digest import Namespace
 from isolate.clock import Clock
-from isolate.errors import BlobCorrupt, BlobsMissing, InternalFailure
+from isolate.errors import BlobCorrupt, InternalFailure, LostFromCache
 from isolate.found import Fetched, found
 from isolate.monitor import Monitor
 from run_isolated.command import Layers
@@ -140,7 +140,7 @@ def mapped(
 
     The directory itself stays: somebody knows its inode.
     """
-    with suppress(BlobsMissing, BlobCorrupt):
+    with suppress(LostFromCache, BlobCorrupt):
         ready = map_fetched(cache, trees, fetched, destination, how, monitor, check)
         if not cache.poisoned_since(fetched.pin):
             return ready

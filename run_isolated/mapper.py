@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from isolate.cas.cache import LocalCache
 from isolate.cas.digest import Blob
 from isolate.entries import Entry
-from isolate.errors import BlobsMissing, InvalidInput, InvalidManifest, IsolateError, NoSpace
+from isolate.errors import InvalidInput, InvalidManifest, IsolateError, LostFromCache, NoSpace
 from isolate.spool import Spool
 from run_isolated import linux
 from run_isolated.linked import Linked, Variant
@@ -71,7 +71,7 @@ def apply(
     """Make the tree at `destination`, which is empty or does not exist.
 
     Raises InvalidInput when it is neither, InvalidManifest for names this file system cannot hold side by side,
-    BlobsMissing when the cache lost a file, NoSpace. After an error what was made so far is the caller's to remove.
+    LostFromCache when the cache lost a file, NoSpace. After an error what was made so far is the caller's to remove.
     """
     linked, late = Linked(cache.namespace.algorithm, cache.temporary), _Late(cache)
     names = 0
@@ -258,8 +258,8 @@ def _copy_bytes(reading: int, writing: int) -> None:
                 view = view[os.write(writing, view) :]
 
 
-def _lost(source: str) -> BlobsMissing:
-    return BlobsMissing([bytes.fromhex(os.path.basename(source).partition(".")[0])], "the cache")
+def _lost(source: str) -> LostFromCache:
+    return LostFromCache([bytes.fromhex(os.path.basename(source).partition(".")[0])], "the cache")
 
 
 def _explained(error: OSError, destination: Path) -> IsolateError:

@@ -41,6 +41,11 @@ _NOT_KEPT = "the tree is not kept: it has less than 256 names, a tar, or files t
 class CannotOverlay(Exception):
     """No overlay for a run; the text says why."""
 
+    def __init__(self, why: str, before: Usage | None = None, came: Transfer | None = None) -> None:
+        """What had come by then, and what the cache was `before`."""
+        super().__init__(why)
+        self.before, self.came = before, came
+
 
 class Overlaid:
     """One tree, ready to be mounted: `overlay` says how, see overlay.py."""
@@ -88,7 +93,7 @@ class Overlaid:
                 came = await _make(store, root, trees, cache, monitor, verify=verify, check=check)
                 lower = await in_thread(partial(hold, cache, trees, digest, check))
             if lower is None:
-                raise CannotOverlay(_NOT_KEPT)
+                raise CannotOverlay(_NOT_KEPT, before, came)
         except BaseException:
             await in_thread(cache.close)
             raise

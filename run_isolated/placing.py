@@ -36,7 +36,7 @@ async def placed(
     Also returns what became of the wish for an overlay: "overlay", or the way taken instead, and why; "" without one.
     """
     cache_dir, policy, verify = spec.content_cache_dir, spec.cache_policy, spec.verify_inputs
-    how, became = spec.mapping, ""
+    how, became, refusal = spec.mapping, "", None
     get = load if verify else fetched  # it was not found in the cache
     if how == OVERLAY:
         try:
@@ -44,13 +44,17 @@ async def placed(
             loading = partial(Overlaid.load, store, root, work, cache_dir, policy, clock, monitor, mounts)
             overlaid = await loading(verify=verify, check=check)
         except CannotOverlay as reason:
+            refusal = reason
             how, became, get = How.LINK.value, f"{How.LINK.value}: {reason}", load
             monitor.problem(f"No overlay for this run, files are linked or copied: {reason}")
         else:
             return overlaid, OVERLAY
     keep = not spec.leak_temp_dir
     getting = partial(get, store, root, work.run, cache_dir, policy, clock, monitor, How(how))
-    return await getting(verify=verify, keep=keep, check=check), became
+    inputs = await getting(verify=verify, keep=keep, check=check)
+    if refusal is not None and refusal.came is not None and refusal.before is not None:
+        inputs.transfer, inputs.before = inputs.transfer.after(refusal.came), refusal.before
+    return inputs, became
 
 
 def _check(spec: RunSpec) -> None:

@@ -6,6 +6,7 @@ end; whatever went wrong on our side is in `internal_failure`.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -38,6 +39,17 @@ class Transfer:
     duration_s: float
     items_cold: Sequence[int] = ()  # had to be transferred
     items_hot: Sequence[int] = ()  # were there already
+
+    def counted(self) -> dict[str, int]:
+        """Return how many items and bytes there were, as whoever watches a transfer counts them."""
+        cold, hot = self.items_cold, self.items_hot
+        fetched = {"fetched_blobs": len(cold), "fetched_bytes": sum(cold)}
+        return fetched | {"known_blobs": len(hot), "known_bytes": sum(hot)}
+
+    def after(self, earlier: Transfer) -> Transfer:
+        """Return both as one: what is hot only since the earlier one is cold."""
+        cold = array("Q", [*earlier.items_cold, *self.items_cold])
+        return Transfer(earlier.duration_s + self.duration_s, cold, earlier.items_hot)
 
     def to_json(self) -> dict[str, object]:
         return {

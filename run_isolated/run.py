@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from isolate.clock import Clock
-from isolate.errors import BlobsMissing, InternalFailure, IsolateError, first_cause
+from isolate.errors import BlobsMissing, InternalFailure, IsolateError, LostFromCache, first_cause
 from isolate.monitor import Monitor
 from run_isolated.attempt import Attempt
 from run_isolated.command import Command, cannot_start
@@ -78,7 +78,7 @@ class _Run:
     def fail(self, cause: BaseException) -> None:
         """Note why the run is no success; what is known of the command stays."""
         result = self._attempt.result
-        gone = isinstance(cause, BlobsMissing) and result.exit_code is None
+        gone = isinstance(cause, BlobsMissing) and not isinstance(cause, LostFromCache) and result.exit_code is None
         text, stopped = str(cause), result.stopped or isinstance(cause, Stopped)
         missing = text if gone else None
         self._attempt.result = replace(result, internal_failure=text, inputs_missing=missing, stopped=stopped)

@@ -31,7 +31,7 @@ from isolate.cas.cache_shelf import BATCH, Shelf
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.lru import CachePolicy, Evicted, Usage
 from isolate.clock import Clock
-from isolate.errors import BlobCorrupt, BlobsMissing
+from isolate.errors import BlobCorrupt, LostFromCache
 from isolate.monitor import Monitor
 
 __all__ = ["BlobWriter", "CachePolicy", "Evicted", "Identity", "LocalCache", "Pin", "Usage"]
@@ -171,7 +171,7 @@ class LocalCache:
     def paths(self, wanted: Sequence[tuple[Blob, bool]]) -> list[str]:
         """Return the files to link for (blob, executable), none of them empty; makes the executable ones it lacks.
 
-        The blobs were found by `absent` and are pinned. Raises BlobsMissing when one is gone all the same.
+        The blobs were found by `absent` and are pinned. Raises LostFromCache when one is gone all the same.
         """
         executables = list(dict.fromkeys(blob for blob, executable in wanted if executable))
         lacking = self.absent(executables, executable=True)
@@ -289,7 +289,7 @@ class LocalCache:
             self._filling.copy_executable(blobs)
         except FileNotFoundError as error:
             gone = [blob.digest for blob in self.absent(blobs)]
-            raise BlobsMissing(gone or [blob.digest for blob in blobs[:1]], f"the cache {self.root}") from error
+            raise LostFromCache(gone or [blob.digest for blob in blobs[:1]], f"the cache {self.root}") from error
         except BlobCorrupt as error:
             self.drop(error.blob.digest)
             raise BlobCorrupt(error.blob, error.found, f"the cache {self.root}; dropped") from error

@@ -28,6 +28,7 @@ from isolate.monitor import Monitor
 BATCH = 500  # files per transaction: about 10 ms during which others wait
 EVICTED = 8 * BATCH  # rows: they go sooner than files, and each time all pins are read
 NOTHING = Usage(0, 0)
+_NAMED_AT_MOST = 3  # files that were dropped: a command may have overwritten all it had
 
 
 class Shelf:
@@ -37,6 +38,7 @@ class Shelf:
         self._root, self._policy, self._clock, self._monitor = root, policy, clock, monitor
         self.files = CacheFiles(root)
         self.index = Index(root, self.files.scan, boot_id, monitor)
+        self._dropped = 0
         self._all_in_use = False  # nothing was left to evict when size or number was over its limit
 
     def place(self, staged: Sequence[Staged]) -> None:
@@ -118,7 +120,11 @@ class Shelf:
             return False
         self._remove_unlisted([key])
         self._monitor.count("damaged_cache_files")
-        self._monitor.problem(f"Cached file {digest.hex()} is not as it was verified any more; dropped")
+        self._dropped += 1
+        if self._dropped <= _NAMED_AT_MOST:
+            self._monitor.problem(f"Cached file {digest.hex()} is not as it was verified any more; dropped")
+        elif self._dropped == _NAMED_AT_MOST + 1:
+            self._monitor.problem("More cached files are not as they were verified any more; dropped")
         return True
 
     def refresh(self, key: bytes, identity: Identity) -> None:

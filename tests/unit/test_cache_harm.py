@@ -157,6 +157,19 @@ def test_recheck_repairs_permissions(opener: Opener) -> None:
     assert cache.absent([A]) == []
 
 
+def test_of_many_files_that_were_overwritten_a_few_are_named(opener: Opener, monitor: TallyMonitor) -> None:
+    cache = opener()
+    blobs = [NS.blob(b"%d" % number) for number in range(9)]
+    cache.add([(blob, b"%d" % number) for number, blob in enumerate(blobs)])
+    for blob in blobs:
+        path = cache.path(blob)
+        path.chmod(0o600)
+        path.write_bytes(b"-")
+    assert not cache.recheck([(blob, False) for blob in blobs])
+    assert monitor.counters["damaged_cache_files"] == 9
+    assert len(monitor.problems) == 4
+
+
 def test_everyone_who_had_it_pinned_learns_of_an_overwritten_file(opener: Opener) -> None:
     mine, other = opener(), opener()
     fill(mine, A, B)

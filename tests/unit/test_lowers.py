@@ -304,6 +304,19 @@ async def test_a_tree_that_cannot_be_kept_is_no_lower(machine: Machine) -> None:
     assert machine.kept == []
 
 
+async def test_what_came_for_an_overlay_in_vain_was_not_there_before(machine: Machine) -> None:
+    small = await put_tree(machine.store, {"a": b"1"})
+    spec = RunSpec(root_dir=machine.path, base_env={}, mapping="overlay", cache_dir=machine.cache_dir)
+    for number in range(2):
+        work = WorkDir.make(spec.root_dir, keep=False)
+        inputs, _ = await placed(small, spec, machine.store, work, _can, machine.clock, machine.monitor)
+        counted = inputs.transfer.counted()
+        assert (counted["fetched_blobs"], counted["known_blobs"], inputs.before.items) == [(2, 0, 0), (0, 2, 2)][number]
+        assert counted["known_bytes" if number else "fetched_bytes"] > 1
+        work.close()
+        inputs.close()
+
+
 @pytest.mark.parametrize("size", [1, 20])
 async def test_what_is_being_made_or_deleted_is_nobody_elses(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, size: int

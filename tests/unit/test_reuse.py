@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +20,7 @@ from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.errors import InternalFailure
 from isolate.monitor import TallyMonitor
-from run_isolated import folders, linked, mapping, reuse
+from run_isolated import fetching, folders, inputs, linked, mapping, reuse
 from run_isolated.fetching import load
 from run_isolated.folders import Folder
 from run_isolated.inputs import Inputs
@@ -388,6 +390,33 @@ async def test_a_tree_where_directories_inherit_their_group_is_used_again(machin
     await machine.run(root)
     assert await machine.run(root) == a_tree()
     assert (machine.count("reused_trees"), machine.count("corrected_names")) == (1, 0)
+
+
+@pytest.mark.parametrize("times", [1, 3, 99])
+async def test_what_others_take_away_meanwhile_is_fetched_again_but_not_for_ever(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    tree: Tree = {"a": b"content", "b": b"more"}
+    root, tries = await put_tree(machine.store, tree), itertools.count(1)
+
+    def robbed(cache: LocalCache, *others: Any) -> object:
+        if next(tries) <= times:
+            for path in cache.files_of([(NS.blob(b"content"), False)]):
+                os.unlink(path)
+        return inputs.mapped(cache, *others)
+
+    monkeypatch.setattr(fetching, "mapped", robbed)
+    if times == 99:
+        with pytest.raises(
+            InternalFailure, match=r"^The inputs were fetched 8 times; others overwrite them in the cac"
+        ):
+            await machine.load(root)
+        return
+    run = await machine.load(root)
+    assert read_tree(run.place) == tree
+    assert sorted(run.inputs.transfer.items_cold)[:-1] == [4, *[7] * (times + 1)]  # the last one is the manifest
+    assert list(run.inputs.transfer.items_hot) == []
+    run.end()
 
 
 async def test_a_tree_that_has_little_in_common_is_left_alone(machine: Machine) -> None:
