@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from isolate.cas.digest import Blob, Namespace
+from isolate.archived import Archived, Tally
+from isolate.cas.digest import Namespace
 from isolate.cas.store import BlobStore
 from isolate.cas.wire import StoreInfo
 from isolate.clock import Clock, SystemClock
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from isolate.ahead import ScanAhead
     from isolate.selection import Selection
 
-__all__ = ["ArchiveOptions", "Archived", "Remote", "archive_file", "archive_files", "archive_tree"]
+__all__ = ["ArchiveOptions", "Remote", "archive_file", "archive_files", "archive_tree"]
 
 ATTEMPTS = 3  # of a tree that changes while it is read, or that took longer than the store promises to keep it
 MIN_PROMISED_S = 3_600.0
@@ -74,26 +75,6 @@ class ArchiveOptions:
     collapse_links: bool = False  # take what links lead to instead of the links
     ahead: ScanAhead | None = None  # of the directory to archive, with these options
     subdir: str = ""  # of a directory, keep only what begins with it; a selection has one of its own
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Archived:
-    """A tree, or a single file, that is in the store as a whole."""
-
-    root: Blob
-    namespace: Namespace
-    files: int  # links included
-    size_bytes: int
-    uploaded_blobs: int
-    uploaded_bytes: int
-    uploaded_manifest_bytes: int  # of `uploaded_bytes`
-    manifest: bytes = b""  # what `root` is the digest of; nothing for a single file
-    group_parts: tuple[bytes, ...] = ()  # manifests of the groups of a selection, the first of its includes
-
-    @property
-    def hash(self) -> str:
-        """The digest of the root, as users write it."""
-        return self.root.digest.hex()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,14 +130,14 @@ async def archive_files(selection: Selection, target: Target, options: ArchiveOp
 
 async def archive_file(path: Path, target: Target, options: ArchiveOptions, monitor: Monitor) -> Archived:
     """Store the content of one file, which needs no manifest: `root` is its blob. Raises as `archive_tree` does."""
-    tally = _Tally(monitor)
+    tally = Tally(monitor)
     async with _crew(target, options, tally) as (store, crew):
         blob = await Sender(store, crew, options.clock, tally).send_file(os.path.realpath(path))
     return tally.archived(blob, target.namespace, Built((), (), 1, blob.size))
 
 
 async def _archive(plan: Plan, target: Target, options: ArchiveOptions, monitor: Monitor) -> Archived:
-    tally = _Tally(monitor)
+    tally = Tally(monitor)
     async with _crew(target, options, tally) as (store, crew):
         built = await _build(plan, store, crew, options, tally)
         content = dumps(
@@ -187,39 +168,16 @@ async def _crew(
         yield store, crew
 
 
-async def _build(plan: Plan, store: BlobStore, crew: GrowingCrew, options: ArchiveOptions, monitor: Monitor) -> Built:
+async def _build(plan: Plan, store: BlobStore, crew: GrowingCrew, options: ArchiveOptions, tally: Tally) -> Built:
     """Bring everything but the root of the manifest to the store; starts over when the world moved meanwhile."""
-    clock, namespace = options.clock, store.namespace
+    clock = options.clock
     doubted: Container[str] = ()
     for attempt in range(1, ATTEMPTS + 1):
+        if attempt > 1:
+            tally.begin_again()
         started_s = clock.monotonic()
         try:
-            with ExitStack() as stack:
-                cache = parts = None
-                if options.stat_cache is not None:
-                    tree = StatCache(options.stat_cache, plan.name, namespace.algorithm, clock, monitor, doubted)
-                    cache = stack.enter_context(tree)
-                    if namespace.is_ours and options.record is None and not options.skip_broken:
-                        found = PartCache(
-                            options.stat_cache, plan.name, namespace.algorithm, clock, monitor, trusted=not doubted
-                        )
-                        parts = stack.enter_context(found)
-                recorded = None
-                if options.record is not None:
-                    options.record.begin()
-                    recorded = options.record.add
-                pipeline = Pipeline(
-                    store,
-                    crew,
-                    cache,
-                    parts,
-                    clock,
-                    monitor,
-                    skip_broken=options.skip_broken,
-                    groups=plan.groups,
-                    recorded=recorded,
-                )
-                built = await pipeline.run(plan.root, plan.entries())
+            built = await _pass(plan, store, crew, options, tally, doubted)
         except FileChanged as error:
             if attempt == ATTEMPTS:
                 raise
@@ -231,6 +189,35 @@ async def _build(plan: Plan, store: BlobStore, crew: GrowingCrew, options: Archi
         if passed_s <= await _promised_s(store, passed_s) / 2:
             return built
     raise Unavailable(f"Archiving {plan.root!r} takes longer than the server promises to keep what it has")
+
+
+async def _pass(
+    plan: Plan,
+    store: BlobStore,
+    crew: GrowingCrew,
+    options: ArchiveOptions,
+    monitor: Monitor,
+    doubted: Container[str],
+) -> Built:
+    """Bring the tree as it is now to the store; what is remembered of the paths in `doubted` is not believed."""
+    clock, algorithm = options.clock, store.namespace.algorithm
+    with ExitStack() as stack:
+        cache = parts = None
+        if options.stat_cache is not None:
+            tree = StatCache(options.stat_cache, plan.name, algorithm, clock, monitor, doubted)
+            cache = stack.enter_context(tree)
+            if store.namespace.is_ours and options.record is None and not options.skip_broken:
+                found = PartCache(options.stat_cache, plan.name, algorithm, clock, monitor, trusted=not doubted)
+                parts = stack.enter_context(found)
+        recorded = None
+        if options.record is not None:
+            options.record.begin()
+            recorded = options.record.add
+        skip_broken, groups = options.skip_broken, plan.groups
+        pipeline = Pipeline(
+            store, crew, cache, parts, clock, monitor, skip_broken=skip_broken, groups=groups, recorded=recorded
+        )
+        return await pipeline.run(plan.root, plan.entries())
 
 
 async def _promised_s(store: BlobStore, passed_s: float) -> float:
@@ -246,42 +233,6 @@ class _Everything(Container[str]):
 
     def __contains__(self, _item: object) -> bool:
         return True
-
-
-class _Tally:
-    """Passes on what is counted, and adds up what the result tells."""
-
-    def __init__(self, monitor: Monitor) -> None:
-        self._monitor = monitor
-        self._uploaded_blobs = self._uploaded_bytes = self._manifest_bytes = 0
-
-    def count(self, counter: str, amount: int = 1) -> None:
-        if counter == "uploaded_blobs":
-            self._uploaded_blobs += amount
-        elif counter == "uploaded_bytes":
-            self._uploaded_bytes += amount
-        elif counter == "uploaded_manifest_bytes":
-            self._manifest_bytes += amount
-        self._monitor.count(counter, amount)
-
-    def expect(self, counter: str, total: int) -> None:
-        self._monitor.expect(counter, total)
-
-    def problem(self, message: object) -> None:
-        self._monitor.problem(message)
-
-    def archived(self, root: Blob, namespace: Namespace, built: Built, manifest: bytes = b"") -> Archived:
-        return Archived(
-            root=root,
-            namespace=namespace,
-            files=built.files,
-            size_bytes=built.size_bytes,
-            uploaded_blobs=self._uploaded_blobs,
-            uploaded_bytes=self._uploaded_bytes,
-            uploaded_manifest_bytes=self._manifest_bytes,
-            manifest=manifest,
-            group_parts=built.group_parts,
-        )
 
 
 def rules_of(options: ArchiveOptions, namespace: Namespace, monitor: Monitor) -> ScanRules:

@@ -32,7 +32,7 @@ class TerminalMonitor:
 
     def __init__(self, program: str) -> None:
         self.counters: Counter[str] = Counter()
-        self.expected: dict[str, int] = {}
+        self.expected: Counter[str] = Counter()
         self.leave_terminal: Callable[[], object] = lambda: None  # called before a command gets the terminal
         self._program = program
         self._lock = threading.Lock()
@@ -43,13 +43,19 @@ class TerminalMonitor:
         with self._lock:
             self.counters[counter] += amount
 
-    def expect(self, counter: str, total: int) -> None:
-        self.expected[counter] = total
+    def expect(self, counter: str, more: int) -> None:
+        with self._lock:
+            self.expected[counter] += more
 
     def snapshot(self) -> dict[str, int]:
         """Return the counters as they are now."""
         with self._lock:
             return dict(self.counters)
+
+    def outlook(self) -> dict[str, int]:
+        """Return what is expected of the counters as of now."""
+        with self._lock:
+            return dict(self.expected)
 
     def problem(self, message: object) -> None:
         self.say(f"warning: {one_line(str(message))}")
@@ -106,7 +112,7 @@ class Bars:
 
     def _stages(self) -> list[Stage]:
         counted: Mapping[str, int] = self._monitor.snapshot()
-        return self._progress.stages(counted, dict(self._monitor.expected), time.monotonic())
+        return self._progress.stages(counted, self._monitor.outlook(), time.monotonic())
 
 
 def _table(stages: list[Stage], width: int) -> Table:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from isolate.archive import Archived, ArchiveOptions, archive_files
+from isolate.archive import ArchiveOptions, archive_files
+from isolate.archived import Archived
 from isolate.errors import InvalidInput, InvalidIsolateFile, TooLarge
 from isolate.hands import Target
 from isolate.monitor import Monitor

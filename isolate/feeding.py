@@ -41,7 +41,6 @@ class Feed:
         self._clock, self._monitor = clock, monitor
         self._skip_broken = skip_broken
         self._unsent = asyncio.Semaphore(UNSENT_SLABS)
-        self._unread_files = self._unread_bytes = 0  # so far: the totals of the bars grow while the scan is ahead
 
     def recorded(self, entries: Iterator[Found], namespace: Namespace) -> Iterator[Found]:
         """Return those of `entries` that a manifest of `namespace` can have."""
@@ -68,10 +67,8 @@ class Feed:
 
     async def _begin(self, slab: Slab, tasks: asyncio.TaskGroup) -> None:
         """Have the files of a slab read whose digests nobody remembers."""
-        self._unread_files += len(slab.unknown) + len(slab.large)
-        self._unread_bytes += slab.unknown_bytes + slab.large_bytes
-        self._monitor.expect("hashed_files", self._unread_files)
-        self._monitor.expect("hashed_bytes", self._unread_bytes)
+        self._monitor.expect("hashed_files", len(slab.unknown) + len(slab.large))
+        self._monitor.expect("hashed_bytes", slab.unknown_bytes + slab.large_bytes)
         slab.read_at_ns = int(self._clock.now() * 1e9)
         for index in slab.large:
             slab.reading.append(tasks.create_task(self._read_large(self.source(slab.entries[index]))))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import random
 import ssl
@@ -91,9 +92,10 @@ class Response:
     def retry_after_s(self) -> float | None:
         """How long the other side asks us to wait; None when it does not say so in seconds."""
         try:
-            return max(0.0, float(self.headers["Retry-After"]))
+            asked_s = float(self.headers["Retry-After"])
         except (KeyError, ValueError):
             return None
+        return max(0.0, asked_s) if math.isfinite(asked_s) else None
 
     @property
     def is_delimited(self) -> bool:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from isolate.cas.block import Block
 from isolate.cas.digest import Blob, Codec
 from isolate.cas.store import BlobStore, Written
-from isolate.cas.wire import CHUNKED_ABOVE_BYTES, MAX_BLOB_BYTES
+from isolate.cas.wire import MAX_BLOB_BYTES
 from isolate.effort import Threads
 from isolate.errors import TooLarge, first_cause
 from isolate.hashing import FileReader, Hashed, Stream, open_regular
@@ -27,12 +27,12 @@ BLOCKS_AHEAD = 2  # of those that are made, while one is sent
 Told = Callable[[int, int], object]  # how much more was read, and how much of it is being sent, in bytes
 
 
-def is_large(path: str) -> bool:
-    """Say whether a file, if it can be looked at, is to be sent in chunks."""
+def size_of(path: str) -> int:
+    """Return the size of a file in bytes, 0 when it cannot be looked at."""
     try:
-        return os.stat(path).st_size > CHUNKED_ABOVE_BYTES
+        return os.stat(path).st_size
     except OSError:
-        return False  # whoever reads it says why
+        return 0  # whoever reads it says why
 
 
 class Stored(NamedTuple):

@@ -17,8 +17,8 @@ class Monitor(Protocol):
         """Add `amount` to a counter whose name ends in its unit."""
         ...
 
-    def expect(self, counter: str, total: int) -> None:
-        """Announce what `counter` will reach at the end, for a progress bar."""
+    def expect(self, counter: str, more: int) -> None:
+        """Announce by how much more `counter` will grow, for a progress bar; less than 0 takes back what was said."""
         ...
 
     def problem(self, message: object) -> None:
@@ -32,7 +32,7 @@ class NullMonitor:
     def count(self, counter: str, amount: int = 1) -> None:
         pass
 
-    def expect(self, counter: str, total: int) -> None:
+    def expect(self, counter: str, more: int) -> None:
         pass
 
     def problem(self, message: object) -> None:
@@ -44,14 +44,14 @@ class TallyMonitor:
 
     def __init__(self) -> None:
         self.counters: Counter[str] = Counter()
-        self.expected: dict[str, int] = {}
+        self.expected: Counter[str] = Counter()
         self.problems: list[str] = []
 
     def count(self, counter: str, amount: int = 1) -> None:
         self.counters[counter] += amount
 
-    def expect(self, counter: str, total: int) -> None:
-        self.expected[counter] = total
+    def expect(self, counter: str, more: int) -> None:
+        self.expected[counter] += more
 
     def problem(self, message: object) -> None:
         self.problems.append(str(message))

@@ -34,9 +34,13 @@ _BY_STATUS: dict[int, type[errors.IsolateError]] = {
     507: errors.NoSpace,
 }
 
+_OVERLOADED = {429: "it gets too many requests", 503: "it is overloaded, or down for maintenance"}
+
 
 def _doubt(status: int, body: bytes) -> str:
-    """Return what to think of an answer that none of our servers gives: theirs are JSON."""
+    """Return what to think of an answer without words: what it means, or that it is none of our servers'."""
+    if status in _OVERLOADED:
+        return f": {_OVERLOADED[status]}"
     is_ours = body.startswith(b"{")
     return "" if is_ours or status not in {301, 302, 307, 308, 400, 404, 405, 501} else ": is it the right server?"
 

@@ -14,6 +14,7 @@ COMMAND_COUNTER = "started_commands"  # from then on a terminal belongs to that 
 STAGES = (("hashing", "hashed", "files"), ("uploading", "uploaded", "blobs"), ("fetching", "fetched", "blobs"))
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _GAP = "  "
+_MOST_RATIO = 1000  # beyond, the digits of a ratio tell nothing
 _WINDOW_S = 3.0  # the pace shown is that of the last seconds
 
 
@@ -90,8 +91,9 @@ def plain_line(stages: list[Stage]) -> str:
 def fetched_line(counted: Mapping[str, int], elapsed_s: float) -> str:
     """Return what bringing a tree here came to."""
     files, size = counted.get("fetched_blobs", 0), counted.get("fetched_bytes", 0)
-    known = f"{counted.get('known_blobs', 0):,} ({bytes_text(counted.get('known_bytes', 0))}) were in the cache"
-    line = f"{files:,} contents ({bytes_text(size)}) fetched, {known}; {elapsed_s:.1f} s"
+    found, found_bytes = counted.get("known_blobs", 0), counted.get("known_bytes", 0)
+    known = f"{found:,} ({bytes_text(found_bytes)}) {'was' if found == 1 else 'were'} in the cache"
+    line = f"{counted_text(files, 'content')} ({bytes_text(size)}) fetched, {known}; {elapsed_s:.1f} s"
     return f"{line}, {bytes_text(size / elapsed_s)}/s" if size and elapsed_s > 0 else line
 
 
@@ -113,7 +115,15 @@ def pair_text(done_bytes: float, whole_bytes: float) -> str:
 
 def ratio_text(whole_bytes: float, part_bytes: float) -> str:
     """Return how many bytes stand for each that is sent, as `3.2:1`."""
-    return f"{whole_bytes / part_bytes:.1f}:1" if part_bytes else "all known"
+    if not part_bytes:
+        return "all known"
+    ratio = whole_bytes / part_bytes
+    return f"{ratio:.1f}:1" if ratio < _MOST_RATIO else f"over {_MOST_RATIO}:1"
+
+
+def counted_text(number: int, what: str, several: str = "") -> str:
+    """Return so many of `what`, as `1 file` or `2,000 files`."""
+    return f"{number:,} {what if number == 1 else several or what + 's'}"
 
 
 def _dedup(name: str, counted: Mapping[str, int], expected: Mapping[str, int]) -> str:

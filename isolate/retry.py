@@ -62,7 +62,18 @@ class Retrier:
                 delay_s = self._policy.delay_s(attempt, self._draw(), error.retry_after_s)
                 too_late = self._clock.monotonic() - started + delay_s > self._policy.total_s
                 if attempt >= (attempts or self._policy.attempts) or too_late or not may_retry():
-                    raise
+                    if error.retry_after_s is None or delay_s <= self._policy.max_delay_s:
+                        raise
+                    asked = f"{error}; it asks to come again in {_wait_text(error.retry_after_s)}"
+                    raise Unavailable(asked, error.retry_after_s) from error
             self._monitor.count("retried_requests")
             await self._clock.sleep(delay_s)
         raise AssertionError("unreachable")
+
+
+def _wait_text(wait_s: float) -> str:
+    """Return how long to wait, in the unit that a person would use."""
+    for unit, unit_s in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if wait_s >= 2 * unit_s:
+            return f"{wait_s / unit_s:.0f} {unit}"
+    return f"{wait_s:.0f} seconds"

@@ -16,7 +16,7 @@ from isolate.clock import Clock
 from isolate.crew import JOB_BYTES, JOB_FILES, GrowingCrew
 from isolate.errors import ChunksMissing, FileChanged, IsolateError, Unavailable
 from isolate.hashing import Hashed
-from isolate.large import Told, is_large
+from isolate.large import Stored, Told, size_of
 from isolate.monitor import Monitor
 from isolate.upload import Wanted
 
@@ -30,50 +30,62 @@ class Sender:
     def __init__(self, store: BlobStore, crew: GrowingCrew, clock: Clock, monitor: Monitor) -> None:
         self._store, self._crew, self._clock, self._monitor = store, crew, clock, monitor
         self._large = asyncio.Semaphore(LARGE_IN_FLIGHT)
-        self._expected_blobs = self._expected_bytes = 0
 
     async def send(self, files: Sequence[Wanted], hand: int | None = None) -> None:
         """Send a job of files, that `hand` of the crew has read; raises FileChanged and what the store raises."""
         if len(files) == 1 and files[0].blob.size > CHUNKED_ABOVE_BYTES:
-            found = await self._store_large(files[0].path, self._note_again)
+            found, written = await self._store_large(files[0].path, self._note_again)
+            self._settle(written, files)
             if found.stamp is None or found.blob != files[0].blob:
                 raise FileChanged(files[0].path)
         else:
-            self._count(await self._upload(files, hand))
+            written = await self._upload(files, hand)
+            self._settle(written, files)
+            self._monitor.count("uploaded_bytes", written.size_bytes)
 
     async def send_file(self, path: str) -> Blob:
         """Have a file in the store that nobody has read yet, and return what it is called; raises as `send` does."""
-        self._monitor.count("hashed_files")
-        if is_large(path):
+        size_bytes = size_of(path)
+        self._monitor.expect("hashed_files", 1)
+        self._monitor.expect("hashed_bytes", size_bytes)
+        if size_bytes > CHUNKED_ABOVE_BYTES:
             file = await self.read_large(path)
-            if file.stamp is not None:
-                return file.blob
         else:
             (found,), _ = await self._crew.hash([path])
             if isinstance(found, IsolateError):
                 raise found
             file = found
             self._monitor.count("hashed_bytes", file.blob.size)
-        if file.blob.size and await self._store.missing([file.blob]):
+        self._monitor.count("hashed_files")
+        self._monitor.count("archived_bytes", file.blob.size)
+        is_sent = size_bytes > CHUNKED_ABOVE_BYTES and file.stamp is not None
+        if not is_sent and file.blob.size and await self._store.missing([file.blob]):
+            self.expect(1, file.blob.size)
             await self.send([Wanted(path, file.blob)])
         return file.blob
 
     async def read_large(self, path: str) -> Hashed:
         """Return what a large file is called by its content, which is in the store if it has a stamp."""
-        return await self._store_large(path, self._note_first)
+        file, written = await self._store_large(path, self._note_first)
+        self.expect(written.stored, 0)
+        self._monitor.count("uploaded_blobs", written.stored)
+        return file
 
     async def send_content(self, blob: Blob, content: bytes) -> None:
         """Send a manifest, unless the store has it."""
         written = await self._crew.upload_content(blob, content)
-        self._count(written)
+        self._monitor.count("uploaded_manifests", written.stored)
         self._monitor.count("uploaded_manifest_bytes", written.size_bytes)
 
     def expect(self, blobs: int, size_bytes: int) -> None:
         """Note that so much more is to be sent."""
-        self._expected_blobs += blobs
-        self._expected_bytes += size_bytes
-        self._monitor.expect("uploaded_blobs", self._expected_blobs)
-        self._monitor.expect("uploaded_bytes", self._expected_bytes)
+        self._monitor.expect("uploaded_blobs", blobs)
+        self._monitor.expect("uploaded_bytes", size_bytes)
+
+    def _settle(self, written: Written, files: Sequence[Wanted]) -> None:
+        """Expect no more than what was sent: of large files some chunks were there, and others send, too."""
+        self.expect(written.stored - len(files), written.size_bytes - sum([file.blob.size for file in files]))
+        self._monitor.count("uploaded_blobs", written.stored)
 
     def _note_first(self, read_bytes: int, sent_bytes: int) -> None:
         """Count what is read of a file for the first time: nobody knew before that it would be sent."""
@@ -85,20 +97,17 @@ class Sender:
     def _note_again(self, _read_bytes: int, sent_bytes: int) -> None:
         self._monitor.count("uploaded_bytes", sent_bytes)
 
-    async def _store_large(self, path: str, told: Told) -> Hashed:
+    async def _store_large(self, path: str, told: Told) -> Stored:
         delays_s = iter(RETRY_DELAYS_S)
         while True:
             try:
                 async with self._large:
-                    file, written = await self._crew.store_large(path, told)
+                    return await self._crew.store_large(path, told)
             except (ChunksMissing, Unavailable):
                 if (delay_s := next(delays_s, None)) is None:
                     raise
                 await self._clock.sleep(delay_s)
                 told = self._note_again  # what arrived before is not sent again, only read
-            else:
-                self._monitor.count("uploaded_blobs", written.stored)
-                return file
 
     async def _upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:
         for delay_s in RETRY_DELAYS_S:
@@ -110,10 +119,6 @@ class Sender:
                 missing = set(await self._store.missing([file.blob for file in files]))
                 files = [file for file in files if file.blob in missing]
         return await self._crew.upload(files, hand)
-
-    def _count(self, written: Written) -> None:
-        self._monitor.count("uploaded_blobs", written.stored)
-        self._monitor.count("uploaded_bytes", written.size_bytes)
 
 
 def jobs_of(files: Sequence[Wanted]) -> Iterator[list[Wanted]]:

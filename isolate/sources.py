@@ -151,7 +151,7 @@ def remaining(monitor: TerminalMonitor, every_s: float = REMAINING_S) -> Iterato
 
     def tell() -> None:
         while not over.wait(every_s):
-            left = monitor.expected.get("fetched_blobs", 0) - monitor.snapshot().get("fetched_blobs", 0)
+            left = monitor.outlook().get("fetched_blobs", 0) - monitor.snapshot().get("fetched_blobs", 0)
             if left > 0:
                 click.echo(f"{left} files remaining...", err=True)
 

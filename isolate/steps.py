@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from isolate import errors
+from isolate.progress import counted_text
 from isolate.sources import USER_AGENT, required, run
 from isolate.terminal import Console, TerminalMonitor
 
 if TYPE_CHECKING:
     from isolate.ahead import ScanAhead
-    from isolate.archive import Archived, ArchiveOptions, Remote
+    from isolate.archive import ArchiveOptions, Remote
+    from isolate.archived import Archived
     from isolate.choosing import Wish
     from isolate.scan import Found
 
@@ -133,7 +135,7 @@ def tell_reads(console: Console, monitor: TerminalMonitor) -> None:
     """Say how many files had to be read."""
     counted = monitor.snapshot()
     read, unchanged = counted.get("hashed_files", 0), counted.get("cached_files", 0)
-    console.note(f"{read} files read, {unchanged} unchanged since last time")
+    console.note(f"{counted_text(read, 'file')} read, {unchanged:,} unchanged since last time")
 
 
 def look(console: Console, wish: Wish, given: dict[str, Any]) -> None:
@@ -151,7 +153,7 @@ def look(console: Console, wish: Wish, given: dict[str, Any]) -> None:
             files = look_at(choice.selection, rules_of(options, namespace, monitor))
         else:
             files = run(archive_choice(choice, wish, Nowhere(namespace), options, monitor)).files
-    console.note(f"{files} files are there")
+    console.note(f"{counted_text(files, 'file')} {'is' if files == 1 else 'are'} there")
 
 
 def recreated(

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from isolate.archive import Archived, ArchiveOptions, archive_file, archive_tree
+from isolate.archive import ArchiveOptions, archive_file, archive_tree
+from isolate.archived import Archived
 from isolate.errors import (
     InvalidInput,
     NoSpace,
@@ -25,7 +26,7 @@ from isolate.errors import (
 )
 from isolate.hands import Target
 from isolate.monitor import Monitor
-from isolate.progress import ratio_text
+from isolate.progress import counted_text, ratio_text
 
 # What only the server or the way to it can be blamed for.
 _UPLOAD_ERRORS = (Unavailable, Refused, Rejected, NoSpace, NotFound, UploadCorrupt)
@@ -74,6 +75,10 @@ def upload_errors() -> Iterator[None]:
 
 def summary(archived: Archived) -> str:
     """Return in a few words what archiving something took."""
-    uploaded = f"{archived.uploaded_blobs} uploaded ({archived.uploaded_bytes} bytes)"
-    dedup = ratio_text(archived.size_bytes, archived.uploaded_bytes - archived.uploaded_manifest_bytes)
-    return f"{archived.files} files of {archived.size_bytes} bytes; {uploaded}, dedup {dedup}"
+    content_bytes = archived.uploaded_bytes - archived.uploaded_manifest_bytes
+    whole = f"{counted_text(archived.files, 'file')} of {counted_text(archived.size_bytes, 'byte')}"
+    contents = archived.uploaded_blobs - archived.uploaded_manifests
+    uploaded = f"{contents:,} uploaded ({counted_text(content_bytes, 'byte')})"
+    manifest = f"; manifest of {counted_text(archived.uploaded_manifest_bytes, 'byte')}"
+    told = f"{whole}; {uploaded}, dedup {ratio_text(archived.size_bytes, content_bytes)}"
+    return told + manifest if archived.uploaded_manifests else told

@@ -17,6 +17,7 @@ import click
 from isolate import flags
 from isolate.commands import Command
 from isolate.errors import InvalidIsolateFile
+from isolate.progress import counted_text
 from isolate.sources import fetch, run, source_of
 from isolate.streams import read_stdin, write_nowhere
 from isolate.terminal import EXIT_FAILED, EXIT_HELP, Console, log_options, summary_option, version_option
@@ -57,7 +58,7 @@ def ls_command(console: Console, /, tree: str, paths: tuple[str, ...], *, long: 
     _print(map(long_line, entries) if long else (shown(entry.path) for entry in entries))
     if text := told.tars_text():
         console.warn(text)
-    console.note(f"{told.entries} entries of {told.size_bytes} bytes")
+    console.note(f"{counted_text(told.entries, 'entry', 'entries')} of {counted_text(told.size_bytes, 'byte')}")
 
 
 @click.command("cat", cls=Command, epilog=EXIT_HELP)
@@ -108,7 +109,7 @@ def diff_command(console: Console, /, before: str, after: str, *, exit_code: boo
     changes = (_change_line(change) for change, _ in zip(differences(one, other), numbers, strict=False))
     _print(changes)
     differing = next(numbers)
-    console.note(f"{differing} paths differ")
+    console.note(f"{counted_text(differing, 'path')} {'differs' if differing == 1 else 'differ'}")
     return EXIT_FAILED if differing and exit_code else 0
 
 

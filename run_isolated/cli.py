@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from isolate.progress import fetched_line
+from isolate.progress import counted_text, fetched_line
 from isolate.terminal import EXIT_FAILED, EXIT_INTERRUPTED, Console, run_command, verbose_option, version_option
 from run_isolated import flags
 
@@ -198,7 +198,7 @@ def _clean(console: Console, cache_dir: Path | None, root_dir: Path | None, **as
     )
     with console.watch() as monitor:
         evicted = clean(spec, SystemClock(), monitor)
-    console.note(f"{evicted.items} items of {evicted.size_bytes} bytes evicted")
+    console.note(f"{counted_text(evicted.items, 'item')} of {counted_text(evicted.size_bytes, 'byte')} evicted")
     return 0
 
 

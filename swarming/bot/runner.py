@@ -43,7 +43,7 @@ class SignsOfLife:
     def count(self, counter: str, amount: int = 1) -> None:  # noqa: ARG002 - the protocol of a monitor
         self.touch()
 
-    def expect(self, counter: str, total: int) -> None:
+    def expect(self, counter: str, more: int) -> None:
         pass
 
     def problem(self, message: object) -> None:

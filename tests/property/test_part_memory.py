@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isolate import slab, split
-from isolate.archive import Archived, ArchiveOptions, archive_tree
+from isolate.archive import ArchiveOptions, archive_tree
+from isolate.archived import Archived
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.monitor import TallyMonitor

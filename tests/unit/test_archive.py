@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from isolate import crew, sender, slab, split
-from isolate.archive import Archived, ArchiveOptions, archive_file, archive_files, archive_tree
+from isolate.archive import ArchiveOptions, archive_file, archive_files, archive_tree
+from isolate.archived import Archived
 from isolate.cas.block import Block, ChunkList
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.memory import MemoryStore
@@ -205,6 +206,11 @@ async def test_digests_that_turn_out_wrong_are_dropped_and_their_files_read(
         blobs = [entry.blob for entry in loads(archived.manifest, OURS).entries]
         assert blobs == [OURS.blob(content) for content in tree.values()]  # type: ignore[arg-type]
         assert monitor.counters["hashed_files"] == expected
+        assert monitor.counters["cached_files"] == max(0, len(tree) - expected)  # of the pass that counts
+        assert monitor.expected["hashed_files"] == monitor.counters["hashed_files"]
+        assert monitor.counters["archived_bytes"] == 12
+        assert archived.uploaded_blobs - archived.uploaded_manifests == len(tree)
+        assert monitor.expected["uploaded_blobs"] == monitor.counters["uploaded_blobs"] == len(tree)
 
 
 async def test_young_files_are_read_every_time(tmp_path: Path) -> None:
@@ -355,19 +361,23 @@ async def test_groups_have_parts_of_their_own_in_the_namespaces_of_2020(
 
 
 async def test_what_will_be_read_and_sent_is_announced(tmp_path: Path) -> None:
-    class Bars(TallyMonitor):
-        def __init__(self) -> None:
-            super().__init__()
-            self.totals: dict[str, int] = {}
-
-        def expect(self, counter: str, total: int) -> None:
-            self.totals[counter] = total
-
-    write_tree(tmp_path, {"a": b"1234", "b": b"56", "c": b"1234"})
-    monitor, store = Bars(), MemoryStore(OURS)
-    await archive(tmp_path, store, monitor)
+    write_tree(tmp_path / "one", {"a": b"1234", "b": b"56", "c": b"1234"})
+    write_tree(tmp_path / "two", {"a": b"1234", "d": b"789"})
+    (tmp_path / "small").write_bytes(b"x")
+    (tmp_path / "large").write_bytes(large := os.urandom(CHUNKED_ABOVE_BYTES + 1))
+    monitor, store = TallyMonitor(), MemoryStore(OURS)
+    await archive(tmp_path / "one", store, monitor)
     expected = {"hashed_files": 3, "hashed_bytes": 10, "uploaded_blobs": 2, "uploaded_bytes": 6}
-    assert monitor.totals == expected
+    assert monitor.expected == expected
+    # What comes next adds to it, and at no end is there more or less than was expected.
+    await archive(tmp_path / "two", store, monitor)
+    for name in ("small", "large", "large"):
+        await archive_file(tmp_path / name, store, options(), monitor)
+    expected = {"hashed_files": 8, "hashed_bytes": 18 + 2 * len(large), "uploaded_bytes": 10 + len(large)}
+    assert monitor.counters["archived_bytes"] == expected["hashed_bytes"]
+    for counter, number in expected.items():
+        assert (monitor.expected[counter], monitor.counters[counter]) == (number, number), counter
+    assert monitor.expected["uploaded_blobs"] == monitor.counters["uploaded_blobs"] > 4
 
 
 @pytest.mark.parametrize("plain", [b"", b"x", bytes(CHUNKED_ABOVE_BYTES + 1)])

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from isolate import pipeline, split
-from isolate.archive import Archived, ArchiveOptions, archive_tree
+from isolate.archive import ArchiveOptions, archive_tree
+from isolate.archived import Archived
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.cas.store import BlobStore
@@ -75,7 +76,7 @@ async def test_an_unchanged_tree_is_compared_and_asked_for(bench: Bench) -> None
     assert parts == len(loads(first.manifest, OURS).includes) > 8
     store = ScriptedStore(bench.store)
     again = await bench.archive(store)
-    assert again == replace(first, uploaded_blobs=0, uploaded_bytes=0, uploaded_manifest_bytes=0)
+    assert again == replace(first, uploaded_blobs=0, uploaded_bytes=0, uploaded_manifests=0, uploaded_manifest_bytes=0)
     assert not bench.made
     assert store.calls == {"missing": store.calls["missing"]}
     # Of 200 contents and all parts, then of the root.

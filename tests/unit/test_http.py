@@ -139,7 +139,7 @@ async def test_the_server_says_when_to_come_back() -> None:
     assert clock.slept == [20.5]
 
 
-@pytest.mark.parametrize("value", ["soon", "Wed, 21 Oct 2015 07:28:00 GMT", "", "nan", "-5"])
+@pytest.mark.parametrize("value", ["soon", "Wed, 21 Oct 2015 07:28:00 GMT", "", "nan", "inf", "-5"])
 async def test_other_spellings_of_retry_after_do_no_harm(value: str) -> None:
     clock = SkippingClock()
     async with (

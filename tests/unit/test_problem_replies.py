@@ -68,6 +68,11 @@ def test_an_answer_that_is_not_ours_is_doubted(status: int, body: bytes, doubt: 
     assert str(error_of(status, body, URL)).endswith(f" answered {status}: is it the right server?") == doubt
 
 
+@pytest.mark.parametrize(("status", "meaning"), [(429, "too many requests"), (503, "overloaded")])
+def test_who_is_overloaded_without_words_is_said_to_be(status: int, meaning: str) -> None:
+    assert meaning in str(error_of(status, b"<html>", URL))
+
+
 def test_what_another_kind_of_server_dislikes_is_not_the_mistake_of_who_asked() -> None:
     assert type(error_of(400, b"<html>", URL)) is errors.Refused
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from isolate.progress import Progress, Stage, bytes_text, fetched_line, pair_text, plain_line, ratio_text
+from isolate.progress import Progress, Stage, bytes_text, counted_text, fetched_line, pair_text, plain_line, ratio_text
 
 UPLOAD = Stage("uploading", 1_200, 5_000, 60_600_000, 100_000_000, 18_400_000, "dedup 3.2:1")
 EXPECTED = {"hashed_files": 10, "hashed_bytes": 4_000, "uploaded_blobs": 4, "uploaded_bytes": 1_000}
@@ -62,7 +62,17 @@ def test_words_for_sizes() -> None:
         "2500 TB",
     ]
     assert [pair_text(1_500, 20_000), pair_text(7, 9), pair_text(3e9, 2e9)] == ["1.5/20 kB", "7/9 B", "2/2 GB"]
-    assert [ratio_text(10, 4), ratio_text(10, 0)] == ["2.5:1", "all known"]
+    assert [ratio_text(10, 4), ratio_text(999, 1), ratio_text(1_000, 1), ratio_text(10, 0)] == [
+        "2.5:1",
+        "999.0:1",
+        "over 1000:1",
+        "all known",
+    ]
+    assert [counted_text(1, "file"), counted_text(2_000, "file"), counted_text(0, "entry", "entries")] == [
+        "1 file",
+        "2,000 files",
+        "0 entries",
+    ]
 
 
 def test_one_line_tells_all() -> None:
@@ -71,4 +81,6 @@ def test_one_line_tells_all() -> None:
     )
     counted = {"fetched_blobs": 1_000, "fetched_bytes": 5_000_000, "known_blobs": 2, "known_bytes": 30}
     assert fetched_line(counted, 2.0) == "1,000 contents (5 MB) fetched, 2 (30 B) were in the cache; 2.0 s, 2.5 MB/s"
+    counted = {"fetched_blobs": 1, "fetched_bytes": 5, "known_blobs": 1, "known_bytes": 30}
+    assert fetched_line(counted, 0.0) == "1 content (5 B) fetched, 1 (30 B) was in the cache; 0.0 s"
     assert fetched_line({}, 0.0) == "0 contents (0 B) fetched, 0 (0 B) were in the cache; 0.0 s"

@@ -64,6 +64,24 @@ async def test_the_other_side_may_ask_for_more_time() -> None:
     assert call.calls == 1
 
 
+@pytest.mark.parametrize(
+    ("asked_s", "told"),
+    [
+        (90, "; it asks to come again in 90 seconds"),
+        (1_800, "; it asks to come again in 30 minutes"),
+        (100_000, "; it asks to come again in 28 hours"),
+        (1e6, "; it asks to come again in 12 days"),
+        (1, ""),
+        (None, ""),
+    ],
+)
+async def test_who_gives_up_is_told_when_to_come_again(asked_s: float | None, told: str) -> None:
+    with pytest.raises(Unavailable) as raised:
+        await retrier(SkippingClock())(Failing(9, Unavailable("Busy", asked_s)))
+    assert str(raised.value) == f"Busy{told}"
+    assert raised.value.retry_after_s == asked_s
+
+
 async def test_other_errors_are_final() -> None:
     call = Failing(1, NoSpace("Full"))
     with pytest.raises(NoSpace):
