@@ -8,10 +8,8 @@ when `verify` returns, the tree is what was mounted.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -128,7 +126,7 @@ async def _make(
 
     What was made of one that is wanted no more goes when trees are trimmed.
     """
-    staging, lock = await in_thread(partial(_staging, trees))
+    staging = await in_thread(trees.staging)
     place, is_left = staging / "ir", False
     try:
         place.mkdir(mode=_PRIVATE)
@@ -147,23 +145,7 @@ async def _make(
             if not is_left:  # it is ours until nothing is left of it: nobody else deletes it, too
                 await in_thread(partial(delete_tree, staging))
         finally:
-            os.close(lock)
-
-
-def _staging(trees: Trees) -> tuple[Path, int]:
-    """Make a directory for a tree; what is returned with it makes it ours until it is closed."""
-    while True:
-        path = trees.staging()
-        with suppress(FileNotFoundError, BlockingIOError):  # somebody took it for one that was left
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.lstat(path), os.fstat(lock)):
-                    return path, lock
-            except BaseException:
-                os.close(lock)
-                raise
-            os.close(lock)
+            trees.give_up(staging)
 
 
 def _trial(work: WorkDir, cache: LocalCache) -> list[str]:

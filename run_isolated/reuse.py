@@ -69,10 +69,16 @@ class Trees:
                 yield Taken(self._root / name, about)
 
     def staging(self) -> Path:
-        """Return a directory for making a tree on the file system of the cache; whoever locks it keeps it."""
-        path = self._root / f"{_COMING}{os.urandom(6).hex()}"
-        path.mkdir(mode=0o700, parents=True)
-        return path
+        """Make a directory on the file system of the cache that is ours until it is given up, or we die."""
+        while True:
+            path = self._root / f"{_COMING}{os.urandom(6).hex()}"
+            path.mkdir(mode=PRIVATE, parents=True)
+            with suppress(FileNotFoundError, BlockingIOError):  # somebody took it for one that was left
+                lock = locked(path)
+                if is_at(path, lock):
+                    self._locks[path] = lock
+                    return path
+                os.close(lock)
 
     def retire(self, path: Path) -> None:
         """Offer a tree to nobody any more; it is deleted once nobody uses it."""
@@ -131,7 +137,7 @@ class Trees:
 
         place = None
         try:
-            place = wanted.path if isinstance(wanted, Taken) else self._made()
+            place = wanted.path if isinstance(wanted, Taken) else self.staging()
             if not isinstance(wanted, Taken):
                 write_lists(place, shared, wanted)
             write_about(place, about)
@@ -207,18 +213,6 @@ class Trees:
             return None
         self._locks[taken] = lock
         return Taken(taken, about)
-
-    def _made(self) -> Path:
-        """Make a directory that is ours until it is given up, or we die."""
-        while True:
-            path = self._root / f"{_COMING}{os.urandom(6).hex()}"
-            path.mkdir(mode=PRIVATE, parents=True)
-            with suppress(FileNotFoundError, BlockingIOError):  # somebody took it for one that was left
-                lock = locked(path)
-                if is_at(path, lock):
-                    self._locks[path] = lock
-                    return path
-                os.close(lock)
 
     def _about(self, path: Path) -> About | None:
         """Return what is known of a kept tree; None when that is of no use here."""

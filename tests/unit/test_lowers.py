@@ -19,6 +19,7 @@ from run_isolated import lowers, mapping, overlaid, reuse
 from run_isolated.deletion import delete_tree
 from run_isolated.exposure import Exposure
 from run_isolated.fetching import load
+from run_isolated.holding import locked
 from run_isolated.inputs import Inputs
 from run_isolated.overlaid import CannotOverlay, Overlaid
 from run_isolated.placing import placed
@@ -323,7 +324,7 @@ async def test_what_is_being_made_or_deleted_is_nobody_elses(
 ) -> None:
     """Others trim the trees when a directory for one has just been made, and when it is about to be deleted."""
     root = await put_tree(machine.store, {"many": {f"f{number}": b"content %d" % number for number in range(size)}})
-    staging, moments = Trees.staging, []
+    moments: list[str] = []
 
     def trimmed_by_others(moment: str) -> None:
         moments.append(moment)
@@ -331,11 +332,10 @@ async def test_what_is_being_made_or_deleted_is_nobody_elses(
         Trees(cache, machine.monitor).trim()
         cache.close()
 
-    def made(trees: Trees) -> Path:
-        path = staging(trees)
+    def made(path: Path) -> int:
         if not moments:
             trimmed_by_others("made")
-        return path
+        return locked(path)
 
     def deleted(path: Path) -> None:
         trimmed_by_others("deleted")
@@ -343,7 +343,7 @@ async def test_what_is_being_made_or_deleted_is_nobody_elses(
         delete_tree(path)
         assert not path.exists()
 
-    monkeypatch.setattr(Trees, "staging", made)
+    monkeypatch.setattr(reuse, "locked", made)
     monkeypatch.setattr(overlaid, "delete_tree", deleted)
     if size == 1:
         with pytest.raises(CannotOverlay, match="is not kept"):
