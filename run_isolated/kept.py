@@ -6,7 +6,6 @@ Knows not where kept trees are. The invariant: what is told of a tree was writte
 from __future__ import annotations
 
 import itertools
-import os
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from isolate.cas.foreign import open_plain
 from isolate.errors import InvalidRecord
 from run_isolated import folders
 from run_isolated.folders import Folder
-from run_isolated.sealing import read_sealed, sealed, write_sealed
+from run_isolated.sealing import read_sealed, write_sealed
 
 
 class About(msgspec.Struct, frozen=True, array_like=True):
@@ -75,13 +74,6 @@ class Taken:
         """Yield what it should hold; raises InvalidRecord."""
         with open_plain(self.path / "folders") as file:
             yield from folders.read(file)
-
-
-def write_about(place: Path, about: About) -> None:
-    """Write in the directory `place` what a tree is, or is by now; raises OSError, TooLarge."""
-    coming = place / f"about-{os.urandom(6).hex()}"
-    coming.write_bytes(sealed(about))
-    os.rename(coming, place / "about")
 
 
 def write_lists(place: Path, shared: Shared, wanted: Iterable[Folder]) -> None:

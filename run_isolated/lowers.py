@@ -18,7 +18,6 @@ from pathlib import Path
 import msgspec
 
 from isolate.cas.cache import LocalCache, Pin
-from isolate.cas.files import write_atomic
 from isolate.errors import InvalidRecord
 from run_isolated.exposure import Exposure
 from run_isolated.kept import Shared, Taken
@@ -26,7 +25,7 @@ from run_isolated.proof import new_marker_ns
 from run_isolated.remapping import TOUCH_S, sources_of, unchanged_files
 from run_isolated.renewal import NotReusable, renew
 from run_isolated.reuse import Trees
-from run_isolated.sealing import sealed, unsealed
+from run_isolated.sealing import unsealed, write_whole
 from run_isolated.stopping import Check, checked, go_on
 
 _PROVEN = "proven"
@@ -86,7 +85,7 @@ class Lower:
     def _noted(self, since_ns: int, number: bytes) -> Proven:
         proven = Proven(since_ns, number, int(self.cache.clock.now()))
         with suppress(OSError):  # a full disk: the next run compares it again
-            write_atomic(self.kept.path / _PROVEN, sealed(proven))
+            write_whole(self.kept.path / _PROVEN, proven)
         return proven
 
     def release(self) -> None:

@@ -133,14 +133,15 @@ class Trees:
         """Move `tree` here, with what it should hold: folders, or what it was taken from; False when it stays."""
         if about.names < MIN_NAMES or not about.boot_id or not about.proven_ns:
             return False
-        from run_isolated.kept import Taken, write_about, write_lists
+        from run_isolated.kept import Taken, write_lists
+        from run_isolated.sealing import write_whole
 
         place = None
         try:
             place = wanted.path if isinstance(wanted, Taken) else self.staging()
             if not isinstance(wanted, Taken):
                 write_lists(place, shared, wanted)
-            write_about(place, about)
+            write_whole(place / "about", about)
             os.rename(tree, place / "tree")
             os.utime(place, (self._cache.clock.now(),) * 2)
             os.rename(place, self._root / f"{root.hex()}-{os.urandom(6).hex()}")

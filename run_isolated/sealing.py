@@ -6,6 +6,7 @@ without an error, what it yielded was written by `write_sealed`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -29,6 +30,13 @@ def sealed(value: msgspec.Struct) -> bytes:
     if len(body) > MAX_SEALED_BYTES - BLAKE3.digest_bytes:
         raise TooLarge(f"{len(body)} bytes are too many to be kept of a tree")
     return BLAKE3.digest(body) + body
+
+
+def write_whole(path: Path, value: msgspec.Struct) -> None:
+    """Give a file with `value`, new or in the place of whatever is there, its name; raises OSError, TooLarge."""
+    coming = path.with_name(f"{path.name}-{os.urandom(6).hex()}")
+    coming.write_bytes(sealed(value))
+    os.rename(coming, path)
 
 
 def unsealed(path: Path, kind: type[T]) -> T | None:

@@ -142,6 +142,17 @@ async def test_the_next_run_looks_at_no_file(machine: Machine) -> None:
     assert len(machine.kept) == 1
 
 
+async def test_nobody_waits_for_a_pipe_in_the_place_of_what_was_noted(machine: Machine) -> None:
+    root = await put_tree(machine.store, TREE)
+    (await machine.load(root)).end()
+    noted = machine.kept[0] / "proven"
+    noted.unlink()
+    os.mkfifo(noted)
+    (await machine.load(root)).end()
+    assert noted.is_file()
+    assert sorted(os.listdir(machine.kept[0])) == ["about", "folders", "proven", "shared", "tree"]
+
+
 async def test_runs_share_a_tree_that_nobody_takes_or_deletes_meanwhile(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
