@@ -19,7 +19,7 @@ from isolate.errors import InvalidInput
 from isolate.monitor import Monitor
 
 FILE_BYTES, OLD_FILES = 10 << 20, 5  # as in 2020
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Log:
@@ -28,7 +28,7 @@ class Log:
     def __init__(self, path: Path | None, clock: Clock) -> None:
         """Without a `path` nothing is noted. Raises OSError."""
         self._path, self._clock, self._lock = path, clock, Lock()
-        self._file = None if path is None else os.open(path, _APPEND, 0o666)
+        self._file = None if path is None else _opened(path)
 
     def note(self, text: str) -> None:
         self._write("INFO", text)
@@ -65,9 +65,16 @@ class Log:
             with suppress(FileNotFoundError):
                 os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
         os.replace(self._path, f"{self._path}.1")
-        fresh = os.open(self._path, _APPEND, 0o666)
+        fresh = _opened(self._path)
         os.close(self._file)
         self._file = fresh
+
+
+def _opened(path: Path) -> int:
+    """Open a log; raises OSError also for a pipe that nobody reads, which would make us wait."""
+    file = os.open(path, _APPEND, 0o666)
+    os.set_blocking(file, True)
+    return file
 
 
 class LoggedMonitor:

@@ -1,7 +1,8 @@
 """Files that are believed to the last bit, or not at all: small ones, and streams of records.
 
-Knows no tree. The invariants: what `unsealed` returns was written by `sealed`; when `read_sealed` comes to its end
-without an error, what it yielded was written by `write_sealed`.
+Knows no tree. The invariants: what `unsealed` returns is what somebody sealed; when `read_sealed` comes to its end
+without an error, what it yielded is what somebody wrote with `write_sealed`. Who that was, a check does not tell: such
+files lie where no command has business, and are parsed as if one had written them. Nobody waits for what is no file.
 """
 
 from __future__ import annotations

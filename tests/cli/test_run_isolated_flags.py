@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -206,9 +207,13 @@ def test_log_rotates_when_it_is_large(root: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run_isolated.log.6").exists()
 
 
-def test_log_that_cannot_be_written_matters_only_to_who_asked_for_it(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_log_that_cannot_be_written_matters_only_to_who_asked_for_it(
+    root: Path, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """A pipe that nobody reads is none that can be written to: a command may have left it."""
     root.mkdir()
-    (tmp_path / "run_isolated.log").mkdir()
+    make(tmp_path / "run_isolated.log")
     assert run(root, "echo", "ran").stdout == "ran\n"
     done = run(root, "-l", tmp_path / "absent/log", "echo", "ran")
     assert (done.returncode, done.stdout) == (2, "")
