@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from isolate.cas.codec import zstd_compress, zstd_decompress
+from isolate.cas.codec import zstd_decompress
 from isolate.cas.digest import Algorithm, Blob, Codec
 from isolate.cas.layout import (
     ABSENT,
@@ -41,6 +41,7 @@ from isolate.cas.layout import (
     record_length,
     sealed,
 )
+from isolate.cas.shrinking import Content, is_worth_trying, shrunk
 from isolate.errors import BlobCorrupt, InvalidRecord
 
 __all__ = [
@@ -48,12 +49,6 @@ __all__ = [
     "StreamError", "check_recipe", "check_record", "decode_record", "encode_record", "open_record",
     "record_length",
 ]  # fmt: skip
-
-TRIAL_BYTES, TRIAL_PIECES = 64 << 10, 4
-WORTHWHILE = 0.97  # a frame that saves less than 3 % costs its reader more than it saves
-
-
-Content = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +74,7 @@ class Block:
         Trusts the caller that each content has its digest. Raises InvalidRecord past the limits of the format.
         """
         plain = contents[0][1] if len(contents) == 1 else b"".join([content for _, content in contents])
-        if level is not None and len(plain) > TRIAL_BYTES and not _shrinks(_sample(plain), level):
+        if level is not None and not is_worth_trying(plain, level):
             level = None
         return _packed(algorithm, contents, plain, level)
 
@@ -262,11 +257,7 @@ def _packed(algorithm: Algorithm, contents: Sequence[tuple[Blob, Content]], plai
     """Return the block of `contents`, `plain` together, on its record: who packs it pays for the check."""
     entries = tuple([blob for blob, _ in contents])
     _check_block(entries, len(plain))
-    codec, payload = Codec.IDENTITY, plain
-    if level is not None:
-        frame = zstd_compress(plain, level)
-        if len(frame) < WORTHWHILE * len(plain):
-            codec, payload = Codec.ZSTD, frame
+    codec, payload = (Codec.IDENTITY, plain) if level is None else shrunk(plain, level)
     record = Block(algorithm, codec, entries, payload).encode()
     return _on_record(Block(algorithm, codec, entries, memoryview(record)[-len(payload) :]), record)
 
@@ -296,15 +287,3 @@ def _decode_entries(data: bytes, layout: Layout) -> tuple[Blob, ...]:
     assert layout.algorithm is not None
     with memoryview(data) as view, view[layout.body_at : layout.body_at + layout.entries_bytes] as table:
         return tuple(map(Blob._make, struct.iter_unpack(f"<{layout.algorithm.digest_bytes}sI", table)))
-
-
-def _sample(plain: Content) -> bytes:
-    """Return TRIAL_BYTES from all over `plain`: the beginning of a file is often of another kind than the rest."""
-    step = len(plain) // TRIAL_PIECES
-    size = TRIAL_BYTES // TRIAL_PIECES
-    with memoryview(plain) as view:
-        return b"".join([view[start : start + size] for start in range(0, TRIAL_PIECES * step, step)])
-
-
-def _shrinks(sample: bytes, level: int) -> bool:
-    return len(zstd_compress(sample, level)) < WORTHWHILE * len(sample)

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isolate.cas import block as block_module
-from isolate.cas import codec
+from isolate.cas import codec, shrinking
 from isolate.cas.block import (
     MAX_ENTRIES,
     MAX_HEADER_BYTES,
@@ -116,7 +115,7 @@ def test_64_kib_from_all_over_decide(monkeypatch: pytest.MonkeyPatch) -> None:
         compressed.append(len(plain))
         return real(plain, level)
 
-    monkeypatch.setattr(block_module, "zstd_compress", recording)
+    monkeypatch.setattr(shrinking, "zstd_compress", recording)
     noise = random.Random(1).randbytes(64 << 10)
     assert block_of(random.Random(2).randbytes(300_000)).codec is Codec.IDENTITY
     assert compressed == [64 << 10]
