@@ -1,7 +1,8 @@
 """Shows how far a piece of work is, on stderr, from its second second on: bars on a terminal, else a line now and then.
 
 A root beside `terminal`: it draws with rich, which is imported when there is something to draw. The invariants: stdout
-gets nothing; when the work is over, or a command gets the terminal, nothing of the bars is left on it.
+gets nothing; when the work is over, or a command gets the terminal, nothing of the bars is left on it; what is said
+meanwhile stays above them.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -19,6 +21,7 @@ from isolate.progress import COMMAND_COUNTER, Progress, Stage, plain_line
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
+    from rich.live import Live
     from rich.table import Table
 
 _QUIET_S = 1.0  # what ends within a second shows no progress
@@ -34,6 +37,7 @@ class TerminalMonitor:
         self.counters: Counter[str] = Counter()
         self.expected: Counter[str] = Counter()
         self.leave_terminal: Callable[[], object] = lambda: None  # called before a command gets the terminal
+        self.aside: Callable[[], AbstractContextManager[object]] = nullcontext  # held while a line is written
         self._program = program
         self._lock = threading.Lock()
 
@@ -62,7 +66,8 @@ class TerminalMonitor:
 
     def say(self, line: str) -> None:
         """Put a line on stderr."""
-        click.echo(f"{self._program}: {line}", err=True)
+        with self.aside():
+            click.echo(f"{self._program}: {line}", err=True)
 
 
 class Bars:
@@ -72,6 +77,8 @@ class Bars:
         self._monitor = monitor
         self._progress = Progress()
         self._over = threading.Event()
+        self._screen = threading.RLock()  # whose turn it is to write there
+        self._live: Live | None = None  # while something is drawn
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -80,16 +87,19 @@ class Bars:
         self._over.set()
         self._thread.join()
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Keep the terminal free of bars while the body writes whole lines to it."""
+        with self._screen:
+            if self._live is not None:
+                self._live.update("", refresh=True)
+            yield
+
     def _run(self) -> None:
         if self._over.wait(_QUIET_S):
             return
-        if not sys.stderr.isatty():
-            self._tell()
-            return
-        from rich.console import Console as RichConsole
-
-        screen = RichConsole(stderr=True)
-        if screen.is_dumb_terminal:
+        screen = drawing_console()
+        if screen is None or screen.is_dumb_terminal:
             self._tell()
         else:
             self._draw(screen)
@@ -105,10 +115,21 @@ class Bars:
     def _draw(self, screen: RichConsole) -> None:
         from rich.live import Live
 
-        on_screen = sys.stdout.isatty()  # rich would take what goes to a pipe for what goes to the screen
-        with Live(console=screen, transient=True, auto_refresh=False, redirect_stdout=on_screen) as live:
-            while not self._over.wait(_REFRESH_S):
+        # What others write is written as it is: rich would break lines, and sees no bytes.
+        drawing = Live(console=screen, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        with self._screen, drawing as live:
+            self._live = live
+            while not self._waited():
                 live.update(_table(self._stages(), screen.width), refresh=True)
+            self._live = None
+
+    def _waited(self) -> bool:
+        """Let others have the screen for a moment; say whether it is over."""
+        self._screen.release()
+        try:
+            return self._over.wait(_REFRESH_S)
+        finally:
+            self._screen.acquire()
 
     def _stages(self) -> list[Stage]:
         counted: Mapping[str, int] = self._monitor.snapshot()
@@ -143,3 +164,17 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """Return `text` as one line that every stream can print."""
     return printable(" ".join(text.split()))
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Say whether a stream, which may have been closed before we began, is a terminal."""
+    return stream is not None and stream.isatty()
+
+
+def drawing_console() -> RichConsole | None:
+    """Return where to draw what is no result; None where nobody would see it."""
+    if not is_terminal(sys.stderr):
+        return None
+    from rich.console import Console as RichConsole
+
+    return RichConsole(stderr=True)

@@ -106,7 +106,7 @@ def store_each(
 
     def stored(name: str, archived: Archived) -> None:
         hashes[name] = archived.hash
-        click.echo(os.fsencode(f"{archived.hash}{separator}{name}"))
+        console.result(f"{archived.hash}{separator}{name}")
         console.note(f"{name}: {summary(archived)}")
 
     with console.watch() as monitor, upload_errors():
@@ -126,7 +126,7 @@ def archive_selected(
     with failures(), upload_errors():
         archived = run(archive_choice(choose(wish, console.warn), wish, target, options, monitor))
     name = wish.isolated.stem
-    click.echo(os.fsencode(f"{archived.hash}  {name}"))
+    console.result(f"{archived.hash}  {name}")
     console.note(f"{name}: {summary(archived)}")
     return archived.hash
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any, TextIO, TypeVar
 
 import click
 
-from isolate.bars import Bars, TerminalMonitor, one_line, printable
+from isolate.bars import Bars, TerminalMonitor, drawing_console, is_terminal, one_line, printable
 from isolate.commands import CommandGroup
 from isolate.errors import (
     InvalidInput,
@@ -27,9 +27,6 @@ from isolate.errors import (
 )
 from isolate.settings import Settings
 from isolate.streams import is_of_stdout, nobody_reads, write_nowhere
-
-if TYPE_CHECKING:
-    from rich.console import Console as RichConsole
 
 __all__ = [
     "EXIT_FAILED",
@@ -69,6 +66,7 @@ class Console:
         self.program = program
         self.verbosity = 0
         self.settings = Settings()
+        self.aside: Callable[[], AbstractContextManager[object]] = nullcontext  # held by who writes to the terminal
         self._log: TextIO | None = None
 
     def log_to(self, file: TextIO) -> None:
@@ -80,21 +78,28 @@ class Console:
         if self._log is not None:
             self._log.close()
 
+    def result(self, line: str) -> None:
+        """Put a line on stdout."""
+        with self.aside():
+            click.echo(os.fsencode(line))
+
     def error(self, message: str) -> None:
-        with suppress(OSError):  # a stderr that takes no more changes no exit status
+        with suppress(OSError), self.aside():  # a stderr that takes no more changes no exit status
             click.echo(f"{self.program}: error: {message}", err=True)
         self._record(f"error: {message}")
 
     def note(self, message: str) -> None:
         """Say on stderr what only `-v` wants to know."""
         if self.verbosity:
-            click.echo(f"{self.program}: {message}", err=True)
+            with self.aside():
+                click.echo(f"{self.program}: {message}", err=True)
         self._record(message)
 
     def warn(self, message: object) -> None:
         """Say on stderr what was survived."""
         line = f"warning: {one_line(str(message))}"
-        click.echo(f"{self.program}: {line}", err=True)
+        with self.aside():
+            click.echo(f"{self.program}: {line}", err=True)
         self._record(line)
 
     def _record(self, line: str) -> None:
@@ -107,11 +112,12 @@ class Console:
         """Show what a library does while the body runs."""
         monitor = TerminalMonitor(self.program)
         bars = Bars(monitor)
-        monitor.leave_terminal = bars.stop
+        monitor.leave_terminal, monitor.aside, self.aside = bars.stop, bars.aside, bars.aside
         try:
             yield monitor
         finally:
             bars.stop()
+            self.aside = nullcontext
 
 
 class _Verbosity(click.IntRange):
@@ -155,7 +161,14 @@ def _show_requests(ctx: click.Context) -> None:
 
     if ctx.meta.setdefault(_SHOWS_REQUESTS, ctx) is not ctx:  # a group does it already: both read the environment
         return
-    log, handler = logging.getLogger("isolate.http"), logging.StreamHandler()
+    console = ctx.find_object(Console) or Console("")
+
+    class Handler(logging.StreamHandler[TextIO]):
+        def handle(self, record: logging.LogRecord) -> bool:
+            with console.aside():
+                return bool(super().handle(record))
+
+    log, handler = logging.getLogger("isolate.http"), Handler()
     log.addHandler(handler)
     log.setLevel(logging.INFO)
 
@@ -276,17 +289,3 @@ def _usage_message(error: click.ClickException) -> str:
     message = one_line(error.format_message())
     context = getattr(error, "ctx", None)
     return message if context is None else f"{message} (try '{context.command_path} --help')"
-
-
-def is_terminal(stream: TextIO | None) -> bool:
-    """Say whether a stream, which may have been closed before we began, is a terminal."""
-    return stream is not None and stream.isatty()
-
-
-def drawing_console() -> RichConsole | None:
-    """Return where to draw what is no result; None where nobody would see it."""
-    if not is_terminal(sys.stderr):
-        return None
-    from rich.console import Console as RichConsole
-
-    return RichConsole(stderr=True)

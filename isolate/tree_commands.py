@@ -20,7 +20,7 @@ from isolate.errors import InvalidIsolateFile
 from isolate.progress import counted_text
 from isolate.sources import fetch, run, source_of
 from isolate.streams import read_stdin, write_nowhere
-from isolate.terminal import EXIT_FAILED, EXIT_HELP, Console, log_options, summary_option, version_option
+from isolate.terminal import EXIT_FAILED, EXIT_HELP, Console, is_terminal, log_options, summary_option, version_option
 
 if TYPE_CHECKING:
     from isolate.parts import Tree
@@ -78,6 +78,8 @@ def cat_command(console: Console, /, tree: str, paths: tuple[str, ...], **given:
             async with client_for(source, monitor) as client:
                 tree, told = RemoteTree(client, source.namespace), Shown()
                 await tree.open(root, content)
+                if is_terminal(sys.stdout):
+                    monitor.leave_terminal()  # contents are no lines that bars could stay below
                 for path in paths:
                     for entry in told.passing([find(tree.tree, path)]):
                         await tree.write_file(entry, sys.stdout.buffer.write)

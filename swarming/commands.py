@@ -27,11 +27,19 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-def screen_of_terminal() -> Screen:
-    """Return the screen of this process."""
+def screen_of_terminal(console: Console) -> Screen:
+    """Return stdout for results and stderr for the rest; bars of `console` stay below whole lines."""
     from swarming.actions import Screen
 
-    return Screen(click.echo, lambda text: click.echo(text, err=True), lambda text: click.echo(text, nl=False))
+    def out(text: str) -> None:
+        with console.aside():
+            click.echo(text)
+
+    def err(text: str) -> None:
+        with console.aside():
+            click.echo(text, err=True)
+
+    return Screen(out, err, lambda text: click.echo(text, nl=False))
 
 
 def screen_width() -> int | None:
@@ -61,7 +69,7 @@ def with_session(
     url = normalize_url(server)
 
     async def talk(monitor: Monitor) -> Result:
-        async with connect(url, screen_of_terminal(), monitor) as session:
+        async with connect(url, screen_of_terminal(console), monitor) as session:
             return await act(session)
 
     if not bars:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,64 @@ with Console("tool").watch() as monitor:
     monitor.count("uploaded_blobs", 3)
 print("over")
 """
+
+SPEAKING = """
+import sys
+import termios
+from isolate import bars
+from isolate.terminal import Console
+
+bars._QUIET_S = 0.01
+modes = termios.tcgetattr(0)
+modes[3] &= ~termios.ECHO
+termios.tcsetattr(0, termios.TCSANOW, modes)
+console = Console("tool")
+console.verbosity = 1
+with console.watch() as monitor:
+    for stage in ("hashed_files", "uploaded_blobs"):
+        monitor.expect(stage, 10)
+    sys.stdin.readline()
+    console.result("deadbeef  tree")
+    console.note("tree: 1 file")
+    sys.stdin.readline()
+    monitor.problem("gone")
+    console.error("lost")
+    sys.stdin.readline()
+"""
+
+
+def seen(said: str) -> list[str]:
+    """Return the lines of a screen that got `said`, without those that are empty."""
+    lines, row, column = [""], 0, 0
+    for piece in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", said):
+        if piece == "\r":
+            column = 0
+        elif piece == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif piece == "\x1b[2K":
+            lines[row] = ""
+        elif piece == "\x1b[1A":
+            row -= 1
+        elif not piece.startswith("\x1b"):
+            lines[row] = lines[row][:column].ljust(column) + piece + lines[row][column + len(piece) :]
+            column += len(piece)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def test_what_is_said_meanwhile_stays_above_the_bars(tmp_path: Path) -> None:
+    env = {**os.environ, "NO_COLOR": "1", "COLUMNS": "80"}
+    said = ["deadbeef  tree", "tool: tree: 1 file", "tool: warning: gone", "tool: error: lost"]
+    with on_terminal([sys.executable, "-c", SPEAKING], env, str(tmp_path)) as terminal:
+        terminal.expect("uploading")
+        for told in (2, 4):
+            terminal.type("\n")
+            terminal.expect(said[told - 1])
+            terminal.expect("uploading")
+            assert seen(terminal.said)[:told] == said[:told]
+        terminal.type("\n")
+        assert terminal.end() == 0
+    assert seen(terminal.said) == said
 
 
 @pytest.mark.parametrize(
