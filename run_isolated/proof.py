@@ -25,6 +25,7 @@ from typing import Self
 from isolate.cas.cache import LocalCache, Pin
 from isolate.cas.cache_files import discard
 from isolate.cas.cache_index import Identity, identity
+from isolate.errors import InvalidRecord
 from isolate.spool import Spool
 from run_isolated.facts import Facts
 from run_isolated.linked import Linked, Variant
@@ -82,8 +83,12 @@ class Proof:
         if self._standing is None:
             return Verdict(0, ())
         since_ns = 0 if self._clock_was_set_back() else self.marker_ns
-        if moved := self._standing.moved(since_ns, self._inode_of):
-            self._cache.doubt(sorted(moved))
+        try:
+            if moved := self._standing.moved(since_ns, self._inode_of):
+                self._cache.doubt(sorted(moved))
+        except (InvalidRecord, OSError, ValueError):  # what says where they should be was harmed: they may be anywhere
+            for variants in self._linked:
+                self._cache.doubt(variants)
         facts, packer = Spool(self._cache.temporary), Facts(self._cache.namespace.algorithm)
         rehashed_files, all_right = 0, True
         for variants in self._linked:

@@ -521,6 +521,23 @@ async def test_what_a_live_run_took_stays_and_what_a_dead_one_took_goes(machine:
     assert machine.kept[0].name.startswith(root)
 
 
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"foreign"), lambda path: path.chmod(0)])
+async def test_a_list_that_was_harmed_hides_no_other_name_of_an_input(
+    machine: Machine, harm: Callable[[Path], object]
+) -> None:
+    tree, elsewhere = a_tree(), machine.path / "elsewhere"
+    root = await put_tree(machine.store, tree)
+    await machine.run(root)
+
+    def tamper(place: Path) -> None:
+        (place / "many").rename(elsewhere)
+        harm(machine.kept[0] / "folders")
+
+    await machine.run(root, tamper)
+    _overwritten(elsewhere / "f009")
+    assert await machine.run(root) == tree
+
+
 async def test_files_that_left_the_cache_are_fetched_again(machine: Machine) -> None:
     tree = a_tree()
     root = await put_tree(machine.store, tree)
