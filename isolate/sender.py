@@ -16,7 +16,7 @@ from isolate.clock import Clock
 from isolate.crew import JOB_BYTES, JOB_FILES, GrowingCrew
 from isolate.errors import ChunksMissing, FileChanged, IsolateError, Unavailable
 from isolate.hashing import Hashed
-from isolate.large import Stored, Told, size_of
+from isolate.large import Stored, size_of
 from isolate.monitor import Monitor
 from isolate.upload import Wanted
 
@@ -34,13 +34,14 @@ class Sender:
     async def send(self, files: Sequence[Wanted], hand: int | None = None) -> None:
         """Send a job of files, that `hand` of the crew has read; raises FileChanged and what the store raises."""
         if len(files) == 1 and files[0].blob.size > CHUNKED_ABOVE_BYTES:
-            found, written = await self._store_large(files[0].path, self._note_again)
-            self._settle(written, files)
+            told = _Telling(self._monitor)
+            found, written = await self._store_large(files[0].path, told)
+            self._settle(written.stored, told.sent_bytes, files)
             if found.stamp is None or found.blob != files[0].blob:
                 raise FileChanged(files[0].path)
         else:
             written = await self._upload(files, hand)
-            self._settle(written, files)
+            self._settle(written.stored, written.size_bytes, files)
             self._monitor.count("uploaded_bytes", written.size_bytes)
 
     async def send_file(self, path: str) -> Blob:
@@ -66,7 +67,9 @@ class Sender:
 
     async def read_large(self, path: str) -> Hashed:
         """Return what a large file is called by its content, which is in the store if it has a stamp."""
-        file, written = await self._store_large(path, self._note_first)
+        told = _FirstTelling(self._monitor)
+        file, written = await self._store_large(path, told)
+        self._monitor.count("hashed_bytes", file.blob.size - told.read_bytes)
         self.expect(written.stored, 0)
         self._monitor.count("uploaded_blobs", written.stored)
         return file
@@ -82,22 +85,12 @@ class Sender:
         self._monitor.expect("uploaded_blobs", blobs)
         self._monitor.expect("uploaded_bytes", size_bytes)
 
-    def _settle(self, written: Written, files: Sequence[Wanted]) -> None:
+    def _settle(self, stored: int, sent_bytes: int, files: Sequence[Wanted]) -> None:
         """Expect no more than what was sent: of large files some chunks were there, and others send, too."""
-        self.expect(written.stored - len(files), written.size_bytes - sum([file.blob.size for file in files]))
-        self._monitor.count("uploaded_blobs", written.stored)
+        self.expect(stored - len(files), sent_bytes - sum([file.blob.size for file in files]))
+        self._monitor.count("uploaded_blobs", stored)
 
-    def _note_first(self, read_bytes: int, sent_bytes: int) -> None:
-        """Count what is read of a file for the first time: nobody knew before that it would be sent."""
-        self._monitor.count("hashed_bytes", read_bytes)
-        if sent_bytes:
-            self.expect(0, sent_bytes)
-            self._note_again(read_bytes, sent_bytes)
-
-    def _note_again(self, _read_bytes: int, sent_bytes: int) -> None:
-        self._monitor.count("uploaded_bytes", sent_bytes)
-
-    async def _store_large(self, path: str, told: Told) -> Stored:
+    async def _store_large(self, path: str, told: _Telling) -> Stored:
         delays_s = iter(RETRY_DELAYS_S)
         while True:
             try:
@@ -107,7 +100,7 @@ class Sender:
                 if (delay_s := next(delays_s, None)) is None:
                     raise
                 await self._clock.sleep(delay_s)
-                told = self._note_again  # what arrived before is not sent again, only read
+                told.is_again = True
 
     async def _upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:
         for delay_s in RETRY_DELAYS_S:
@@ -119,6 +112,30 @@ class Sender:
                 missing = set(await self._store.missing([file.blob for file in files]))
                 files = [file for file in files if file.blob in missing]
         return await self._crew.upload(files, hand)
+
+
+class _Telling:
+    """Counts what is sent of one large file. What arrived before it had to be begun again is only read again."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self.sent_bytes = self.read_bytes = 0
+        self.is_again = False
+
+    def __call__(self, _read_bytes: int, sent_bytes: int) -> None:
+        self.sent_bytes += sent_bytes
+        self._monitor.count("uploaded_bytes", sent_bytes)
+
+
+class _FirstTelling(_Telling):
+    """Of a file that was never read: nobody knew before what would be sent."""
+
+    def __call__(self, read_bytes: int, sent_bytes: int) -> None:
+        if not self.is_again:
+            self.read_bytes += read_bytes
+            self._monitor.count("hashed_bytes", read_bytes)
+        self._monitor.expect("uploaded_bytes", sent_bytes)
+        super().__call__(read_bytes, sent_bytes)
 
 
 def jobs_of(files: Sequence[Wanted]) -> Iterator[list[Wanted]]:

@@ -380,6 +380,20 @@ async def test_what_will_be_read_and_sent_is_announced(tmp_path: Path) -> None:
     assert monitor.expected["uploaded_blobs"] == monitor.counters["uploaded_blobs"] > 4
 
 
+async def test_a_large_file_that_was_cut_off_is_no_more_than_was_expected(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "tree", {"large": (large := os.urandom(CHUNKED_ABOVE_BYTES + 1))})
+    clock = _Impatient(10_000_000_000.0)
+    for read_bytes in (len(large), 0):  # of the second time its digest is remembered, and sent as what is missing
+        store, monitor = ScriptedStore(MemoryStore(OURS)), TallyMonitor()
+        store.script("write", Unavailable("cut"))
+        await archive(root, store, monitor, clock=clock, stat_cache=tmp_path / "cache")
+        assert store.calls["write"] >= 2
+        assert monitor.counters["hashed_bytes"] == read_bytes
+        assert monitor.counters["uploaded_bytes"] >= len(large)
+        for counter in ("hashed_bytes", "hashed_files", "uploaded_bytes", "uploaded_blobs"):
+            assert monitor.expected[counter] == monitor.counters[counter], counter
+
+
 @pytest.mark.parametrize("plain", [b"", b"x", bytes(CHUNKED_ABOVE_BYTES + 1)])
 async def test_a_single_file_is_its_blob(tmp_path: Path, plain: bytes) -> None:
     (tmp_path / "real").write_bytes(plain)
