@@ -1,6 +1,6 @@
 """Directories that a process has for itself, which it says by a lock on them; when it dies, they are nobody's.
 
-Knows not what they are for. The invariant: no link is followed.
+Knows not what they are for. The invariant: no link is followed to what is locked.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def is_at(path: Path, descriptor: int) -> bool:
 
 
 def mount_of(path: Path) -> tuple[int, int]:
-    """Return what two places have in common between which directories can be moved."""
-    descriptor = os.open(path, _FOLDER)
+    """Return what two places have in common between which directories can be moved; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return linux.mount_of(descriptor)
     finally:

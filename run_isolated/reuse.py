@@ -199,11 +199,13 @@ class Trees:
     def _take(self, name: str, destination: Path) -> Taken | None:
         path, taken = self._root / name, self._root / f"{_TAKEN}{os.urandom(6).hex()}"
         about = self._about(path)
-        if about is None or mount_of(self._root) != mount_of(destination.parent):
+        if about is None:
             return None
         from run_isolated.kept import Taken
 
         try:
+            if mount_of(self._root) != mount_of(destination.parent):
+                return None
             lock = locked(path)
             try:
                 os.rename(path, taken)

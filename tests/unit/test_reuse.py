@@ -507,6 +507,20 @@ async def test_a_command_finds_nothing_beside_its_tree(machine: Machine, version
     assert sorted(os.listdir(machine.cache_dir / "trees")) == sorted([machine.kept[0].name, "lock"])
 
 
+async def test_a_tree_that_cannot_be_moved_to_where_it_is_wanted_stays_where_it_is(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = await put_tree(machine.store, a_tree())
+    await machine.run(root)
+    kept = machine.kept
+    monkeypatch.setattr(reuse, "mount_of", lambda path: path)
+    run = await machine.load(root)
+    assert (read_tree(run.place), machine.kept) == (a_tree(), kept)
+    run.end()
+    assert machine.count("reused_trees") == 0
+    assert machine.monitor.problems == []
+
+
 async def test_what_a_live_run_took_stays_and_what_a_dead_one_took_goes(machine: Machine) -> None:
     root = await put_tree(machine.store, a_tree())
     await machine.run(root)
