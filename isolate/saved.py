@@ -23,6 +23,7 @@ from isolate.cas.files import atomic_file, write_atomic
 from isolate.entries import Entry, Kind
 from isolate.errors import InvalidInput
 from isolate.isolated import entry_text
+from isolate.plain_files import read_plain
 from isolate.selection import Selection, Variables, config_values
 
 SUFFIX = ".isolated"
@@ -74,9 +75,7 @@ def load_saved(isolated: Path, platform: str, warn: Callable[[str], object]) -> 
     """Return the state of `isolated`, an empty one when there is none to be trusted."""
     place = Path(f"{isolated}{STATE_SUFFIX}")
     try:
-        if place.stat().st_size > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES} bytes")
-        record = json.loads(place.read_bytes())
+        record = json.loads(read_plain(place, MAX_BYTES))
         _check(record, platform)
         return _saved(record, os.path.dirname(os.path.abspath(place)))
     except FileNotFoundError:

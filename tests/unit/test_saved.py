@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from isolate.cas.digest import Namespace
 from isolate.entries import Entry, Kind
 from isolate.errors import InvalidInput
-from isolate.saved import Saved, checked_isolated, load_saved, state_writer
+from isolate.saved import STATE_SUFFIX, Saved, checked_isolated, load_saved, state_writer
 from isolate.selection import Selection, Variables
 
 GOOD: dict[str, Any] = {
@@ -79,6 +80,14 @@ def test_what_cannot_be_trusted_is_none(tmp_path: Path, record: object, reason: 
     assert reason in warnings[0]
     assert load_saved(tmp_path / "y.isolated", "linux", warnings.append) == Saved()
     assert len(warnings) == 1
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f"x.isolated{STATE_SUFFIX}")
+    warnings: list[str] = []
+    assert load_saved(tmp_path / "x.isolated", "linux", warnings.append) == Saved()
+    (warning,) = warnings
+    assert warning.endswith(" is ignored: it is a pipe, not a file")
 
 
 def test_a_tree_looked_at_twice_is_written_once(tmp_path: Path) -> None:
