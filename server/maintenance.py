@@ -16,7 +16,7 @@ from typing import Any
 
 from isolate.clock import SystemClock
 from isolate.errors import Busy, IndexCorrupt
-from isolate.monitor import TallyMonitor
+from isolate.monitor import Monitor, TallyMonitor
 from server.stores.blobs import LocalBlobStores
 from server.stores.check import Check, Checked
 from server.stores.datadir import DataDirectory
@@ -33,6 +33,17 @@ MAX_SEED = 1_000_000  # of those that are drawn: short enough to be typed again
 _NO_FLOOR = BlobLimits(min_free_bytes=0)
 
 Say = Callable[[str], object]
+
+
+class SayingMonitor(TallyMonitor):
+    """Says what was survived: who runs a command reads no log."""
+
+    def __init__(self, say: Say) -> None:
+        super().__init__()
+        self._say = say
+
+    def problem(self, message: object) -> None:
+        self._say(str(message))
 
 
 def check_data(data_dir: Path, say: Say, *, read_share: float, seed: int | None, rebuild: bool) -> int:
@@ -67,7 +78,7 @@ async def _check(data_dir: Path, say: Say, read_share: float, seed: int, *, rebu
             rebuilt = await Rebuild(data_dir, SystemClock(), say).run()
             bad = rebuilt.bad_ranges
             say(_rebuilt_line(rebuilt))
-        async with _stores(data, _NO_FLOOR) as stores:
+        async with _stores(data, _NO_FLOOR, SayingMonitor(say)) as stores:
             chance, now_s = random.Random(seed), SystemClock().now()
             check = Check(stores, data_dir, say, read_share, chance, now_s)
             checked = await check.run()
@@ -77,7 +88,7 @@ async def _check(data_dir: Path, say: Say, read_share: float, seed: int, *, rebu
                     checked = await check.outputs(tasks.database)
                 finally:
                     await tasks.close()
-        say(_checked_line(checked, seed if 0 < read_share < 1 else None))
+        say(_checked_line(checked, bad, seed if 0 < read_share < 1 else None))
         return 1 if bad or checked.problems else 0
     finally:
         data.close()
@@ -86,7 +97,7 @@ async def _check(data_dir: Path, say: Say, read_share: float, seed: int, *, rebu
 async def _collect_garbage(data_dir: Path, limits: BlobLimits, say: Say, *, dry_run: bool) -> None:
     data = _open(data_dir)
     try:
-        async with _stores(data, limits) as stores:
+        async with _stores(data, limits, SayingMonitor(say)) as stores:
             janitor = Janitor(stores, SystemClock(), stopped_cleanly=data.stopped_cleanly, work_share=1.0)
             tidied = await (janitor.preview(GC_DEAD_SHARE) if dry_run else janitor.run(GC_DEAD_SHARE))
             say(_tidied_line(tidied, dry_run=dry_run))
@@ -100,7 +111,7 @@ async def _collect_garbage(data_dir: Path, limits: BlobLimits, say: Say, *, dry_
 async def _stats(data_dir: Path) -> dict[str, Any]:
     data = _open(data_dir)
     try:
-        async with _stores(data, _NO_FLOOR) as stores:
+        async with _stores(data, _NO_FLOOR, TallyMonitor()) as stores:
             upkeep = stores.upkeep
             packs, ages, bad = await upkeep.packs(), await upkeep.ages(), await upkeep.quarantined()
             namespaces: dict[int, dict[str, Any]] = {
@@ -137,9 +148,9 @@ def _open(data_dir: Path) -> DataDirectory:
 
 
 @asynccontextmanager
-async def _stores(data: DataDirectory, limits: BlobLimits) -> AsyncIterator[LocalBlobStores]:
+async def _stores(data: DataDirectory, limits: BlobLimits, monitor: Monitor) -> AsyncIterator[LocalBlobStores]:
     try:
-        stores = await LocalBlobStores.open(data.path, SystemClock(), TallyMonitor(), limits)
+        stores = await LocalBlobStores.open(data.path, SystemClock(), monitor, limits)
         try:
             yield stores
         finally:
@@ -155,11 +166,12 @@ def _rebuilt_line(rebuilt: Rebuilt) -> str:
     )
 
 
-def _checked_line(checked: Checked, seed: int | None) -> str:
+def _checked_line(checked: Checked, bad_ranges: int, seed: int | None) -> str:
     read = bytes_text(checked.read_bytes)
     sample = "" if seed is None else f" in {checked.whole_records} of them (--seed={seed} chooses the same)"
     parts = [f"Checked {checked.packs} packs, {checked.records} records, {read} read{sample}"]
     for number, what in (
+        (bad_ranges, "bad ranges set aside"),
         (checked.bad_records, "bad records quarantined"),
         (checked.wrong_rows, "wrong index rows mended"),
         (checked.unknown_packs, "packs not in the index"),
@@ -178,6 +190,8 @@ def _tidied_line(tidied: Tidied, *, dry_run: bool) -> str:
         f"{verbs[0]} {tidied.evicted.blocks} blocks ({bytes_text(tidied.evicted.size_bytes)}); {verbs[1]}"
         f" {tidied.packs} packs: {bytes_text(tidied.freed_bytes)} freed, {bytes_text(tidied.copied_bytes)} copied"
     )
+    if tidied.stuck_packs:
+        line += f"; {tidied.stuck_packs} packs kept, which cannot be read"
     over = f"; {bytes_text(tidied.short_bytes)} above the limits"
     return line + over if dry_run and tidied.short_bytes else line
 

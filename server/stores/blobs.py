@@ -154,7 +154,8 @@ class LocalBlobStores:
             stays = f"what was asked for within {limits.promised_s / 3600:g} hours stays"
             return f"{held}, {bytes_text(size_bytes)} more do not fit, and {stays}"
         if await self.packs.free_bytes() < limits.min_free_bytes + size_bytes:
-            return f"The disk of the blob store has less than {bytes_text(limits.min_free_bytes)} left, which stay free"
+            floor = f", and {bytes_text(limits.min_free_bytes)} stay free" if limits.min_free_bytes else ""
+            return f"The disk of the blob store is full: {bytes_text(size_bytes)} more do not fit{floor}"
         return None
 
     def _turn(self, namespace: str) -> asyncio.Lock:

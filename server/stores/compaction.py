@@ -3,13 +3,14 @@
 Knows no limit and no schedule: it is told which pack. The order keeps all readable at every moment: copies durable
 in another pack, then the index moves there, block by block; when nothing in the old pack is alive, the index marks it
 dead, then its file goes, then its row. Each step can be the last one before a crash: `finish_dead` completes it at the
-start. The invariants: a record is copied only if its check is right, a bad one is set aside and its bytes are
-saved before the pack goes; ids of blocks stay, so that blobs and recipes never notice.
+start. The invariants: a record is copied only if its check is right, a bad one is set aside and what
+is left of its bytes is saved before the pack goes; ids of blocks stay, so that blobs and recipes never notice.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from isolate.monitor import Monitor
 from server.stores.pack_scan import fault_of
@@ -25,6 +26,15 @@ LANE = "kept"  # copies do not share packs with uploads: what was kept once is l
 Pause = Callable[[], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """What became of a pack: bytes copied out of it, its own if it is gone; whether the disk does not give it back."""
+
+    copied_bytes: int = 0
+    freed_bytes: int = 0
+    is_stuck: bool = False
+
+
 class Compactor:
     """Empties packs; one call at a time."""
 
@@ -35,34 +45,32 @@ class Compactor:
         self._monitor, self._pause = monitor, pause
         self._stuck: set[Pack] = set()  # packs the disk does not give back; they are tried again after the next start
 
-    async def reclaim(self, row: PackRow) -> tuple[int, int]:
-        """Empty and remove a sealed pack; returns the bytes copied, and the bytes of the pack if it is gone.
+    async def reclaim(self, row: PackRow) -> Reclaimed:
+        """Empty and remove a sealed pack.
 
         Raises NoSpace, Unavailable; what was done until then counts.
         """
         if row.pack in self._stuck:
-            return 0, 0
+            return Reclaimed(is_stuck=True)
         copied_bytes = 0
         async for batch in self._batches(row):
             copied = await self._copy(row, batch)
             if copied is None:
                 self._stuck.add(row.pack)
-                return copied_bytes, 0
+                return Reclaimed(copied_bytes, is_stuck=True)
             copied_bytes += copied
             await self._pause()
         if not await self._packs.rescue(row.pack, await self._index.bad_places(row.pack)):
-            whole = (await self._packs.lengths([row.pack]))[row.pack]
-            if whole:  # of a pack that is gone nothing can be saved
-                self._monitor.problem(f"Pack {row.pack.name} is kept: its bad records cannot be saved")
-                self._stuck.add(row.pack)
-                return copied_bytes, 0
+            self._monitor.problem(f"Pack {row.pack.name} is kept: its bad records cannot be saved")
+            self._stuck.add(row.pack)
+            return Reclaimed(copied_bytes, is_stuck=True)
         await self._sweep(row)
         if row.state is not PackState.DEAD and not await self._index.mark_dead(row.id):
-            return copied_bytes, 0
+            return Reclaimed(copied_bytes)
         await finish(row, self._index, self._packs)
         self._monitor.count("compacted_packs")
         self._monitor.count("copied_bytes", copied_bytes)
-        return copied_bytes, row.committed_bytes
+        return Reclaimed(copied_bytes, row.committed_bytes)
 
     async def _batches(self, row: PackRow) -> AsyncIterator[list[PlacedBlock]]:
         after = -1

@@ -1,8 +1,9 @@
 """Keeps the blob store within its limits: what nobody asked for goes, and the space of what went is given back.
 
-Knows when and how much; `sqlite_upkeep.py` and `compaction.py` do it. The invariants: nothing is evicted within the
-promised time after it was last asked for, nor for as long after a stop that was not clean or a jump of the clock; the
-oldest goes first; uploads and readers come before all of this, except when an upload waits for the room.
+Knows when and how much; `tidying.py` does it, or only counts what would be done. The invariants: nothing is evicted
+within the promised time after it was last asked for, nor for as long after a stop that was not clean or a jump of the
+clock; the oldest goes first, and no more than is needed; uploads and readers come before all of this, except when an
+upload waits for the room.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 from isolate.clock import Clock
 from isolate.errors import IsolateError
 from server.stores.blobs import LocalBlobStores
-from server.stores.compaction import Compactor
+from server.stores.compaction import Compactor, Reclaimed
 from server.stores.limits import BlobLimits
 from server.stores.records import OUTPUT_SPACE
 from server.stores.sqlite_upkeep import Age, Freed, PackRow, PackState
+from server.stores.tidying import Rehearsal, StoreTidying, Tidying
 
 WORTHWHILE = 0.5  # a pack that is half dead is compacted: no more than one byte is copied for each that is given back
 URGENT = 0.05  # the same when space is short
@@ -34,6 +36,7 @@ class Tidied:
     packs: int
     freed_bytes: int
     copied_bytes: int
+    stuck_packs: int = 0  # those the disk does not give back
     short_bytes: int = 0  # what was, or would be, above the limits
 
 
@@ -61,7 +64,8 @@ class Janitor:
     ) -> None:
         self._stores, self._clock, self._work_share = stores, clock, work_share
         self._calm = Calm(clock, stores.limits.promised_s, stopped_cleanly=stopped_cleanly)
-        self._compactor = Compactor(stores.upkeep, stores.packs, stores.presence, stores.monitor, self._pause)
+        compactor = Compactor(stores.upkeep, stores.packs, stores.presence, stores.monitor, self._pause)
+        self._store = StoreTidying(stores, compactor)
         self._turn = asyncio.Lock()
         self._waiting_uploads = 0
         self._woke_s = clock.monotonic()
@@ -74,23 +78,13 @@ class Janitor:
     async def run(self, dead_share: float = WORTHWHILE) -> Tidied:
         """Evict what is too old or too much, compact what is mostly dead."""
         async with self._turn:
-            self._woke_s = self._clock.monotonic()
-            evicted = await self._evict_unused() if self.is_calm else Freed()
-            shortage = await self._shortage_bytes(0)
-            if shortage and self.is_calm:
-                evicted += await self._evict_oldest(shortage)
-            tidied = await self._compact(shortage, dead_share)
-        self._stores.monitor.count("evicted_blocks", evicted.blocks)
-        return Tidied(evicted, *tidied, shortage)
+            tidied = await self._round(self._store, dead_share)
+        self._stores.monitor.count("evicted_blocks", tidied.evicted.blocks)
+        return tidied
 
     async def preview(self, dead_share: float = WORTHWHILE) -> Tidied:
-        """Return what `run` would evict for its age, and compact of what is dead already; changes nothing."""
-        evicted = Freed()
-        for age in await self._ages() if self.is_calm else []:
-            evicted += await self._stores.upkeep.evictable(age.namespace, self._unused_h(age.name))
-        packs = [row for row in await self._stores.upkeep.packs() if _is_worth(row, dead_share)]
-        freed, copied = (sum(getattr(row, size) for row in packs) for size in ("committed_bytes", "live_bytes"))
-        return Tidied(evicted, len(packs), freed, copied, await self._shortage_bytes(0))
+        """Return what `run` would do, if nobody uses the store meanwhile; changes nothing."""
+        return await self._round(Rehearsal(self._stores.upkeep), dead_share)
 
     async def make_room(self, size_bytes: int) -> None:
         """Free at least `size_bytes` if that is allowed; an upload waits for it."""
@@ -99,57 +93,62 @@ class Janitor:
             async with self._turn:
                 shortage = await self._shortage_bytes(size_bytes)
                 if shortage and self.is_calm:
-                    await self._evict_oldest(shortage)
-                    await self._compact(shortage, WORTHWHILE)
+                    await self._evict_oldest(self._store, shortage)
+                    await self._compact(self._store, shortage, WORTHWHILE)
         except IsolateError as error:
             self._stores.monitor.problem(error)  # the upload will be told that there is no space
         finally:
             self._waiting_uploads -= 1
 
-    async def _evict_unused(self) -> Freed:
+    async def _round(self, store: Tidying, dead_share: float) -> Tidied:
+        self._woke_s = self._clock.monotonic()
+        evicted = await self._evict_unused(store) if self.is_calm else Freed()
+        shortage = await self._shortage_bytes(0)
+        if shortage and self.is_calm:
+            evicted += await self._evict_oldest(store, shortage)
+        done = await self._compact(store, shortage, dead_share)
+        return Tidied(
+            evicted,
+            packs=sum(one.freed_bytes > 0 for one in done),
+            freed_bytes=sum(one.freed_bytes for one in done),
+            copied_bytes=sum(one.copied_bytes for one in done),
+            stuck_packs=sum(one.is_stuck for one in done),
+            short_bytes=shortage,
+        )
+
+    async def _evict_unused(self, store: Tidying) -> Freed:
         freed = Freed()
-        for age in await self._ages():
+        for age in await _ages(store):
             cutoff_h = self._unused_h(age.name)
             if age.oldest_h is None or age.oldest_h > cutoff_h:
                 continue
-            while (more := await self._stores.upkeep.evict(age.namespace, cutoff_h)).blocks:
+            while (more := await store.evict(age.namespace, cutoff_h)).blocks:
                 freed += more
                 await self._pause()
         return freed
 
-    async def _evict_oldest(self, shortage_bytes: int) -> Freed:
-        """Evict in the order of age until enough is dead, or all that is left is promised."""
-        upkeep, freed = self._stores.upkeep, Freed()
-        needed_bytes = shortage_bytes - sum(row.dead_bytes for row in await upkeep.packs())
-        while freed.size_bytes < needed_bytes:
-            ages = [age for age in await self._ages() if age.oldest_h is not None]
+    async def _evict_oldest(self, store: Tidying, shortage_bytes: int) -> Freed:
+        """Evict in the order of age until compaction can give back enough, or all that is left is promised."""
+        freed = Freed()
+        while (lack_bytes := shortage_bytes - await _reclaimable_bytes(store)) > 0:
+            ages = [age for age in await _ages(store) if age.oldest_h is not None]
             oldest = min(ages, key=lambda age: age.oldest_h or 0, default=None)
             cutoff_h = _hours_before(self._clock.now(), self._stores.limits.promised_s)
             if oldest is None or oldest.oldest_h is None or oldest.oldest_h > cutoff_h:
                 break
-            freed += await upkeep.evict(oldest.namespace, oldest.oldest_h)
+            freed += await store.evict(oldest.namespace, oldest.oldest_h, lack_bytes)
             await self._pause()
         return freed
 
-    async def _ages(self) -> list[Age]:
-        """Return what may be evicted: what tasks printed is kept as long as they are, and goes with them."""
-        return [age for age in await self._stores.upkeep.ages() if age.name != OUTPUT_SPACE.name]
-
-    async def _compact(self, shortage_bytes: int, dead_share: float) -> tuple[int, int, int]:
+    async def _compact(self, store: Tidying, shortage_bytes: int, dead_share: float) -> list[Reclaimed]:
         """Compact the packs that are worth it, and others while there is a shortage; the most dead first."""
-        packs = freed = copied = 0
-        for listed in await self._stores.upkeep.packs():
-            row, is_short = listed, freed - copied < shortage_bytes
-            if not _is_worth(row, min(dead_share, URGENT) if is_short else dead_share):
-                continue
-            if row.state is PackState.OPEN:
-                await self._stores.seal(row.pack)
-                row = next(sealed for sealed in await self._stores.upkeep.packs() if sealed.id == row.id)
-            copied_bytes, freed_bytes = await self._compactor.reclaim(row)
-            self._stores.account(copied_bytes - freed_bytes)
-            packs, freed, copied = packs + (freed_bytes > 0), freed + freed_bytes, copied + copied_bytes
-            await self._pause()
-        return packs, freed, copied
+        done: list[Reclaimed] = []
+        for row in await store.packs():
+            is_short = sum(one.freed_bytes - one.copied_bytes for one in done) < shortage_bytes
+            if _is_worth(row, min(dead_share, URGENT) if is_short else dead_share):
+                done.append(await store.reclaim(row))
+                await self._pause()
+        return done
 
     async def _shortage_bytes(self, size_bytes: int) -> int:
         """Return how much has to go so that `size_bytes` fit with some slack; 0 when they fit anyway."""
@@ -183,6 +182,16 @@ def _kept_s(limits: BlobLimits, namespace: str) -> float:
 def _hours_before(now_s: float, age_s: float) -> int:
     """Return the last hour that is wholly `age_s` ago: blocks note the end of the hour they were asked for in."""
     return int((now_s - age_s) // 3600)
+
+
+async def _ages(store: Tidying) -> list[Age]:
+    """Return what may be evicted: what tasks printed is kept as long as they are, and goes with them."""
+    return [age for age in await store.ages() if age.name != OUTPUT_SPACE.name]
+
+
+async def _reclaimable_bytes(store: Tidying) -> int:
+    """Return what compaction gives back when space is short."""
+    return sum(row.dead_bytes for row in await store.packs() if _is_worth(row, URGENT))
 
 
 def _is_worth(row: PackRow, dead_share: float) -> bool:

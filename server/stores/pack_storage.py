@@ -71,7 +71,10 @@ class PackStorage(Protocol):
         ...
 
     async def rescue(self, pack: Pack, places: Sequence[tuple[int, int]]) -> bool:
-        """Save the bytes at each (offset, length) elsewhere before a pack goes; False when they cannot be read."""
+        """Save what is left at each (offset, length) elsewhere before a pack goes; False when it cannot be read.
+
+        What lies behind the end of a pack that was cut off is gone, and nothing can be saved of it.
+        """
         ...
 
     async def heads(self, pack: Pack) -> list[Head]:

@@ -120,8 +120,11 @@ class LocalPacks:
         await self._retire(pack, None)
 
     async def rescue(self, pack: Pack, places: Sequence[tuple[int, int]]) -> bool:
-        records = await self.read([Location(pack, offset, length) for offset, length in places])
-        for (offset, _), record in zip(places, records, strict=True):
+        end = await self._tried(lambda: self._files.length(self._path(pack)))
+        for offset, length in places:
+            if offset >= end:
+                continue
+            (record,) = await self.read([Location(pack, offset, min(length, end - offset))])
             if record is None:
                 return False
             saved = self._root.parent / "quarantine" / f"{pack.name}-{offset}.bad"

@@ -6,8 +6,10 @@ is at a whole version whenever a process dies.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from isolate.errors import FormatTooNew, IndexCorrupt, IsolateError, NoSpace, Unavailable
@@ -21,10 +23,13 @@ _TRY_LATER = {5, 6, 10, 14}  # SQLITE_BUSY, _LOCKED, _IOERR, _CANTOPEN
 
 
 def connect(path: Path, cache_bytes: int, checkpoint_pages: int) -> sqlite3.Connection:
-    """Open or create the file; `checkpoint_pages` in the log make a commit move them into the file itself.
+    """Open the file, or create one that is its owner's alone.
 
+    `checkpoint_pages` in the log make a commit move them into the file itself.
     Raises IndexCorrupt, Unavailable, NoSpace.
     """
+    with suppress(OSError):  # where it cannot be made SQLite says why; its log gets the mode of the file
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     try:
         connection = sqlite3.connect(
             path,

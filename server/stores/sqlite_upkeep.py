@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from server.stores import queries
@@ -20,6 +21,7 @@ from server.stores.writer import Database
 
 BLOCKS_PER_JOB = 100  # a deleted or moved block costs a page in three trees; with a cold cache that is about 10 ms
 ROWS_PER_JOB = 500  # each is a descent into a large tree and a look at another one
+EVER_H = 2**62  # later than any hour
 SQL = queries.load("upkeep")
 
 
@@ -62,6 +64,15 @@ class PackRow(NamedTuple):
     dead_bytes: int
 
 
+class Victim(NamedTuple):
+    """A block that may go."""
+
+    id: int
+    pack: int
+    length: int
+    touched_h: int
+
+
 class PlacedBlock(NamedTuple):
     """A record of one pack."""
 
@@ -81,17 +92,17 @@ class UpkeepIndex:
     async def ages(self) -> list[Age]:
         return [Age(*row) for row in await self._fetch("ages")]
 
-    async def evictable(self, namespace: int, cutoff_h: int) -> Freed:
-        """Return what was last asked for in `cutoff_h` or before."""
-        ((blocks, size_bytes),) = await self._fetch("evictable", namespace=namespace, cutoff_h=cutoff_h)
-        return Freed(blocks, size_bytes)
+    async def oldest(self, namespace: int, limit: int, skip: int = 0, cutoff_h: int = EVER_H) -> list[Victim]:
+        """Return blocks last asked for in `cutoff_h` or before, in the order in which they go, behind the first."""
+        values = {"namespace": namespace, "cutoff_h": cutoff_h, "limit": limit, "skip": skip}
+        return [Victim(*row) for row in await self._fetch("victims", **values)]
 
-    async def evict(self, namespace: int, cutoff_h: int) -> Freed:
-        """Delete the oldest blocks, at most BLOCKS_PER_JOB, last asked for in `cutoff_h` or before."""
-        victims = await self._fetch("victims", namespace=namespace, cutoff_h=cutoff_h, limit=BLOCKS_PER_JOB)
+    async def evict(self, namespace: int, cutoff_h: int, enough_bytes: int | None = None) -> Freed:
+        """Delete the oldest blocks last asked for in `cutoff_h` or before: BLOCKS_PER_JOB, or enough of them."""
+        victims = enough_of(await self.oldest(namespace, BLOCKS_PER_JOB, cutoff_h=cutoff_h), enough_bytes)
         if not victims:
             return Freed()
-        return await self._database.write(partial(_evict, ids=[id_ for (id_,) in victims], cutoff_h=cutoff_h))
+        return await self._database.write(partial(_evict, ids=[victim.id for victim in victims], cutoff_h=cutoff_h))
 
     async def packs(self) -> list[PackRow]:
         """Return all packs, those with the largest dead share first."""
@@ -177,6 +188,14 @@ class UpkeepIndex:
 
     async def _fetch(self, query: str, **values: Any) -> list[Any]:
         return await self._database.read(lambda connection: connection.execute(SQL[query], values).fetchall())
+
+
+def enough_of(victims: Sequence[Victim], enough_bytes: int | None) -> Sequence[Victim]:
+    """Return the first of `victims`, so many that their bytes are enough; all of them for None."""
+    if enough_bytes is None:
+        return victims
+    before = accumulate((victim.length for victim in victims), initial=0)
+    return [victim for victim, size_bytes in zip(victims, before, strict=False) if size_bytes < enough_bytes]
 
 
 def _changed(connection: sqlite3.Connection, query: str, values: dict[str, Any]) -> int:

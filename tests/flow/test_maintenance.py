@@ -99,6 +99,9 @@ def test_check_finds_a_flipped_bit(tmp_path: Path, tree: Path) -> None:
     assert ran(COMMAND, "check", "--read-data", "--data", data)[0] == 0
     status, said, _ = ran(COMMAND, "check", "--read-data=1%", "--seed", "7", "--data", data)
     assert (status, "in 1 of them (--seed=7 chooses the same)" in said) == (0, True)
+    status, said, _ = ran(COMMAND, "check", "--rebuild-index", "--data", data)
+    assert (status, said.splitlines()[-1].endswith("0 B read: 1 bad ranges set aside")) == (1, True)
+    assert {path.stat().st_mode & 0o777 for path in data.glob("*.sqlite*")} == {0o600}
 
 
 def test_check_says_each_time_that_output_of_tasks_is_gone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sqlite3
 from collections.abc import AsyncIterator
@@ -14,10 +15,11 @@ from isolate.cas.block import Absent, Block
 from isolate.cas.digest import Blob, Namespace
 from isolate.errors import NoSpace
 from isolate.monitor import TallyMonitor
-from server.stores import sqlite_upkeep
+from server.stores import sqlite_upkeep, tidying
 from server.stores.blobs import LocalBlobStore, LocalBlobStores
 from server.stores.janitor import JUMP_S, Calm, Janitor
 from server.stores.limits import BlobLimits
+from server.stores.packs import TRUST_S
 from tests.clock import ManualClock
 from tests.pack_faults import FaultyFiles
 from tests.records import blob_of, block_of, stream
@@ -144,13 +146,11 @@ async def test_looking_for_victims_costs_one_descent_when_there_are_none(site: S
     assert site.monitor.counters["committed_transactions"] == before
 
 
-@pytest.mark.parametrize(
-    "name", ["ages", "victims", "evictable", "blocks_of", "mark_dead", "evict_block", "move_block"]
-)
+@pytest.mark.parametrize("name", ["ages", "victims", "blocks_of", "mark_dead", "evict_block", "move_block"])
 async def test_upkeep_finds_its_rows_by_an_index(site: Site, name: str) -> None:
     values = {
-        "namespace": 1, "cutoff_h": 1, "limit": 1, "pack": 1, "after": 1, "id": 1, "to_pack": 1, "from_pack": 1,
-        "offset": 1,
+        "namespace": 1, "cutoff_h": 1, "limit": 1, "skip": 1, "pack": 1, "after": 1, "id": 1, "to_pack": 1,
+        "from_pack": 1, "offset": 1,
     }  # fmt: skip
 
     def plan(connection: sqlite3.Connection) -> list[str]:
@@ -375,7 +375,8 @@ async def test_a_pack_the_disk_does_not_give_back_is_kept(site: Site) -> None:
     site.files.fail("read", call=1)
     site.files.read, real = _unreadable, site.files.read  # type: ignore[method-assign]
     before = sorted(site.root.rglob("*.pack"))
-    assert (await site.janitor.run(dead_share=0.1)).packs == 0
+    tidied = await site.janitor.run(dead_share=0.1)
+    assert (tidied.packs, tidied.stuck_packs) == (0, 2)
     assert sorted(site.root.rglob("*.pack")) == before
     site.files.read = real  # type: ignore[method-assign]
     site.files._plans.clear()
@@ -398,6 +399,74 @@ async def test_a_pack_deleted_behind_our_back_leaves_no_rows(site: Site) -> None
     assert site.rows("SELECT COUNT(*) FROM block") == [(0,)]
     await site.put(content(0))
     assert await site.read(blobs[0]) == {blobs[0]: content(0)}
+
+
+async def test_a_pack_that_was_cut_off_goes_and_what_is_left_of_its_records_is_saved(site: Site) -> None:
+    alive = await half_dead(site)
+    for pack in site.root.rglob("*.pack"):
+        os.truncate(pack, 2 * RECORD_BYTES + 100)  # of the third record, which is alive, and nothing of the fifth
+    site.clock.advance(TRUST_S)
+    tidied = await site.janitor.run(dead_share=0.1)
+    assert (tidied.packs, tidied.stuck_packs) == (2, 0)
+    assert [path.stat().st_size for path in (site.root / "quarantine").iterdir()] == [100, 100]
+    assert site.pack_bytes == site.stores.used_bytes == 2 * RECORD_BYTES
+    assert await site.gone(*alive) == alive[1:3] + alive[4:]
+    assert await site.read(alive[0], alive[3]) == {alive[0]: content(0), alive[3]: content(6)}
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        LIMITS,
+        BlobLimits(min_free_bytes=0, max_bytes=60_000),
+        BlobLimits(min_free_bytes=0, max_bytes=30_000, kept_s=30 * DAY_S),
+        BlobLimits(min_free_bytes=0, max_bytes=100_000, kept_s=30 * DAY_S),
+    ],
+)
+async def test_preview_says_what_then_happens(site: Site, limits: BlobLimits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tidying, "AHEAD", 5)
+    monkeypatch.setattr(tidying, "BLOCKS_PER_JOB", 3)
+    monkeypatch.setattr(sqlite_upkeep, "BLOCKS_PER_JOB", 3)
+    await site.put(*[content(number, 500) for number in range(100, 110)], namespace=TEMPORARY)
+    for number in range(30):
+        await site.put(content(number))
+        site.clock.advance(HOUR_S / 4)
+    site.clock.advance(DAY_S * 6.8)
+    await site.stores.close()
+    await site.open(limits)
+    previewed = await site.janitor.preview(dead_share=0.1)
+    assert previewed.packs > 0
+    assert await site.janitor.run(dead_share=0.1) == previewed
+
+
+async def test_no_more_is_evicted_than_is_needed(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.open(BlobLimits(min_free_bytes=0, max_bytes=200_000))
+    blobs = [blob for number in range(60) for blob in await site.put(content(number))]
+    site.clock.advance(DAY_S)
+    tidied = await site.janitor.run()
+    assert tidied.short_bytes <= tidied.evicted.size_bytes < tidied.short_bytes + RECORD_BYTES
+    assert await site.gone(*blobs) == blobs[: tidied.evicted.blocks]
+    await site.stores.close()
+
+
+@pytest.mark.parametrize(
+    ("min_free_bytes", "said"),
+    [(0, r"is full: 3\.0 KiB more do not fit$"), (1 << 20, r"more do not fit, and 1\.0 MiB stay free$")],
+)
+async def test_an_upload_that_does_not_fit_on_the_disk_is_told_so(
+    tmp_path: Path, min_free_bytes: int, said: str
+) -> None:
+    class FullDisk(FaultyFiles):
+        def free_bytes(self, path: Path) -> int:
+            return 0
+
+    site = Site(tmp_path)
+    site.files = FullDisk()
+    await site.open(BlobLimits(min_free_bytes=min_free_bytes))
+    with pytest.raises(NoSpace, match=said):
+        await site.put(content(1))
+    await site.stores.close()
 
 
 async def test_preview_changes_nothing(site: Site) -> None:

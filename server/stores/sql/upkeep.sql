@@ -8,18 +8,13 @@ SELECT namespace.id, namespace.name, (
 ) FROM namespace ORDER BY namespace.id;
 
 -- victims --
--- The oldest blocks of a namespace; at one age recipes go before the blocks they are made of.
-SELECT id FROM block INDEXED BY block_age WHERE namespace = :namespace AND touched_h <= :cutoff_h
-ORDER BY touched_h, kind DESC LIMIT :limit;
+-- The oldest blocks of a namespace, behind the first :skip; at one age recipes go before the blocks they are made of.
+SELECT id, pack, length, touched_h FROM block INDEXED BY block_age
+WHERE namespace = :namespace AND touched_h <= :cutoff_h ORDER BY touched_h, kind DESC LIMIT :limit OFFSET :skip;
 
 -- evict_block --
 -- Delete a block unless somebody asked for it since it was chosen.
 DELETE FROM block WHERE id = :id AND touched_h <= :cutoff_h RETURNING pack, length;
-
--- evictable --
--- How much would go.
-SELECT COUNT(*), COALESCE(SUM(length), 0) FROM block INDEXED BY block_age
-WHERE namespace = :namespace AND touched_h <= :cutoff_h;
 
 -- delete_parts --
 DELETE FROM recipe WHERE block = :id;
