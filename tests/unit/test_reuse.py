@@ -16,90 +16,14 @@ from hypothesis import strategies as st
 
 from isolate import parts
 from isolate.cas.cache import CachePolicy, LocalCache
-from isolate.cas.digest import Namespace
-from isolate.cas.memory import MemoryStore
 from isolate.errors import InternalFailure
-from isolate.monitor import TallyMonitor
-from run_isolated import fetching, folders, inputs, linked, mapping, reuse
-from run_isolated.fetching import load
-from run_isolated.folders import Folder
-from run_isolated.inputs import Inputs
+from run_isolated import fetching, inputs, linked, mapping, reuse
 from run_isolated.mapper import How
 from run_isolated.result import Stopped
 from run_isolated.reuse import MAX_TREES, Trees
-from run_isolated.stopping import Check, go_on
-from tests.clock import ManualClock
-from tests.inodes import IMMUTABLE, NO_DUMP, SYNCHRONOUS, marks_at, set_flags
+from tests.kept_trees import MIN_NAMES, NS, Machine, a_tree, overwritten
 from tests.stored import put_split, put_tree
-from tests.trees import Executable, Link, Tree, read_tree
-
-NS = Namespace.parse("blake3-zstd")
-MIN_NAMES = 40
-
-
-def a_tree(version: int = 0, names: int = MIN_NAMES) -> Tree:
-    """Return a tree that is large enough to be kept; versions differ in a few files."""
-    return {
-        "many": {f"f{number:03}": b"content %d" % (number // 2) for number in range(names)},
-        "d": {"deep": {"x": Executable(b"program"), "same": b"content 1", "e": b""}, "hollow": {}},
-        "changing": {f"v{version}": b"version %d" % version, "always": b"version %d" % version},
-        "run": Executable(b""),
-        "l": Link("many/f000"),
-        "n\udcff": b"name",
-    }
-
-
-class Machine:
-    """One cache and the runs on it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.store = MemoryStore(NS)
-        self.monitor = TallyMonitor()
-        self.clock = ManualClock()
-        self.policy = CachePolicy()
-        self.cache_dir = path / "cache"
-        self._runs = 0
-
-    async def load(
-        self, root: str, *, verify: bool = False, keep: bool = True, how: How = How.LINK, check: Check = go_on
-    ) -> Run:
-        self._runs += 1
-        place = self.path / f"work{self._runs}" / "ir"
-        place.mkdir(0o700, parents=True)
-        store, clock, monitor = self.store, self.clock, self.monitor
-        inputs = await load(
-            store, root, place, self.cache_dir, self.policy, clock, monitor, how, verify=verify, keep=keep, check=check
-        )
-        return Run(inputs, place)
-
-    async def run(self, root: str, tamper: Callable[[Path], object] = lambda _: None) -> Tree:
-        """Go through one run and return the tree its command found; `tamper` is the command."""
-        run = await self.load(root)
-        found = read_tree(run.place)
-        tamper(run.place)
-        run.end()
-        return found
-
-    @property
-    def kept(self) -> list[Path]:
-        return sorted(path for path in (self.cache_dir / "trees").glob("*-*") if path.is_dir())
-
-    def count(self, counter: str) -> int:
-        return self.monitor.counters[counter]
-
-
-class Run:
-    def __init__(self, inputs: Inputs, place: Path) -> None:
-        self.inputs, self.place = inputs, place
-
-    def end(self) -> None:
-        try:
-            self.inputs.verify()
-        finally:
-            self.inputs.put_away()
-            shutil.rmtree(self.place.parent, ignore_errors=True)
-            self.inputs.close()
+from tests.trees import Tree, read_tree
 
 
 @pytest.fixture(autouse=True)
@@ -212,16 +136,6 @@ def _copied(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def _overwritten(path: Path) -> None:
-    """Write as many bytes; size, mtime, inode and mode tell nothing."""
-    before = path.stat()
-    path.chmod(0o700)
-    with path.open("r+b") as writing:
-        writing.write(b"C")
-    path.chmod(stat.S_IMODE(before.st_mode))
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
 def _filled(path: Path) -> None:
     path.chmod(0o700)
     path.write_bytes(b"filled")
@@ -276,7 +190,7 @@ async def test_a_write_through_a_link_between_runs_costs_the_file_and_the_tree(m
     root = await put_tree(machine.store, tree)
     await machine.run(root)
     file = machine.kept[0] / "tree/many/f009"
-    _overwritten(file)
+    overwritten(file)
     assert await machine.run(root) == tree
     assert machine.count("damaged_cache_files") == 1
 
@@ -286,7 +200,7 @@ async def test_a_file_found_wrong_while_a_near_tree_is_compared_is_fetched_again
     """The list of the cache says that the blob is there, so nothing is fetched before the mapping."""
     roots = [await put_tree(machine.store, a_tree(version)) for version in range(2)]
     await machine.run(roots[0])
-    _overwritten(machine.kept[0] / "tree" / file)
+    overwritten(machine.kept[0] / "tree" / file)
     assert await machine.run(roots[1]) == a_tree(1)
     assert await machine.run(roots[0]) == a_tree(0)
     assert machine.count("damaged_cache_files") == 1
@@ -340,50 +254,6 @@ async def test_a_directory_of_another_group_does_not_reach_the_next_command(mach
     assert (machine.count("reused_trees"), machine.count("rejected_trees")) == ((1, 0) if path else (0, 1))
 
 
-def _owned_link(place: Path) -> None:
-    os.chown(place / "l", 12, 12, follow_symlinks=False)
-
-
-def _attributed_link(place: Path) -> None:
-    os.setxattr(place / "l", "trusted.evil", b"1", follow_symlinks=False)
-
-
-MARKINGS: dict[str, Callable[[Path], object]] = {
-    "owner of a link": _owned_link,
-    "attribute of a link": _attributed_link,
-    "attribute of the system": lambda place: os.setxattr(place / "d", "security.evil", b"1"),
-    "attribute": lambda place: os.setxattr(place / "d/deep", "user.evil", b"1"),
-    "flags": lambda place: set_flags(place / "d", NO_DUMP | SYNCHRONOUS),
-    "flags of the root": lambda place: set_flags(place, NO_DUMP),
-    "flags of an input": lambda place: set_flags(place / "many/f003", NO_DUMP),
-    "forbidden": lambda place: set_flags(place / "d", IMMUTABLE),
-}
-
-
-@pytest.mark.parametrize("marking", MARKINGS)
-async def test_what_a_command_gave_directories_and_links_does_not_reach_the_next(
-    machine: Machine, marking: str
-) -> None:
-    root = await put_tree(machine.store, a_tree())
-
-    def tamper(place: Path) -> None:
-        try:
-            MARKINGS[marking](place)
-        except OSError as error:
-            pytest.skip(f"not possible here: {error}")
-
-    await machine.run(root, tamper)
-    run = await machine.load(root)
-    assert read_tree(run.place) == a_tree()
-    for path in (run.place, *run.place.rglob("*")):
-        status = path.lstat()
-        assert (status.st_uid, status.st_gid) == (os.geteuid(), run.place.parent.stat().st_gid)
-        assert [name for name in os.listxattr(path, follow_symlinks=False) if "evil" in name] == []
-        if not path.is_symlink():
-            assert marks_at(path) == marks_at(run.place / "d/hollow" if path.is_dir() else run.place / "run")
-    run.end()
-
-
 async def test_a_tree_where_directories_inherit_their_group_is_used_again(machine: Machine) -> None:
     machine.path.chmod(0o2700)
     root = await put_tree(machine.store, a_tree())
@@ -426,130 +296,6 @@ async def test_a_tree_that_has_little_in_common_is_left_alone(machine: Machine) 
     assert await machine.run(await put_tree(machine.store, other)) == other
     assert machine.count("reused_trees") == 0
     assert len(machine.kept) == 2
-
-
-@pytest.mark.parametrize("file", ["about", "shared", "folders"])
-@pytest.mark.parametrize("damage", ["gone", "cut", "flipped", "foreign", "a pipe", "a link to one", "a link"])
-async def test_a_damaged_description_costs_time_only(machine: Machine, file: str, damage: str) -> None:
-    tree = a_tree()
-    root = await put_tree(machine.store, tree)
-    await machine.run(root)
-    path = machine.kept[0] / file
-    content = bytearray(path.read_bytes())
-    match damage:
-        case "gone":
-            path.unlink()
-        case "flipped" if file == "folders":  # in a name: nothing but the check tells
-            path.write_bytes(bytes(content).replace(b"f011", b"f0!1"))
-        case "a pipe" | "a link to one":
-            path.unlink()
-            os.mkfifo(machine.path / "pipe" if damage == "a link to one" else path)
-            if damage == "a link to one":
-                path.symlink_to(machine.path / "pipe")
-        case "a link":
-            path.symlink_to(path.rename(machine.path / "list"))
-        case "cut":
-            path.write_bytes(content[: len(content) // 2])
-        case "flipped":
-            content[len(content) // 2] ^= 0xFF
-            path.write_bytes(content)
-        case _:
-            path.write_bytes(b"\x93foreign")
-    assert await machine.run(root) == tree
-
-
-@pytest.mark.parametrize(
-    "forged",
-    [
-        [(b"/victim", [], [b"made"]), (b"/victim/made", [], [])],
-        [(b"d/../../victim", [], [b"made"]), (b"d/../../victim/made", [], [])],
-        [(b"", [], [b".."]), (b"..", [], [b"victim"]), (b"../victim", [], [b"made"]), (b"../victim/made", [], [])],
-        [(b"", [], [b"../victim"]), (b"../victim", [], [])],
-        [(b"", [b"d"], []), (b"d", [b"planted"], [])],  # through a link that the list itself asks for
-        [(b"", [b"d"], [b"d"]), (b"d", [b"planted"], [])],
-        [(b"", [b"l"], [b"d"]), (b"d", [], [])] * 2,
-        [(b"", [b"x/y"], [])],
-    ],
-)
-async def test_a_list_leads_nowhere_but_into_its_tree(
-    machine: Machine, forged: list[tuple[bytes, list[bytes], list[bytes]]]
-) -> None:
-    root = await put_tree(machine.store, a_tree())
-    await machine.run(root)
-    victim = machine.path / "victim"
-    (victim / "sub").mkdir(parents=True)
-    (victim / "file").write_bytes(b"mine")
-    there = os.fsencode(machine.path)
-    path = machine.kept[0] / "folders"
-    with path.open("rb") as file:
-        first, *others = folders.read(file)
-    lists = [
-        Folder(name.replace(b"/victim", there + b"/victim"), b"", b"", [], [(link, there) for link in links], inner)
-        for name, links, inner in forged
-    ]
-    with path.open("wb") as file:
-        folders.write(file, [*([] if forged[0][0] == b"" else [first, *others]), *lists])
-    assert await machine.run(root) == a_tree()
-    assert sorted(os.listdir(victim)) == ["file", "sub"]
-    assert machine.count("rejected_trees") == 1
-
-
-@pytest.mark.parametrize("version", [0, 1])
-async def test_a_command_finds_nothing_beside_its_tree(machine: Machine, version: int) -> None:
-    """What is believed afterwards, and names of files that are not its inputs, are out of its way."""
-    roots = [await put_tree(machine.store, a_tree(number)) for number in range(2)]
-    await machine.run(roots[0], lambda place: shutil.copytree(place / "d", place / "surplus", copy_function=os.link))
-    again = await machine.load(roots[version])
-    assert machine.count("reused_trees") == 1
-    assert [path for path in again.place.parent.rglob("*") if not path.is_relative_to(again.place)] == []
-    assert not (again.place / "surplus").exists()
-    again.end()
-    assert sorted(os.listdir(machine.cache_dir / "trees")) == sorted([machine.kept[0].name, "lock"])
-
-
-async def test_a_tree_that_cannot_be_moved_to_where_it_is_wanted_stays_where_it_is(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = await put_tree(machine.store, a_tree())
-    await machine.run(root)
-    kept = machine.kept
-    monkeypatch.setattr(reuse, "mount_of", lambda path: path)
-    run = await machine.load(root)
-    assert (read_tree(run.place), machine.kept) == (a_tree(), kept)
-    run.end()
-    assert machine.count("reused_trees") == 0
-    assert machine.monitor.problems == []
-
-
-async def test_what_a_live_run_took_stays_and_what_a_dead_one_took_goes(machine: Machine) -> None:
-    root = await put_tree(machine.store, a_tree())
-    await machine.run(root)
-    one = await machine.load(root)
-    assert [path.name.partition("-")[0] for path in machine.kept] == ["taken"]
-    await machine.run(root)
-    one.end()
-    (left,) = [path for path in machine.kept if path.name.startswith(root)][:1]
-    left.rename(left.with_name("taken-0123456789ab"))
-    await machine.run(root)
-    assert len(machine.kept) == 1
-    assert machine.kept[0].name.startswith(root)
-
-
-@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"foreign"), lambda path: path.chmod(0)])
-async def test_a_list_that_was_harmed_hides_no_other_name_of_an_input(
-    machine: Machine, harm: Callable[[Path], object]
-) -> None:
-    tree, elsewhere = a_tree(), machine.path / "elsewhere"
-    root = await put_tree(machine.store, tree)
-    await machine.run(root)
-
-    def tamper(place: Path) -> None:
-        (place / "many").rename(elsewhere)
-        harm(machine.kept[0] / "folders")
-
-    await machine.run(root, tamper)
-    _overwritten(elsewhere / "f009")
-    assert await machine.run(root) == tree
 
 
 async def test_files_that_left_the_cache_are_fetched_again(machine: Machine) -> None:
