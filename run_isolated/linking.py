@@ -1,9 +1,10 @@
 """The links of a tree, made by several processes at once.
 
 Threads would not do: a link takes 10 us, and to wake a thread that waits for the interpreter's lock after each of them
-costs as much again. Knows no cache and no plan. The invariants: each link is made by exactly one
-process; when `Linkers.make` returns or the context is left, nobody makes links any more; what another process could not
-link, for whatever reason, is tried again here, where the reason is dealt with.
+costs as much again. Knows no cache and no plan. The invariants: each link is made by exactly one process; when
+`Linkers.make` returns or the context is left, nobody makes links any more; what another process did not link, for
+whatever reason, is tried again here, where the reason is dealt with. One that was killed is no reason to fail, and one
+that does not answer (somebody stopped it) is killed.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
-from isolate.errors import InternalFailure
 from run_isolated.linker import COMMAND_LINE, batch_of
+from run_isolated.stopping import Check, go_on
 
 MAX_LINKERS = 3  # besides us; the journal of a file system is one for all
 BATCH = 512  # links that another process makes in one go
@@ -27,7 +28,9 @@ OWN_BATCH = 64  # links of ours between looks at the others
 
 _AHEAD = 2  # batches that a process has, so that it need not wait for us
 _PIPE_BYTES = 1 << 20  # holds them, so that we need not wait for it
-_KILLED = "A process that made links of the tree was killed"
+LOOK_MS = 100  # a signal is heeded that soon while we wait for another process
+PATIENCE_LOOKS = 100  # without a sign of life; a batch takes it 10 ms
+END_S = 1.0  # what it has after that, to end by itself
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
 
 
@@ -37,9 +40,9 @@ class Linkers:
     They are started when there is something to do.
     """
 
-    def __init__(self, files: int, root: int, count: int | None = None) -> None:
-        """`count` is how many to start, by default one for each further processor we may use."""
-        self._files, self._root = files, root
+    def __init__(self, files: int, root: int, count: int | None = None, check: Check = go_on) -> None:
+        """`count` is how many to start, by default one for each further processor we may use; `check` may raise."""
+        self._files, self._root, self._check = files, root, check
         self._count = min(MAX_LINKERS, _processors() - 1) if count is None else count
         self._stack = ExitStack()
         self._started: list[_Linker] | None = None
@@ -58,26 +61,36 @@ class Linkers:
             for number in numbers:
                 make_one(number)
             return
-        linkers = self._linkers()
         todo = _Todo(numbers)
         while ours := todo.take(OWN_BATCH):
-            for linker in linkers:
+            for linker in self._linkers():
                 for failed in linker.collect(wait=False):
                     make_one(failed)
                 while linker.is_waiting and (batch := todo.take(BATCH)):
                     linker.give(batch, sources, paths)
             for number in ours:
                 make_one(number)
-        for linker in linkers:
+        for linker in self._linkers():
             for failed in linker.collect(wait=True):
                 make_one(failed)
+            for number in linker.left():
+                if not self._is_made(sources[number], paths[number]):
+                    make_one(number)
+
+    def _is_made(self, source: str, path: str) -> bool:
+        """Whether a process that is no more, and that had no time to say so, made this link."""
+        try:
+            made = os.stat(path, dir_fd=self._root, follow_symlinks=False)
+            return os.path.samestat(made, os.stat(source, dir_fd=self._files, follow_symlinks=False))
+        except OSError:  # whoever makes it sees why
+            return False
 
     def _linkers(self) -> list[_Linker]:
         if self._started is None:
             self._started = []
             with suppress(OSError):  # no more processes may be started: we make the links
                 for _ in range(self._count):
-                    self._started.append(_Linker(self._files, self._root))
+                    self._started.append(_Linker(self._files, self._root, self._check))
                     self._stack.callback(self._started[-1].end)
         return self._started
 
@@ -94,9 +107,9 @@ class _Todo:
 
 
 class _Linker:
-    """One process."""
+    """One process; when it is lost, what it was given and did not answer is in `left`."""
 
-    def __init__(self, files: int, root: int) -> None:
+    def __init__(self, files: int, root: int, check: Check) -> None:
         arguments = [_PACKAGES, str(files), str(root)]
         self._process = subprocess.Popen(
             [sys.executable, *COMMAND_LINE, *arguments],
@@ -110,41 +123,69 @@ class _Linker:
         )
         assert self._process.stdin is not None, "it was asked for"
         assert self._process.stdout is not None, "it was asked for"
-        self._tasks, self._answers = self._process.stdin, self._process.stdout
+        self._tasks, self._answers, self._check = self._process.stdin, self._process.stdout, check
         self._given: deque[range] = deque()
-        self._poll = select.poll()
-        self._poll.register(self._answers, select.POLLIN)
+        self._is_lost = False
+        os.set_blocking(self._tasks.fileno(), False)
 
     @property
     def is_waiting(self) -> bool:
         """Whether it takes another batch."""
-        return len(self._given) < _AHEAD
+        return not self._is_lost and len(self._given) < _AHEAD
 
     def give(self, numbers: range, sources: Sequence[str], paths: Sequence[str]) -> None:
+        """Have a batch linked."""
         part = slice(numbers.start, numbers.stop)
         left = memoryview(batch_of(list(sources[part]), list(paths[part])))
         self._given.append(numbers)
         try:
-            while left:
+            while left and self._is_ready(self._tasks, select.POLLOUT):
                 left = left[self._tasks.write(left) or 0 :]
-        except BrokenPipeError as error:
-            raise InternalFailure(_KILLED) from error
+        except BrokenPipeError:
+            self._lose()
 
     def collect(self, *, wait: bool) -> Iterator[int]:
         """Yield the numbers it could not link, of the batches it is done with or, if we `wait`, of all."""
-        while self._given and (wait or self._poll.poll(0)):
+        while self._given and not self._is_lost and self._is_ready(self._answers, select.POLLIN, wait=wait):
             answer = self._answers.readline()
             if not answer.endswith(b"\n"):
-                raise InternalFailure(_KILLED)
+                self._lose()
+                return
             first = self._given.popleft().start
             yield from (first + int(number) for number in answer.split())
 
+    def left(self) -> Iterator[int]:
+        """Yield the numbers of which it never said that they are done; none of a process that lives."""
+        while self._is_lost and self._given:
+            yield from self._given.popleft()
+
     def end(self) -> None:
-        """Wait until it has made what it was given."""
+        """Wait until it has made what it was given; one that is stopped is killed."""
         with suppress(OSError):
             self._tasks.close()
-        self._process.wait()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._lose()
         self._answers.close()
+
+    def _is_ready(self, pipe: IO[bytes], event: int, *, wait: bool = True) -> bool:
+        """Whether `pipe` can be used, or is at its end; with `wait`, False only of a process that is lost now."""
+        poll = select.poll()
+        poll.register(pipe, event)
+        if not wait:
+            return bool(poll.poll(0))
+        for _ in range(PATIENCE_LOOKS):
+            if poll.poll(LOOK_MS):
+                return True
+            self._check()
+        self._lose()
+        return False
+
+    def _lose(self) -> None:
+        self._is_lost = True
+        self._process.kill()
+        self._process.wait()
 
 
 def _processors() -> int:

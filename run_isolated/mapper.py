@@ -184,7 +184,7 @@ class _Maker:
     def _helped(self) -> Linkers:
         from run_isolated.linking import Linkers  # few trees are so large
 
-        self._linkers = self._linkers or self._stack.enter_context(Linkers(self._files, self._root))
+        self._linkers = self._linkers or self._stack.enter_context(Linkers(self._files, self._root, check=self._check))
         return self._linkers
 
     def _link(self, source: str, path: str) -> bool:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from isolate.cas.cache_session import has_room, locked
+from isolate.cas.cache_session import has_room, lack_of_descriptors, locked
 from isolate.cas.lru import Item, Usage
 from isolate.errors import IsolateError, NoSpace, Unavailable
 from isolate.monitor import Monitor
@@ -207,6 +207,8 @@ class Index:
             raise Unavailable(f"The cache {self._root} is busy in another process") from error
         if code == sqlite3.SQLITE_FULL or (code in _PERHAPS_FULL and not has_room(self._root)):
             raise NoSpace(f"No space left for the index of the cache {self._root}: its disk is full") from error
+        if code == sqlite3.SQLITE_CANTOPEN and (lack := lack_of_descriptors(self._root)):
+            raise IsolateError(f"Cannot use the cache {self._root}: {lack}") from error
         if not os.access(self._path, os.R_OK | os.W_OK):  # else a damaged header says that it is read-only
             raise IsolateError(f"Cannot use the cache {self._root}: {error}") from error
 

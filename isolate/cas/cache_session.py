@@ -26,6 +26,7 @@ from isolate.cas.foreign import at_once, put_away, remove
 _PIN = "pin-"
 _PIECE = 1 << 12  # digests of a pin that are read at a time
 _POISONED = "poisoned"
+_INDEX_DESCRIPTORS = 6  # an index, its journal and the memory of that, a folder, the lock; and one to spare
 _ROOM_BYTES = 1 << 17  # the shared memory of a journal grows by 32 kB, and what fails then is called an I/O error
 
 
@@ -86,6 +87,20 @@ def has_room(root: Path) -> bool:
             os.unlink(probe)
     except OSError as error:
         return error.errno not in {errno.ENOSPC, errno.EDQUOT}
+
+
+def lack_of_descriptors(root: Path) -> str:
+    """Return why an index cannot be opened although nothing is wrong with it; "" when there are descriptors enough."""
+    opened: list[int] = []
+    try:
+        while len(opened) < _INDEX_DESCRIPTORS:
+            opened.append(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError as error:
+        return os.strerror(error.errno or 0) if error.errno in {errno.EMFILE, errno.ENFILE} else ""
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return ""
 
 
 def current_boot() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
-from isolate.errors import BlobsMissing, InternalFailure, InvalidManifest
+from isolate.errors import BlobsMissing, InvalidManifest
 from isolate.fetch import fetch
 from isolate.monitor import NullMonitor
 from run_isolated import linking, mapper
@@ -145,14 +146,63 @@ def test_where_no_process_may_be_started_we_do_it_all(work: Work, monkeypatch: p
     work.check()
 
 
-def test_a_process_that_is_killed_fails_the_tree(work: Work, started: list[subprocess.Popen[bytes]]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("moment", [0, 2 * OWN_BATCH])  # both early enough for it to be given more
+def test_what_a_process_that_was_killed_or_stopped_did_not_link_is_linked_here(
+    work: Work,
+    started: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    moment: int,
+) -> None:
+    monkeypatch.setattr(linking, "PATIENCE_LOOKS", 3)
+    monkeypatch.setattr(linking, "LOOK_MS", 10)
+    checks: list[int] = []
+
+    def make_one(link: int) -> None:
+        if len(work.made_here) == moment:
+            for process in started:
+                process.send_signal(number)
+        work.make_one(link)
+
+    with Linkers(work.files, work.root, 2, lambda: checks.append(1)) as linkers:
+        linkers.make(range(COUNT), work.sources, work.paths, make_one)
+        assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
+    work.check()
+    assert len(set(work.made_here)) == len(work.made_here)
+    assert checks or number == signal.SIGKILL
+
+
+def test_a_name_that_is_another_files_is_told_also_after_a_process_was_killed(
+    work: Work, started: list[subprocess.Popen[bytes]]
+) -> None:
+    work.paths[2 * OWN_BATCH] = work.paths[0]  # in the first batch that another process gets
+
     def make_one(number: int) -> None:
         for process in started:
             process.kill()
         work.make_one(number)
 
-    with pytest.raises(InternalFailure, match="was killed"), Linkers(work.files, work.root, 2) as linkers:
+    with pytest.raises(FileExistsError), Linkers(work.files, work.root, 2) as linkers:
         linkers.make(range(COUNT), work.sources, work.paths, make_one)
+
+
+def test_a_process_that_is_stopped_keeps_nobody_from_ending(
+    work: Work, started: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linking, "END_S", 0.01)
+
+    def make_one(number: int) -> None:
+        for process in started:
+            process.send_signal(signal.SIGSTOP)
+        work.make_one(number)
+
+    def check() -> None:
+        raise Stopped("wanted no more")
+
+    with pytest.raises(Stopped), Linkers(work.files, work.root, 2, check) as linkers:
+        linkers.make(range(COUNT), work.sources, work.paths, make_one)
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
 
 
 def test_nobody_makes_links_after_an_error(work: Work, started: list[subprocess.Popen[bytes]]) -> None:
