@@ -1,19 +1,25 @@
 """The doors of the commands: what an installed script imports, and nothing else before it is called.
 
-A root. Knows where the command lines are and nothing of what they do. The invariant: Ctrl-C ends a command quietly and
-with 130 from its first moment, also while the modules it needs are still being imported.
+A root. Knows where the command lines are and nothing of what they do. The invariant: from the call of a door on, Ctrl-C
+ends a command quietly and with 130. While the modules it needs are being imported it waits until they are: Python loses
+an exception that comes in the middle of its own import machinery, and may leave that locked for every thread. What came
+before, while the interpreter and this file were loaded, is Python's to tell.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
-from collections.abc import Callable
-from importlib import import_module
+
+TYPE_CHECKING = False  # as `typing` has it, which takes longer to import than all that is here
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EXIT_INTERRUPTED = 130  # as `isolate.terminal` has it, which is among what may not be imported yet
 PROFILED_LINES = 60
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what may come to end a command
 COLLECTION_THRESHOLDS = (50_000, 20, 500)  # new objects, then collections of the younger generation
 
 
@@ -49,21 +55,35 @@ def swarming_bot() -> int:
 
 def _listening(module: str, function: str) -> int:
     """Enter a command that tidies up also when a signal ends it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     from isolate import ending
 
+    ending.listen()
     try:
-        ending.listen()
-        return ending.status(_enter(module, function))
+        return ending.status(_run(module, function, before))
     except KeyboardInterrupt:
         return ending.status(EXIT_INTERRUPTED)
 
 
 def _enter(module: str, function: str) -> int:
+    return _run(module, function, signal.pthread_sigmask(signal.SIG_BLOCK, ENDING))
+
+
+def _run(module: str, function: str, mask: set[int] | set[signal.Signals]) -> int:
+    """Import a command while signals wait, and run it with the signals blocked that were before: those of `mask`.
+
+    Nothing is begun by the import. There is one thread yet, so that what this one blocks nobody gets.
+    """
     # Trees become hundreds of thousands of small values that live as long as the command: looking through them for
     # cycles every 700 took a fifth of the time it takes to read a manifest.
     gc.set_threshold(*COLLECTION_THRESHOLDS)
     try:
-        main: Callable[[], int] = getattr(import_module(module), function)
+        try:
+            from importlib import import_module
+
+            main: Callable[[], int] = getattr(import_module(module), function)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # raises what came meanwhile
         return _profiled(main) if os.environ.get("SWARMING_PROFILE") == "1" else main()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -1,4 +1,4 @@
-"""What an installed script imports: quiet from the first moment."""
+"""What an installed script imports: quiet from the call of a door on."""
 
 from __future__ import annotations
 
@@ -34,6 +34,29 @@ def test_an_interruption_while_modules_are_imported_is_quiet(command: str, tmp_p
     (tmp_path / "click.py").write_text("\n".join(lines))
     done = start(command, "--help", PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(("event", "name"), [("call", "cb"), ("c_return", "acquire_lock")])
+def test_a_signal_amid_the_import_machinery_is_neither_lost_nor_leaves_it_locked(
+    number: str, event: str, name: str
+) -> None:
+    # An exception is ignored in the one place; in the other it comes between the taking of a lock and its `try`.
+    script = f"""
+import _imp, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from isolate.entry import isolate
+def look(frame, event, argument):
+    if event == {event!r} and (argument.__name__ if argument else frame.f_code.co_name) == {name!r}:
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.{number})
+os._exit = lambda status: sys.exit(status + 1000 * _imp.lock_held())
+sys.setprofile(look)
+isolate()
+"""
+    words = [sys.executable, "-c", script, "--version"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + getattr(signal, number), "", "")
 
 
 def test_nothing_heavy_is_imported_before_the_handler_stands() -> None:
