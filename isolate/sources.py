@@ -118,7 +118,7 @@ def fetch(
     policy = CachePolicy(
         max_bytes=max_bytes, max_items=max_items, min_free_bytes=min_free_bytes, max_age_s=MAX_CACHE_AGE_S
     )
-    with console.watch() as monitor, _remaining(console, monitor), _cache_folder(cache) as folder:
+    with console.watch() as monitor, _remaining(console, monitor), _cache_folder(cache, monitor) as folder:
         started_s = time.monotonic()
         tree = run(download_tree(source, root.hex(), content, target, folder, policy, monitor))
         console.note(fetched_line(monitor.snapshot(), time.monotonic() - started_s))
@@ -126,17 +126,22 @@ def fetch(
 
 
 @contextmanager
-def _cache_folder(cache: str | None) -> Iterator[Path]:
-    """Give the folder that `--cache` means; one for `''` is made now and gone afterwards."""
-    from tempfile import TemporaryDirectory
+def _cache_folder(cache: str | None, monitor: TerminalMonitor) -> Iterator[Path]:
+    """Give the folder that `--cache` means.
 
+    One for `''` is made now and gone afterwards; if we are killed, with the next one.
+    """
     from isolate import config
 
     if cache != "":
         yield Path(cache or config.load().blob_cache)
         return
-    with TemporaryDirectory(prefix="isolate-cache-") as folder:
-        yield Path(folder)
+    from tempfile import gettempdir
+
+    from isolate.staging import staging
+
+    with staging(Path(gettempdir()), "isolate-cache", monitor) as folder:
+        yield folder
 
 
 def _remaining(console: Console, monitor: TerminalMonitor) -> AbstractContextManager[None]:

@@ -226,3 +226,22 @@ def test_isolateserver_fails_fast_and_takes_no_paths_from_an_empty_stdin(
         ended = shell.isolateserver("archive", "-")
         assert (ended.status, "more than 67108864 bytes of paths" in ended.err) == (2, True)
     assert shell.isolateserver("download", "-s", "0" * 64, "--use-symlinks", "--cache", "").status == 2
+
+
+def test_a_cache_that_is_not_kept_goes_with_the_next_if_its_download_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = """
+import os
+from isolate.sources import _cache_folder
+from isolate.terminal import TerminalMonitor
+with _cache_folder("", TerminalMonitor("isolate")) as folder:
+    (folder / "blob").write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    assert [len(os.listdir(tmp_path / name)) for name in os.listdir(tmp_path)] == [1]
+    script = script.replace("9)", "0)")
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert os.listdir(tmp_path) == []
