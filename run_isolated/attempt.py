@@ -1,8 +1,9 @@
 """One run up to its command, as far as nobody has to wait for anything: no fetching, no watching.
 
 Knows no flags, no store and no loop: on a machine that has the tree, a command runs before the libraries for waiting
-are even imported, which is a third of all that a short run takes. run.py goes on from there. The invariants: what has
-to be undone is in `undo`, but for the launcher, whose end must be waited for; `begin` raises nothing, it is in `error`.
+are even imported, which is a third of all that a short run takes. run.py goes on from there. The invariants: `close`
+undoes all there is, with descriptors held back for it, but for the launcher, whose end must be waited for; `begin`
+raises nothing, it is in `error`; after `give_up` no command is sent.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from isolate.clock import Clock
-from isolate.errors import InternalFailure
+from isolate.errors import InternalFailure, IsolateError
 from isolate.monitor import Monitor
 from isolate.progress import COMMAND_COUNTER
 from run_isolated.cgroups import Limits
@@ -23,6 +24,7 @@ from run_isolated.command import BOT_FILE, CannotRun, Command, cannot_start
 from run_isolated.command_group import CommandGroup
 from run_isolated.exposure import Exposure
 from run_isolated.requested import command_of
+from run_isolated.reserve import Reserve
 from run_isolated.result import RunResult, Stats, Stopped
 from run_isolated.spec import RunSpec
 from run_isolated.starting import LauncherProcess, request_of
@@ -34,6 +36,10 @@ if TYPE_CHECKING:  # what concerns trees is imported when there is one: a plain 
     from run_isolated.inputs import Inputs
     from run_isolated.installed import Installed
     from run_isolated.overlaid import Overlaid
+
+_TOO_EARLY = "Stopped before the command was started"
+# Descriptors: for the loop, and what it waits with; and for the deletion of what there is, whatever holds the others.
+FOR_WAITING, FOR_UNDOING = 16, 16
 
 
 class Attempt:
@@ -55,7 +61,6 @@ class Attempt:
         self.spec, self.clock, self.monitor = spec, clock, monitor
         self.teller = Teller(stdout, monitor)
         self.result = RunResult()
-        self.undo = ExitStack()
         self.error: Exception | None = None
         self.launcher = launcher
         self.group: CommandGroup | None = None
@@ -67,6 +72,9 @@ class Attempt:
         self._stdout, self._is_stopped = stdout, is_stopped
         self._exposure = Exposure(spec.content_cache_dir)
         self._work: WorkDir | None = None
+        self._undo = ExitStack()
+        self._for_undoing = Reserve([])
+        self._is_given_up = False
 
     @property
     def work(self) -> WorkDir:
@@ -81,12 +89,37 @@ class Attempt:
 
     def begin(self) -> None:
         """Go as far as the command, unless something has to be fetched for it, or fails."""
+        for_waiting = Reserve([])
         try:
+            for_waiting, self._for_undoing = Reserve.take(FOR_WAITING), Reserve.take(FOR_UNDOING)
             self._prepare()
             if self.spec.isolated is None or self._find(self.spec.isolated):
                 self.start()
         except Exception as error:  # noqa: BLE001 - told by whoever goes on, which is where all of them are told
             self.error = error
+        finally:
+            for_waiting.release()
+
+    def give_up(self) -> None:
+        """Let nothing more begin, in whatever thread: what there is, is to be ended and undone."""
+        self._is_given_up = True
+
+    def close(self) -> None:
+        """Undo everything, after the end of the launcher; again is no harm. Raises InternalFailure."""
+        self._for_undoing.release()
+        self._undo.close()
+
+    def abandon(self, reason: str) -> None:
+        """End the command and undo everything here and now, for want of what is needed to wait for it."""
+        problems = [f"The command was ended, since it could not be waited for: {reason}"]
+        try:
+            if self.launcher is not None:
+                self._for_undoing.release()
+                self.launcher.end(self.group)
+            self.close()
+        except (IsolateError, OSError) as error:
+            problems.append(str(error))
+        self.result = replace(self.result, internal_failure="; ".join(problems))
 
     def _prepare(self) -> None:
         spec = self.spec
@@ -95,17 +128,17 @@ class Attempt:
         self.launcher = self.launcher or LauncherProcess.start(self._stdout)  # gets ready while we map
         swept(spec, self.clock, self.monitor, self.check)
         work = self._work = WorkDir.make(spec.root_dir, keep=spec.leak_temp_dir)
-        self.undo.callback(self._exposure.end)  # when the doubts that it leaves are noted
-        self.undo.callback(self._let_go)
-        self.undo.callback(self._leave)
-        self.undo.callback(self._put_back)
+        self._undo.callback(self._exposure.end)  # when the doubts that it leaves are noted
+        self._undo.callback(self._let_go)
+        self._undo.callback(self._leave)
+        self._undo.callback(self._put_back)
         if spec.named_caches:
             from run_isolated.installed import with_room
 
             self.installed = with_room(spec, self.clock, self.monitor)
         self.group = CommandGroup.make(work.path, spec.group_parent, Limits(*spec.limits))
         if self.group is not None:
-            self.undo.callback(self.group.end)
+            self._undo.callback(self.group.end)
             self.launcher.prepare(self.group)
         if spec.isolated is not None and spec.server is None:
             raise InternalFailure("Inputs need a server to be fetched from")
@@ -127,8 +160,11 @@ class Attempt:
 
     def check(self) -> None:
         """Raise Stopped if whoever wanted the run wants it no more."""
-        if self._is_stopped():
-            raise Stopped("Stopped before the command was started")
+        if self._is_in_a_hurry():
+            raise Stopped(_TOO_EARLY)
+
+    def _is_in_a_hurry(self) -> bool:
+        return self._is_given_up or self._is_stopped()
 
     def take(self, inputs: Inputs | Overlaid, mapped: str = "") -> None:
         """Note what was mapped, and what became of the wish for an overlay."""
@@ -153,6 +189,8 @@ class Attempt:
             return
         if spec.bot_file is None and any(BOT_FILE in text for text in (*spec.command, *spec.env.values())):
             self.monitor.problem(f"{BOT_FILE} stays as it is: there is no --bot-file")
+        if self._is_given_up:
+            raise Stopped(_TOO_EARLY)
         self.monitor.count(COMMAND_COUNTER)
         assert self.launcher is not None, "it was the first to be started"
         self.sent_s = self.clock.monotonic()
@@ -192,7 +230,7 @@ class Attempt:
         That is links, whose deletion frees no space and may take longer than a service that is stopped may.
         """
         untouched = not self.is_asked and self.installed is None and not self.work.is_kept
-        if untouched and self._is_stopped() and self.spec.mapping in SHARING:
+        if untouched and self._is_in_a_hurry() and self.spec.mapping in SHARING:
             from run_isolated.reuse import retire
 
             retire(self.spec.content_cache_dir, self.work.trees())
@@ -204,4 +242,4 @@ class Attempt:
         The next run trims it.
         """
         if self.inputs is not None:
-            self.inputs.close(trim=not self._is_stopped())
+            self.inputs.close(trim=not self._is_in_a_hurry())

@@ -207,6 +207,10 @@ class _Signals:
 
     def __init__(self) -> None:
         self.came: list[int] = []
+        self.listen()
+
+    def listen(self) -> None:
+        """Note them from now on."""
         for number in _ASK_TO_END:
             signal.signal(number, self._note)
 
@@ -223,14 +227,30 @@ def _ended(spec: RunSpec, clock: Clock, monitor: Monitor, launcher: LauncherProc
 
     signals = _Signals()
     attempt = Attempt(spec, None, signals.have_come, clock, monitor, launcher)
-    attempt.begin()
-    import asyncio  # the command is on its way
+    ended: list[RunResult] = []
+    try:
+        attempt.begin()
+        import asyncio  # the command is on its way
 
-    return asyncio.run(_supervise(attempt, signals))
+        with asyncio.Runner() as runner:
+            runner.get_loop()  # there may be none to be had
+            runner.run(_supervise(attempt, signals, ended))
+    except Exception as error:
+        if not ended:  # else the loop could not end as it likes to, which needs a thread
+            signals.listen()
+            attempt.abandon(str(error) or type(error).__name__)
+            if not _is_want(error):
+                raise
+    return ended[0] if ended else attempt.result, signal.SIGINT in signals.came
 
 
-async def _supervise(attempt: Attempt, signals: _Signals) -> tuple[RunResult, bool]:
-    """Return what an attempt that has begun comes to, and whether the user interrupted it."""
+def _is_want(error: Exception) -> bool:
+    """Whether something could not be had that nobody here has control of: a descriptor, memory, a thread."""
+    return isinstance(error, (OSError, MemoryError, ImportError)) or "new thread" in str(error)
+
+
+async def _supervise(attempt: Attempt, signals: _Signals, ended: list[RunResult]) -> None:
+    """Add what an attempt that has begun comes to."""
     import asyncio
 
     from run_isolated.result import NOT_FINISHED, RunResult
@@ -244,19 +264,16 @@ async def _supervise(attempt: Attempt, signals: _Signals) -> tuple[RunResult, bo
         if stop.is_set():
             running.cancel()
         stop.set()
-        received.add(number)
         signals.came.append(number)
 
-    received = set[int]()
     for number in _ASK_TO_END:
         asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
     for earlier in tuple(signals.came):
         on_signal(earlier)
     try:
-        result = await finished(attempt, stop)
+        ended.append(await finished(attempt, stop))
     except asyncio.CancelledError:
-        result = RunResult(internal_failure=NOT_FINISHED, stopped=True)
-    return result, signal.SIGINT in received
+        ended.append(RunResult(internal_failure=NOT_FINISHED, stopped=True))
 
 
 def _exit_status(result: RunResult, *, with_json: bool) -> int:

@@ -3,8 +3,7 @@
 Runs fresh and single-threaded (see `COMMAND_LINE`), so it may fork. Knows no time-out and no policy: its owner sends a
 request, then T (SIGTERM to the command's group) and K (SIGKILL to every descendant) as it pleases, and gets one line
 back. The invariant: the line is written, and this process ends, only when no descendant is left, whether the command
-ended, K came, or the owner is gone. Imports little, not
-even `typing`: every run waits for it.
+ended, K came, or the owner is gone. Imports little, not even `typing`: every run waits for it.
 """
 
 from __future__ import annotations
@@ -42,14 +41,34 @@ def main(control: int, owner: int) -> None:
     os.set_inheritable(control, False)
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    try:
+        awake = _awake()
+        linux.become_subreaper()
+        linux.die_with_parent(signal.SIGHUP, owner)
+        request, rest, child = _first(control)
+    except OSError as error:  # there is no command yet
+        _answer(control, f"refused The command cannot be started here: {error.strerror}")
+        os._exit(0)
+    if request is not None and child is not None:
+        _Launch(control, owner, awake, rest).serve(request, child)
+    elif child is not None:
+        child.dismiss()
+    os._exit(0)  # nothing to tidy up, and the interpreter's own way out takes 5 ms
+
+
+def _awake() -> int:
+    """Return a descriptor that can be read from when a signal came."""
     for number in (signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, _wake)
     awake, wake = os.pipe()
     os.set_blocking(awake, False)
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    linux.become_subreaper()
-    linux.die_with_parent(signal.SIGHUP, owner)
+    return awake
+
+
+def _first(control: int) -> tuple[Request | None, bytes, _Child | None]:
+    """Return the request to run a command, what came behind it, and who will be that command."""
     request, rest = _receive(control)
     child: _Child | None = None
     while request is not None and (TRIAL in request.wishes or AHEAD in request.wishes):
@@ -60,11 +79,7 @@ def main(control: int, owner: int) -> None:
 
             _answer(control, f"tried {overlay.trial(request.overlay)}")
         request, rest = _receive(control, rest)
-    if request is not None:
-        _Launch(control, owner, awake, rest).serve(request, child or _Child(request.group, control))
-    elif child is not None:
-        child.dismiss()
-    os._exit(0)  # nothing to tidy up, and the interpreter's own way out takes 5 ms
+    return request, rest, child if child is not None or request is None else _Child(request.group, control)
 
 
 def _wake(_number: int, _frame: object) -> None:

@@ -152,11 +152,15 @@ def share_bytes(reading: int, writing: int) -> str:
 
 
 def mount_of(descriptor: int) -> tuple[int, int]:
-    """Return what differs between two mounts, also of one file system, where that can be known."""
+    """Return what differs between two mounts, also of one file system, where that can be known.
+
+    Raises OSError when it cannot be looked at now, which must not be taken for another mount.
+    """
     mount = 0
-    for line in _read(f"{_PROC}/self/fdinfo/{descriptor}").splitlines():
-        if line.startswith(b"mnt_id:"):
-            mount = int(line.removeprefix(b"mnt_id:"))
+    with suppress(FileNotFoundError, PermissionError), open(f"{_PROC}/self/fdinfo/{descriptor}", "rb") as lines:
+        for line in lines:
+            if line.startswith(b"mnt_id:"):
+                mount = int(line.removeprefix(b"mnt_id:"))
     return os.fstat(descriptor).st_dev, mount
 
 

@@ -27,13 +27,10 @@ from isolate.clock import Clock
 from isolate.errors import InternalFailure
 from run_isolated import linux
 from run_isolated.command import Command
-from run_isolated.command_group import MARK, PASSES, CommandGroup, end_leftovers
+from run_isolated.command_group import MARK, CommandGroup, end_leftovers
 from run_isolated.launcher import KILL, TERMINATE
-from run_isolated.starting import LauncherProcess, request_of
+from run_isolated.starting import LOOK_S, LOOKS, LauncherProcess, request_of
 from run_isolated.waiting import in_thread
-
-_LOOK_S = 0.5  # between looks at a launcher that is to end
-_LOOKS = 120  # a healthy one may need 40 s: it waits for processes that do not die of SIGKILL
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +49,8 @@ class Ended:
 class Launcher:
     """The owner of a launcher process: hears what became of its command, and sees that both end."""
 
-    def __init__(self, started: LauncherProcess, looks: int = _LOOKS) -> None:
-        """`looks` is how often, each for _LOOK_S, it is looked whether it ended as it was told, before it is killed."""
+    def __init__(self, started: LauncherProcess, looks: int = LOOKS) -> None:
+        """`looks` is how often, each for LOOK_S, it is looked whether it ended as it was told, before it is killed."""
         self._started, self._process, self._looks = started, started.process, looks
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -62,7 +59,7 @@ class Launcher:
 
     @classmethod
     @asynccontextmanager
-    async def started(cls, stdout: int | None, *, looks: int = _LOOKS) -> AsyncIterator[Launcher]:
+    async def started(cls, stdout: int | None, *, looks: int = LOOKS) -> AsyncIterator[Launcher]:
         """Start a launcher, see `LauncherProcess.start`; on leaving, it and all its descendants are gone."""
         launcher = cls(LauncherProcess.start(stdout), looks)
         try:
@@ -147,8 +144,8 @@ class Launcher:
             raise InternalFailure(rest)
         if word != "exited":
             if group is not None:
-                await asyncio.to_thread(group.end)
-            await asyncio.to_thread(end_leftovers, Path(mark)) if mark is not None else None
+                await in_thread(group.end)
+            await in_thread(partial(end_leftovers, Path(mark))) if mark is not None else None
             raise InternalFailure("The process that watches over the command was killed")
         code, duration_s, survivors, out_of_memory = rest.split()
         return Ended(
@@ -203,13 +200,13 @@ class Launcher:
         pid = self._process.pid
         for _ in range(self._looks):
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
+                async with asyncio.timeout(LOOK_S):
                     await self._gone()
                 return
             if linux.is_stopped(pid):
-                await asyncio.to_thread(self._end_descendants)
+                await in_thread(self._end_descendants)
                 self._signal(signal.SIGCONT)
-        await asyncio.to_thread(self._end_descendants)
+        await in_thread(self._end_descendants)
         self._signal(signal.SIGKILL)
         await self._gone()
 
@@ -226,18 +223,10 @@ class Launcher:
                 os.close(descriptor)
         while self._process.poll() is None:
             with suppress(TimeoutExpired):
-                await asyncio.to_thread(self._process.wait, _LOOK_S)
+                await in_thread(partial(self._process.wait, LOOK_S))
 
     def _end_descendants(self) -> None:
-        """Kill what the launcher would."""
-        if self._group is not None:
-            self._group.group.kill()
-        for _ in range(PASSES):
-            family = linux.descendants(linux.processes(), self._process.pid)
-            if not any(process.alive for process in family):
-                return
-            linux.kill_groups(family, self._process.pid)  # which leads its own
-            linux.kill(family)
+        self._started.end_descendants(self._group)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process.poll() is None:

@@ -23,7 +23,7 @@ from run_isolated.leavings import stored
 from run_isolated.process import Launcher
 from run_isolated.result import OutputsRef, RunResult, Stats, Stopped, Transfer
 from run_isolated.spec import NamedCache, RunSpec
-from run_isolated.waiting import in_thread, unless_stopped
+from run_isolated.waiting import in_thread, or_told, unless_stopped
 
 if TYPE_CHECKING:
     from run_isolated.distant import DistantStore
@@ -46,12 +46,7 @@ async def finished(attempt: Attempt, stop: asyncio.Event, *, begin: bool = False
     """Return what an attempt that has begun comes to, or one that is to `begin`; else as `run`."""
     going = _Run(attempt, stop)
     try:
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(in_thread, attempt.undo.close)
-            stack.push_async_callback(going.end_processes)
-            if begin:
-                await in_thread(attempt.begin)
-            await going.on(stack)
+        await or_told(going.whole(begin=begin), attempt.give_up)
     except Exception as error:
         cause = first_cause(error)
         if not isinstance(cause, (IsolateError, OSError)):
@@ -83,7 +78,16 @@ class _Run:
         missing = text if gone else None
         self._attempt.result = replace(result, internal_failure=text, inputs_missing=missing, stopped=stopped)
 
-    async def end_processes(self) -> None:
+    async def whole(self, *, begin: bool) -> None:
+        """Do it all, and leave nothing behind."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(in_thread, self._attempt.close)
+            stack.push_async_callback(self._end_processes)
+            if begin:
+                await in_thread(self._attempt.begin)
+            await self._on(stack)
+
+    async def _end_processes(self) -> None:
         """End the command, if it runs, and the launcher, if there is one."""
         if self._attempt.launcher is not None:
             await self._owned().close()
@@ -93,7 +97,7 @@ class _Run:
         self._launcher = self._launcher or Launcher(self._attempt.launcher)
         return self._launcher
 
-    async def on(self, stack: AsyncExitStack) -> None:
+    async def _on(self, stack: AsyncExitStack) -> None:
         """Go on from where the attempt got to; what has to be undone is left to `stack`."""
         attempt, spec, store = self._attempt, self._spec, None
         if attempt.error is not None:

@@ -8,6 +8,7 @@ launcher ends, with everything it started, when its `control` is closed.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,13 +17,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from run_isolated import linux
 from run_isolated.command import Command
-from run_isolated.command_group import CommandGroup
+from run_isolated.command_group import PASSES, CommandGroup
 from run_isolated.launcher import COMMAND_LINE
 from run_isolated.request import AHEAD, LIMITED, LOWER_PRIORITY, NO_NETWORK, TRIAL, Request
 
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
 _LINE_BYTES = 4096  # read at a time of an answer, which is one line
+LOOK_S = 0.5  # between looks at a launcher that is to end
+LOOKS = 120  # a healthy one may need 40 s: it waits for processes that do not die of SIGKILL
 _KILLED = "the process that watches over the command was killed"
 
 
@@ -64,6 +68,34 @@ class LauncherProcess:
         self.control.close()
         self.process.wait()
 
+    def end(self, group: CommandGroup | None) -> None:
+        """End it and everything it started, with patience but without a loop, a thread or more than a descriptor.
+
+        For one that cannot be waited for as process.py does, which says why it may need help.
+        """
+        self.control.close()
+        for _ in range(LOOKS):
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(LOOK_S)
+                return
+            if linux.is_stopped(self.process.pid):
+                self.end_descendants(group)
+                self.process.send_signal(signal.SIGCONT)
+        self.end_descendants(group)
+        self.process.kill()
+        self.process.wait()
+
+    def end_descendants(self, group: CommandGroup | None) -> None:
+        """Kill what it would."""
+        if group is not None:
+            group.group.kill()
+        for _ in range(PASSES):
+            family = linux.descendants(linux.processes(), self.process.pid)
+            if not any(process.alive for process in family):
+                return
+            linux.kill_groups(family, self.process.pid)  # which leads its own
+            linux.kill(family)
+
     def send(self, request: bytes) -> None:
         """Let it start a command; that it cannot, because somebody killed it, is seen when it does not answer."""
         with suppress(OSError):
@@ -81,7 +113,7 @@ class LauncherProcess:
             while not answer.endswith(b"\n") and (read := self.control.recv(_LINE_BYTES)):
                 answer += read
         word, _, problem = answer.decode().rstrip("\n").partition(" ")
-        return problem if word == "tried" else _KILLED
+        return problem if word in {"tried", "refused"} else _KILLED
 
 
 def request_of(

@@ -50,16 +50,19 @@ class WorkDir:
     def make(cls, root: Path, *, keep: bool) -> WorkDir:
         """Make a fresh work directory in `root`, called `kept-ir-…` if it is to be kept; raises InternalFailure."""
         path = Path(os.path.realpath(root)) / f"{_KEPT_PREFIX if keep else ''}ir-{os.urandom(6).hex()}"
+        opened: list[int] = []
         try:
             os.makedirs(root, exist_ok=True)
             os.mkdir(path, _PRIVATE)
-            made = cls(path, _lock(path), os.open(path, _FOLDER))
+            opened.append(_lock(path))
+            opened.append(os.open(path, _FOLDER))
+            made = cls(path, *opened)
             _make_scattered(made.run)
             for inner in (made.out, made.temp):
                 os.mkdir(inner, _PRIVATE)
         except OSError as error:
-            with suppress(InternalFailure):  # the first reason is the one to tell
-                delete_tree(path)
+            with suppress(OSError):  # the first reason is the one to tell
+                _unmake(path, opened)
             raise InternalFailure(f"Cannot make a work directory in {str(root)!r}: {error.strerror}") from error
         return made
 
@@ -128,6 +131,18 @@ def _make_scattered(path: Path) -> None:
         os.close(above)
 
 
+def _unmake(path: Path, opened: list[int]) -> None:
+    """Delete what `make` made, which nobody else had yet: with few descriptors, as it may be those that lack."""
+    for descriptor in opened:
+        os.close(descriptor)
+    try:
+        os.rmdir(path)  # nothing is opened for it
+    except OSError:
+        for name in os.listdir(path):
+            (os.unlink if name.startswith(OWNER) else os.rmdir)(path / name)
+        os.rmdir(path)
+
+
 def _delete_in_the_end(path: Path) -> None:
     """Delete a work directory, in more than one try; raises InternalFailure."""
     for pause_s in _PAUSES_S:
@@ -142,8 +157,12 @@ def _lock(path: Path) -> int:
     """Make the owner's file, locked before it has its name, and return its descriptor."""
     unnamed = path / f"{OWNER}-"
     descriptor = os.open(unnamed, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.rename(unnamed, path / OWNER)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(unnamed, path / OWNER)
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

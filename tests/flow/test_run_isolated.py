@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,19 @@ import pytest
 from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.cas.digest import Namespace
 from isolate.cas.remote import HttpStore
-from isolate.clock import SystemClock
+from isolate.clock import Clock, SystemClock
 from isolate.entries import Entry, Kind
 from isolate.fetch import fetch
 from isolate.http import HttpClient
 from isolate.isolated import Manifest
-from isolate.monitor import NullMonitor, TallyMonitor
+from isolate.monitor import Monitor, NullMonitor, TallyMonitor
+from run_isolated import attempt
 from run_isolated.attempt import Attempt
 from run_isolated.mapper import How, apply
 from run_isolated.plans import Plans
-from run_isolated.result import RunResult
+from run_isolated.result import RunResult, Stopped
 from run_isolated.run import RunSpec, finished, run
+from run_isolated.stopping import Check
 from tests.archived import OURS, archived, stored
 from tests.flow.servers import ServerProcess
 from tests.trees import Executable, Link, Tree, read_tree
@@ -316,8 +319,8 @@ async def test_a_tree_that_is_half_mapped_when_a_run_is_stopped_is_left_to_the_n
         looks += 1
         return looks >= 100
 
-    attempt = Attempt(spec, None, is_stopped, SystemClock(), NullMonitor())
-    result = await finished(attempt, asyncio.Event(), begin=True)
+    stopped = Attempt(spec, None, is_stopped, SystemClock(), NullMonitor())
+    result = await finished(stopped, asyncio.Event(), begin=True)
     assert (result.exit_code, result.stopped) == (None, True)
     assert os.listdir(place.root / "work") == []
     left = [len(list(path.iterdir())) for path in trees.glob("gone-*")]
@@ -333,6 +336,31 @@ async def test_stopping_before_the_command_is_no_result_of_it(place: Place) -> N
     result, printed = await execute(place.spec("echo", "never", isolated=root), stop)
     assert (result.exit_code, result.stopped, printed) == (None, True, "")
     assert result.internal_failure == "Stopped before the command was started"
+    assert os.listdir(place.root / "work") == []
+
+
+async def test_a_run_that_is_cancelled_before_its_command_hears_of_it_at_once_and_sends_none(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, heard = threading.Event(), threading.Event()
+
+    def swept(spec: RunSpec, clock: Clock, monitor: Monitor, check: Check) -> None:
+        begun.set()
+        try:
+            for _ in range(60_000):
+                check()
+                heard.wait(0.001)
+        except Stopped:  # ignored, as by what is done already when it comes
+            heard.set()
+
+    monkeypatch.setattr(attempt, "swept", swept)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(execute(place.spec("sh", "-c", f"echo ran > {place.root}/ran")))
+        await asyncio.to_thread(begun.wait)
+        running.cancel()
+    assert running.cancelled()
+    assert heard.is_set()
+    assert not (place.root / "ran").exists()
     assert os.listdir(place.root / "work") == []
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from isolate.errors import NoSpace
 from run_isolated.result import Stopped
-from run_isolated.waiting import in_thread, unless_stopped
+from run_isolated.waiting import in_thread, or_told, unless_stopped
 
 
 async def returning(value: int | None) -> int | None:
@@ -97,3 +98,61 @@ async def test_thread_result_and_error_are_passed_on() -> None:
     assert await in_thread(lambda: 7) == 7
     with pytest.raises(NoSpace):
         await in_thread(fail)
+
+
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+async def test_without_a_thread_the_job_is_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise NoSpace("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        assert await in_thread(lambda: 7) == 7
+        with pytest.raises(NoSpace):
+            await in_thread(fail)
+
+
+async def test_a_job_that_waits_for_a_busy_thread_is_done_once_when_no_other_thread_can_be_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on, done = threading.Event(), []
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.get_running_loop().set_default_executor(pool)
+        busy = asyncio.create_task(asyncio.to_thread(go_on.wait))
+        await asyncio.sleep(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            await in_thread(lambda: done.append(1))
+        go_on.set()
+        await busy
+        pool.submit(int).result()  # whatever was in the queue is over
+    assert done == [1]
+
+
+async def test_who_is_cancelled_tells_before_the_thread_it_waits_for_has_ended() -> None:
+    begun, told = threading.Event(), threading.Event()
+
+    def job() -> None:
+        begun.set()
+        assert told.wait(60)
+
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(or_told(in_thread(job), told.set))
+        await asyncio.to_thread(begun.wait)
+        waiting.cancel()
+    assert waiting.cancelled()
+
+
+async def test_who_is_not_cancelled_tells_nothing() -> None:
+    told: list[int] = []
+
+    async def fail() -> None:
+        raise NoSpace("full")
+
+    assert await or_told(returning(7), lambda: told.append(1)) == 7
+    with pytest.raises(NoSpace):
+        await or_told(fail(), lambda: told.append(1))
+    assert told == []

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,44 @@ def test_kept_directory_stays_and_is_nobody_elses_business(tmp_path: Path) -> No
     made.close()
     assert (made.out / "file").read_text() == "x"
     assert list(abandoned(tmp_path)) == []
+
+
+@pytest.fixture
+def scarce() -> Iterator[list[int]]:
+    """Give all descriptors that this process may have, which is not many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 20, hard))
+    held = [lowest]
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(lowest))
+        yield held
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in held:
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("free", [0, 1, 2])
+def test_a_directory_that_cannot_be_made_for_want_of_descriptors_is_gone(
+    tmp_path: Path, scarce: list[int], free: int
+) -> None:
+    for _ in range(free):
+        os.close(scarce.pop())
+    with pytest.raises(InternalFailure, match="Too many open files"):
+        WorkDir.make(tmp_path, keep=False)
+    os.close(scarce.pop())
+    assert names(tmp_path) == []
+
+
+def test_a_want_of_descriptors_is_not_taken_for_a_mount(tmp_path: Path, scarce: list[int]) -> None:
+    (tmp_path / "tree/folder/full").mkdir(parents=True)
+    for _ in range(2):
+        os.close(scarce.pop())
+    with pytest.raises(InternalFailure, match="Too many open files"):
+        delete_tree(tmp_path / "tree")
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="nobody tells where an open directory is")
