@@ -34,6 +34,7 @@ PROGRAM = "run_isolated"
 _ASK_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _NOT_WITH_CLEAN = {"isolated", "server", "json_file", "named_caches", "words"}
 _ALONE = "--clean goes with none of --isolated, --isolate-server, --json, --named-cache and a command"
+_NO_OTHER = "--argsfile goes with no other argument"
 _EPILOG = """\b
 Exit status: that of the command (-N for signal N, which a shell shows as 256 - N),
 1 when that is 0 or unknown and something else failed, 2 usage, 130 interrupted.
@@ -76,13 +77,17 @@ def cli(ctx: click.Context, /, argsfile: Path | None, clean: bool, log_file: Pat
 
     What follows the options is added to the command of the tree. Without a tree it is the command itself.
     """
-    given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    names = [parameter.name for parameter in ctx.command.params if parameter.name is not None]  # also of -v
+    given = {name for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if argsfile is not None:
         if given != {"argsfile"}:
-            raise click.UsageError("--argsfile goes with no other argument", ctx)
+            raise click.UsageError(_NO_OTHER, ctx)
         from run_isolated.arguments import read_argsfile
 
-        return run_command(PROGRAM, cli, read_argsfile(argsfile))
+        with cli.make_context(PROGRAM, read_argsfile(argsfile), obj=ctx.obj) as told:
+            if told.params["argsfile"] is not None:  # it might name itself
+                raise click.UsageError(f"{str(argsfile)!r}: {_NO_OTHER}", ctx)
+            return int(cli.invoke(told))
     if clean:
         if given & _NOT_WITH_CLEAN:
             raise click.UsageError(_ALONE, ctx)

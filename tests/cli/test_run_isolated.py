@@ -42,6 +42,8 @@ WRONG = [
     (["--no-such-flag"], "No such option"),
     (["--clean", "true"], "--clean goes with none of"),
     (["-a", "absent", "true"], "--argsfile goes with no other argument"),
+    (["-v", "-a", "absent"], "--argsfile goes with no other argument"),
+    (["-a", "absent", "-v"], "--argsfile goes with no other argument"),
     (["-a", "absent"], "Cannot read 'absent'"),
     (["-a", "/etc/hostname"], "is not a JSON array of strings"),
     (["--cipd-enabled=true", "true"], "CIPD is not supported"),
@@ -308,3 +310,20 @@ def test_help_tells_the_exit_statuses(root: Path, arguments: list[str]) -> None:
 
 def test_version_is_told(root: Path) -> None:
     assert run(root, "--version").stdout.startswith("run_isolated ")
+
+
+def test_arguments_in_a_file_name_no_other_file(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "args.json").write_text('["-a", "args.json"]')
+    done = run(root, "-a", "args.json")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "'args.json': --argsfile goes with no other argument" in done.stderr
+
+
+@pytest.mark.parametrize("given", [{}, {"LC_CTYPE": "C.UTF-8"}])
+def test_a_command_gets_no_locale_that_nobody_set(root: Path, given: dict[str, str]) -> None:
+    known = {"PATH": os.environ["PATH"], "HOME": str(root.parent), **given}
+    command = [COMMAND, "--root-dir", str(root), "--no-log", "--", "/usr/bin/env"]
+    done = subprocess.run(command, capture_output=True, text=True, env=known, cwd=root.parent)
+    told = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert {name: value for name, value in told.items() if name.startswith("LC_")} == given
