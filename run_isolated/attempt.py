@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # what concerns trees is imported when there is one: a plain 
 _TOO_EARLY = "Stopped before the command was started"
 # Descriptors: for the loop, and what it waits with; and for the deletion of what there is, whatever holds the others.
 FOR_WAITING, FOR_UNDOING = 16, 16
+_FOR_UNDOING_BYTES = 4 << 20
 
 
 class Attempt:
@@ -73,7 +74,7 @@ class Attempt:
         self._exposure = Exposure(spec.content_cache_dir)
         self._work: WorkDir | None = None
         self._undo = ExitStack()
-        self._for_undoing = Reserve([])
+        self._for_undoing = Reserve()
         self._is_given_up = False
 
     @property
@@ -89,9 +90,9 @@ class Attempt:
 
     def begin(self) -> None:
         """Go as far as the command, unless something has to be fetched for it, or fails."""
-        for_waiting = Reserve([])
+        for_waiting = Reserve()
         try:
-            for_waiting, self._for_undoing = Reserve.take(FOR_WAITING), Reserve.take(FOR_UNDOING)
+            for_waiting, self._for_undoing = Reserve.take(FOR_WAITING), Reserve.take(FOR_UNDOING, _FOR_UNDOING_BYTES)
             self._prepare()
             if self.spec.isolated is None or self._find(self.spec.isolated):
                 self.start()
@@ -111,7 +112,10 @@ class Attempt:
 
     def abandon(self, reason: str) -> None:
         """End the command and undo everything here and now, for want of what is needed to wait for it."""
-        problems = [f"The command was ended, since it could not be waited for: {reason}"]
+        what = (
+            "The run could not go on" if self.command is None else "The command was ended, it could not be waited for"
+        )
+        problems = [f"{what}: {reason if self.error is None else self.error}"]
         try:
             if self.launcher is not None:
                 self._for_undoing.release()

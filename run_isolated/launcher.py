@@ -158,7 +158,7 @@ class _Launch:
             _answer(self._control, error)
             return
         while self._status is None and self._obey():
-            self._wait()
+            self._poll([self._awake, self._control], None)  # for a signal, or the owner to speak
             self._reap()
         survivors = self._end_all()
         out_of_memory = 0 if self._group is None else self._group.out_of_memory()
@@ -185,14 +185,6 @@ class _Launch:
             with suppress(OSError):
                 os.killpg(self._command, signal.SIGTERM)  # not reaped yet, so the group is still its own
         return True
-
-    def _wait(self) -> None:
-        """Return when a signal came or the owner spoke."""
-        self._poll([self._awake, self._control], None)
-
-    def _wait_for_an_end(self) -> None:
-        """Return when a signal came, or after a moment, for processes that are not our own children yet."""
-        self._poll([self._awake], _LOOK_AGAIN_MS)
 
     def _poll(self, descriptors: Sequence[int], timeout_ms: int | None) -> None:
         poll = select.poll()
@@ -233,7 +225,7 @@ class _Launch:
             # The dead tell the group of those who forked on before we looked.
             linux.kill_groups(family, os.getpgrp())
             linux.kill(victims)
-            self._wait_for_an_end()
+            self._poll([self._awake], _LOOK_AGAIN_MS)  # some may not be our own children yet
         return 0
 
     def _end_group(self) -> int:

@@ -60,7 +60,7 @@ def test_a_command_that_cannot_be_waited_for_is_ended(tmp_path: Path) -> None:
     assert run(tmp_path, NOTHING_MORE.format(what=""), "sh", "-c", "printf kept > nc/kept").returncode == 0
     done = run(tmp_path, NOTHING_MORE.format(what=NO_LOOP), "sleep", "1000")
     told = json.loads((tmp_path / "result.json").read_text())["internal_failure"]
-    assert told.startswith("The command was ended, since it could not be waited for: ")
+    assert told.startswith("The command was ended, it could not be waited for: ")
     assert (done.returncode, done.stderr) == (1, f"run_isolated: error: {told}\n")
     assert_nothing_is_left(tmp_path)
 

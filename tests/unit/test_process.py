@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from run_isolated.command_group import MARK, CommandGroup, end_leftovers
 from run_isolated.group import Group
 from run_isolated.process import Ended, Launcher
 from run_isolated.request import Request
+from run_isolated.starting import LauncherProcess
 from tests.clock import ManualClock
 from tests.processes import has_ended
 
@@ -475,3 +477,13 @@ def test_request_survives_its_encoding(request_: Request) -> None:
 def test_request_keeps_names_that_are_no_utf8() -> None:
     request = Request.of(["/x\udcff"], "/", {"A": "\udcfe"})
     assert fields(request) == fields(Request(b"/", [b"/x\xff"], {b"A": b"\xfe"}))
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="nobody can limit another process")
+def test_a_launcher_that_may_have_no_descriptors_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    with LauncherProcess.start(None) as launcher:
+        resource.prlimit(launcher.process.pid, resource.RLIMIT_NOFILE, (5, 5))
+        launcher.send(Request.of(["/bin/true"], "/", {}).encode())
+        answer = launcher.control.recv(4096)
+    assert answer == b"refused The command cannot be started here: Too many open files\n"
+    assert capfd.readouterr().err == ""
