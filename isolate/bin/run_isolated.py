@@ -25,8 +25,13 @@ def _step_aside() -> None:
         sys.path[:] = path
 
 
-_step_aside()
 if __name__ == "__main__":
-    from isolate.entry import run_isolated
+    try:
+        _step_aside()
+        from isolate.entry import run_isolated
 
-    sys.exit(run_isolated())
+        sys.exit(run_isolated())
+    except KeyboardInterrupt:  # before the door was there to be quiet about it
+        sys.exit(130)
+else:
+    _step_aside()

@@ -59,6 +59,22 @@ isolate()
     assert (done.returncode, done.stdout, done.stderr) == (128 + getattr(signal, number), "", "")
 
 
+@pytest.mark.parametrize("command", ["isolate", "run_isolated", "swarming"])
+def test_the_other_spelling_is_quiet_before_its_door_is_there(command: str) -> None:
+    script = f"""
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def look(frame, event, argument):
+    if frame.f_code.co_name == "_step_aside":
+        sys.setprofile(None)
+        signal.raise_signal(signal.SIGINT)
+sys.setprofile(look)
+runpy.run_path({str(Path(entry.__file__).parent / "bin" / command)!r} + ".py", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_nothing_heavy_is_imported_before_the_handler_stands() -> None:
     script = "import isolate.entry, sys; print(*[m for m in sys.modules if m.startswith(('isolate', 'click'))])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
