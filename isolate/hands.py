@@ -17,13 +17,21 @@ from isolate.cas.store import BlobStore, Written
 from isolate.clock import Clock
 from isolate.effort import Threads
 from isolate.errors import IsolateError
-from isolate.hashing import FileReader, Hashed
+from isolate.hashing import KEPT_BYTES, FileReader, Hashed
 from isolate.large import Stored, Told
 from isolate.monitor import Monitor
 from isolate.scan import Stamp
 from isolate.upload import Uploader, Wanted
 
-UPLOADING = 4  # jobs of one process: some wait for the server to acknowledge while the next is compressed
+
+class Room(NamedTuple):
+    """How much one process may hold."""
+
+    kept_bytes: int = KEPT_BYTES  # of contents that wait for their upload
+    uploading: int = 4  # jobs: some wait for the server to acknowledge while the next is compressed
+
+
+ROOM = Room()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +85,13 @@ class Crew(Protocol):
 class Hands:
     """A `Crew` of threads in this process; opens `target` when the first upload comes."""
 
-    def __init__(self, target: Target, threads: int, clock: Clock, monitor: Monitor) -> None:
+    def __init__(self, target: Target, threads: int, clock: Clock, monitor: Monitor, room: Room = ROOM) -> None:
         self._target, self._clock, self._monitor = target, clock, monitor
-        self._reader = FileReader(target.namespace.algorithm)
+        self._reader = FileReader(target.namespace.algorithm, room.kept_bytes)
         self._threads = Threads(threads, clock)
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
-        self._uploading = asyncio.Semaphore(UPLOADING)
+        self._uploading = asyncio.Semaphore(room.uploading)
         self._storing = asyncio.Semaphore(1)  # one large file fills a thread, and holds as much memory as all else
         self._uploader: Uploader | None = None
 

@@ -42,12 +42,13 @@ class Stopped(Exception):
 class FileReader:
     """Reads files; its methods block, and `stop` makes those that are running in other threads fail soon.
 
-    Small contents that were hashed are kept for a while, the youngest KEPT_BYTES of them, until they are read for their
-    upload; then their file is only looked at, and must still have the stamp it was hashed with.
+    Small contents that were hashed are kept for a while, the youngest `kept_bytes` of them, until they are read for
+    their upload; then their file is only looked at, and must still have the stamp it was hashed with.
     """
 
-    def __init__(self, algorithm: Algorithm) -> None:
+    def __init__(self, algorithm: Algorithm, kept_bytes: int = KEPT_BYTES) -> None:
         self.algorithm = algorithm
+        self._most_kept_bytes = kept_bytes
         self._stopped = threading.Event()
         self._keeping = threading.Lock()
         self._kept: dict[bytes, tuple[str, Stamp, bytes]] = {}
@@ -152,7 +153,7 @@ class FileReader:
                 return  # the first file of a content is the one that will be asked for
             self._kept[blob.digest] = path, stamp, content
             self._kept_bytes += blob.size + KEPT_EACH_BYTES
-            while self._kept_bytes > KEPT_BYTES:
+            while self._kept_bytes > self._most_kept_bytes:
                 self._kept_bytes -= len(self._kept.pop(next(iter(self._kept)))[2]) + KEPT_EACH_BYTES
 
     def _take(self, path: str, blob: Blob) -> bytes | None:

@@ -38,6 +38,8 @@ class Setup(msgspec.Struct, frozen=True, array_like=True, tag=True):
     url: str
     namespace: str
     user_agent: str
+    kept_bytes: int  # this and the next: as `Room` has them
+    uploading: int
 
 
 class HashJob(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -21,7 +21,7 @@ from isolate.cas.digest import Namespace
 from isolate.clock import SystemClock
 from isolate.cycles import collect_seldom
 from isolate.errors import InternalFailure, IsolateError
-from isolate.hands import Hands, Remote
+from isolate.hands import Hands, Remote, Room
 from isolate.messages import (
     HashJob,
     Job,
@@ -107,7 +107,7 @@ async def _next(reader: asyncio.StreamReader) -> bytes:
 
 def _hands(setup: Setup) -> Hands:
     target = Remote(setup.url, Namespace.parse(setup.namespace), setup.user_agent)
-    return Hands(target, 1, SystemClock(), NullMonitor())
+    return Hands(target, 1, SystemClock(), NullMonitor(), Room(setup.kept_bytes, setup.uploading))
 
 
 def _die_with(parent: int) -> None:

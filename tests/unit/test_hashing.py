@@ -133,19 +133,17 @@ def test_what_was_hashed_and_changed_is_not_uploaded(tmp_path: Path, change: Any
         reader.read(str(tmp_path / "f"), hashed.blob)
 
 
-def test_of_tiny_files_few_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hashing, "KEPT_BYTES", 10 * hashing.KEPT_EACH_BYTES)
+def test_of_tiny_files_few_are_kept(tmp_path: Path) -> None:
     root = write_tree(tmp_path, {f"{number:03}": str(number).encode() for number in range(100)})
-    reader = FileReader(BLAKE3)
+    reader = FileReader(BLAKE3, 10 * hashing.KEPT_EACH_BYTES)
     hashed = reader.hash([str(root / f"{number:03}") for number in range(100)])
     assert len(hashed) == 100
     assert 0 < reader.kept < 10
 
 
 def test_of_what_was_hashed_the_youngest_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hashing, "KEPT_BYTES", 10 + 2 * hashing.KEPT_EACH_BYTES)
     names = write_tree(tmp_path, {"a": b"aaaa", "b": b"bbbb", "c": b"cccc", "twin": b"cccc"})
-    reader = FileReader(BLAKE3)
+    reader = FileReader(BLAKE3, 10 + 2 * hashing.KEPT_EACH_BYTES)
     blobs = [one.blob for one in reader.hash([str(names / name) for name in ("a", "b", "c", "twin")]) if one]  # type: ignore[union-attr]
     opened: list[str] = []
     real = os.open

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from isolate import crew, slab
+from isolate import crew, hands, slab
 from isolate.archive import ArchiveOptions, Remote, archive_tree
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
@@ -91,6 +91,13 @@ def test_errors_keep_class_message_and_details(error: IsolateError) -> None:
     assert isinstance(reply, JobFailed)
     again = unpack_error(reply.failure)
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
+def test_three_workers_hold_no_more_than_two_would() -> None:
+    rooms = [hands.Room(setup.kept_bytes, setup.uploading) for setup in (Pool(NOWHERE, n)._setup for n in (1, 2, 3))]
+    assert rooms[:2] == [hands.ROOM, hands.ROOM]
+    assert 3 * rooms[2].kept_bytes <= 2 * hands.ROOM.kept_bytes
+    assert 3 * rooms[2].uploading <= 2 * hands.ROOM.uploading
 
 
 async def test_workers_hash_like_the_calling_process(tmp_path: Path) -> None:
