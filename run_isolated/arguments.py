@@ -99,6 +99,20 @@ def parse_spec(asked: Asked, *, base_env: Mapping[str, str], cache_dir: Path, na
     )
 
 
+def needs_places(
+    isolated: str | None,
+    cache_dir: Path | None,
+    root_dir: Path | None,
+    named_caches: object,
+    named_cache_root: Path | None,
+    **_: object,
+) -> bool:
+    """Whether a run uses a directory that no flag names."""
+    return (cache_dir is None and (root_dir is None or isolated is not None)) or bool(
+        named_caches and named_cache_root is None
+    )
+
+
 def environment_changes(pairs: Sequence[str]) -> dict[str, str]:
     """Return the variables of `--env KEY=VALUE`; an empty value deletes."""
     return dict(_pair("--env", text, "KEY=VALUE") for text in pairs)

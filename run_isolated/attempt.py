@@ -25,7 +25,7 @@ from run_isolated.command_group import CommandGroup
 from run_isolated.exposure import Exposure
 from run_isolated.requested import command_of
 from run_isolated.reserve import Reserve
-from run_isolated.result import RunResult, Stats, Stopped
+from run_isolated.result import NOT_FINISHED, RunResult, Stats, Stopped
 from run_isolated.spec import RunSpec
 from run_isolated.starting import LauncherProcess, request_of
 from run_isolated.telling import Teller
@@ -109,6 +109,11 @@ class Attempt:
         """Undo everything, after the end of the launcher; again is no harm. Raises InternalFailure."""
         self._for_undoing.release()
         self._undo.close()
+
+    def cut_short(self) -> RunResult:
+        """Return what is known, by the time that all is undone, of a run that was not waited for to the end."""
+        why = self.result.internal_failure or (NOT_FINISHED if self.is_asked else _TOO_EARLY)
+        return replace(self.result, internal_failure=why, stopped=True)
 
     def abandon(self, reason: str) -> None:
         """End the command and undo everything here and now, for want of what is needed to wait for it."""

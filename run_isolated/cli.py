@@ -136,11 +136,11 @@ def _run_by(
 ) -> int:
     from isolate.clock import SystemClock
     from run_isolated import config
-    from run_isolated.arguments import Asked, parse_spec
+    from run_isolated.arguments import Asked, needs_places, parse_spec
     from run_isolated.log import LoggedMonitor, log_to
     from run_isolated.result import NOT_FINISHED, RunResult
 
-    known = config.load(needs_places=_needs_places(**asked))
+    known = config.load(needs_places=needs_places(**asked))
     if known.note:
         console.warn(known.note)
     spec = parse_spec(
@@ -166,20 +166,6 @@ def _run_by(
     elif result.outputs is not None:
         click.echo(_outputs_line(result.outputs))
     return EXIT_INTERRUPTED if interrupted else _exit_status(result, with_json=json_file is not None)
-
-
-def _needs_places(
-    isolated: str | None,
-    cache_dir: Path | None,
-    root_dir: Path | None,
-    named_caches: object,
-    named_cache_root: Path | None,
-    **_: object,
-) -> bool:
-    """Whether a run uses a directory that no flag names."""
-    return (cache_dir is None and (root_dir is None or isolated is not None)) or bool(
-        named_caches and named_cache_root is None
-    )
 
 
 def _clean(console: Console, cache_dir: Path | None, root_dir: Path | None, **asked: Any) -> int:
@@ -258,7 +244,6 @@ async def _supervise(attempt: Attempt, signals: _Signals, ended: list[RunResult]
     """Add what an attempt that has begun comes to."""
     import asyncio
 
-    from run_isolated.result import NOT_FINISHED, RunResult
     from run_isolated.run import finished
 
     stop = asyncio.Event()
@@ -278,7 +263,7 @@ async def _supervise(attempt: Attempt, signals: _Signals, ended: list[RunResult]
     try:
         ended.append(await finished(attempt, stop))
     except asyncio.CancelledError:
-        ended.append(RunResult(internal_failure=NOT_FINISHED, stopped=True))
+        ended.append(attempt.cut_short())
 
 
 def _exit_status(result: RunResult, *, with_json: bool) -> int:
