@@ -51,6 +51,27 @@ def passed_on(to: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def put_off() -> Iterator[None]:
+    """Within it nothing is interrupted; what came interrupts at its end.
+
+    For imports outside of an event loop: Python loses an exception that comes amid its import machinery, or leaves that
+    locked for every thread.
+    """
+    noted: list[None] = []
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: noted.append(None))
+    _instead.append(lambda: noted.append(None))
+    try:
+        yield
+    finally:
+        _instead.pop()
+        signal.signal(signal.SIGINT, before)
+        if noted:
+            _raise()
+
+
 def _ignore(_number: int, _frame: FrameType | None) -> None: ...
 
 
@@ -59,8 +80,11 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     if _instead:
         _instead[-1]()
         return
-    if len(_came) > 1:
-        return
+    if len(_came) == 1:
+        _raise()
+
+
+def _raise() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what is to run in the background
         raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)  # whoever waits for that one knows what to do

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from isolate import __version__
+from isolate import __version__, ending
 from isolate.progress import fetched_line
 from isolate.terminal import Console, TerminalMonitor
 
@@ -35,7 +35,8 @@ _HASH = re.compile(r"(?:[0-9a-fA-F]{40}|[0-9a-fA-F]{64}|[0-9a-fA-F]{128})")
 
 def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
     """Run what needs an event loop."""
-    import asyncio
+    with ending.put_off():
+        import asyncio
 
     return asyncio.run(coroutine)
 
@@ -49,9 +50,10 @@ def required(server: str | None) -> str:
 
 def source_of(tree: str, *, server: str | None, namespace: str | None) -> tuple[Remote, bytes, bytes | None]:
     """Return where the tree is, its digest, and its manifest if `tree` is a local .isolated."""
-    from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
-    from isolate.hands import Remote
-    from isolate.urls import normalize_url
+    with ending.put_off():
+        from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
+        from isolate.hands import Remote
+        from isolate.urls import normalize_url
 
     url = normalize_url(required(server))
     content = None if _is_hash(tree) or not os.path.isfile(tree) else Path(tree).read_bytes()
@@ -71,7 +73,8 @@ def source_of(tree: str, *, server: str | None, namespace: str | None) -> tuple[
 
 def _algorithm_of(content: bytes) -> str:
     """Return what a manifest says of its hashes; a wrong one is found when it is loaded."""
-    import json
+    with ending.put_off():
+        import json
 
     try:
         record = json.loads(content)
@@ -99,10 +102,11 @@ def fetch(
     **given: Any,
 ) -> Tree | None:
     """Bring a tree or files to `target`; returns the tree, if it is one."""
-    from isolate.cas.cache import CachePolicy
-    from isolate.checkout import download_tree
-    from isolate.download import download_files
-    from isolate.paths import RelPath
+    with ending.put_off():
+        from isolate.cas.cache import CachePolicy
+        from isolate.checkout import download_tree
+        from isolate.download import download_files
+        from isolate.paths import RelPath
 
     if (isolated is None) == (not files):
         raise click.UsageError("Use one of -s HASH and -f HASH DEST")
@@ -131,14 +135,17 @@ def _cache_folder(cache: str | None, monitor: TerminalMonitor) -> Iterator[Path]
 
     One for `''` is made now and gone afterwards; if we are killed, with the next one.
     """
-    from isolate import config
+    with ending.put_off():
+        from isolate import config
 
     if cache != "":
         yield Path(cache or config.load().blob_cache)
         return
-    from tempfile import gettempdir
+    with ending.put_off():
+        from tempfile import gettempdir
 
-    from isolate.staging import staging
+    with ending.put_off():
+        from isolate.staging import staging
 
     with staging(Path(gettempdir()), "isolate-cache", monitor) as folder:
         yield folder

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from isolate import errors
+from isolate import ending, errors
 from isolate.progress import counted_text
 from isolate.sources import USER_AGENT, required, run
 from isolate.terminal import Console, TerminalMonitor
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
 def wish_of(given: dict[str, Any], cwd: Path | None = None) -> Wish:
     """Return what the flags of `flags.selecting` ask for."""
-    from isolate.choosing import Wish
-    from isolate.saved import checked_isolated
-    from isolate.selection import Variables
+    with ending.put_off():
+        from isolate.choosing import Wish
+        from isolate.saved import checked_isolated
+        from isolate.selection import Variables
 
     cwd = cwd or Path.cwd()
     isolated: Path | None = given["isolated"]
@@ -49,9 +50,10 @@ def wish_of(given: dict[str, Any], cwd: Path | None = None) -> Wish:
 
 def target_of(server: str | None, namespace: str) -> Remote:
     """Return where to archive to; raises UsageError, InvalidInput."""
-    from isolate.cas.digest import Namespace
-    from isolate.hands import Remote
-    from isolate.urls import normalize_url
+    with ending.put_off():
+        from isolate.cas.digest import Namespace
+        from isolate.hands import Remote
+        from isolate.urls import normalize_url
 
     return Remote(normalize_url(required(server)), Namespace.named(namespace), USER_AGENT)
 
@@ -59,21 +61,24 @@ def target_of(server: str | None, namespace: str) -> Remote:
 @contextmanager
 def scanned_ahead(paths: Sequence[str], namespace: str, given: dict[str, Any]) -> Iterator[ScanAhead | None]:
     """Begin to look at the first of `paths`, if it was a large tree the last time, before all else is imported."""
-    from isolate import config
-    from isolate.cas.digest import Namespace
+    with ending.put_off():
+        from isolate import config
+        from isolate.cas.digest import Namespace
 
     configured, space = config.load(), Namespace.named(namespace)
     is_plain = space.is_ours and not (given["skip_broken"] or configured.skips_broken or given["collapse"])
     if given["no_stat_cache"] or not is_plain or not os.path.isdir(paths[0]):
         yield None
         return
-    from isolate.partcache import path_of
+    with ending.put_off():
+        from isolate.partcache import path_of
 
     root = os.path.abspath(paths[0])
     if not path_of(configured.stat_cache, root, space.algorithm).exists():
         yield None
         return
-    from isolate.ahead import ScanAhead
+    with ending.put_off():
+        from isolate.ahead import ScanAhead
 
     with ScanAhead(root, given["denied"], defaults=False) as ahead:
         yield ahead
@@ -81,9 +86,10 @@ def scanned_ahead(paths: Sequence[str], namespace: str, given: dict[str, Any]) -
 
 def options_of(given: dict[str, Any], *, leave_out_junk: bool, ahead: ScanAhead | None = None) -> ArchiveOptions:
     """Return how to archive, from flags and environment."""
-    from isolate import config
-    from isolate.archive import ArchiveOptions
-    from isolate.denylist import denylist
+    with ending.put_off():
+        from isolate import config
+        from isolate.archive import ArchiveOptions
+        from isolate.denylist import denylist
 
     configured = config.load()
     return ArchiveOptions(
@@ -100,7 +106,8 @@ def store_each(
     console: Console, paths: Sequence[str], target: Remote, options: ArchiveOptions, separator: str
 ) -> dict[str, str | None]:
     """Archive each of `paths` once, printing a line for each when it is stored."""
-    from isolate.storing import store_paths, summary, upload_errors
+    with ending.put_off():
+        from isolate.storing import store_paths, summary, upload_errors
 
     hashes: dict[str, str | None] = {}
 
@@ -119,8 +126,9 @@ def archive_selected(
     console: Console, wish: Wish, target: Remote, options: ArchiveOptions, monitor: TerminalMonitor
 ) -> str:
     """Archive what `wish` selects and print its line; returns the hash."""
-    from isolate.choosing import archive_choice, choose, failures
-    from isolate.storing import summary, upload_errors
+    with ending.put_off():
+        from isolate.choosing import archive_choice, choose, failures
+        from isolate.storing import summary, upload_errors
 
     assert wish.isolated is not None, "checked by the caller"
     with failures(), upload_errors():
@@ -140,10 +148,11 @@ def tell_reads(console: Console, monitor: TerminalMonitor) -> None:
 
 def look(console: Console, wish: Wish, given: dict[str, Any]) -> None:
     """Look at what `wish` selects; hash it, too, when a .isolated is to be written."""
-    from isolate.archive import rules_of
-    from isolate.cas.digest import Namespace
-    from isolate.choosing import archive_choice, choose, failures, look_at
-    from isolate.nowhere import Nowhere
+    with ending.put_off():
+        from isolate.archive import rules_of
+        from isolate.cas.digest import Namespace
+        from isolate.choosing import archive_choice, choose, failures, look_at
+        from isolate.nowhere import Nowhere
 
     namespace = Namespace.named(given["namespace"])
     options = options_of(given, leave_out_junk=True)
@@ -160,10 +169,11 @@ def recreated(
     console: Console, wish: Wish, given: dict[str, Any]
 ) -> tuple[str, Iterator[Found], str, tuple[str, ...], bool]:
     """Return what is to be made again: root, entries, directory of the command, command, whether by links."""
-    from isolate.archive import rules_of
-    from isolate.cas.digest import Namespace
-    from isolate.choosing import choose, remembered
-    from isolate.recreate import saved_entries
+    with ending.put_off():
+        from isolate.archive import rules_of
+        from isolate.cas.digest import Namespace
+        from isolate.choosing import choose, remembered
+        from isolate.recreate import saved_entries
 
     if wish.isolate_file is None and wish.isolated is None:
         raise click.UsageError("--isolate is required (or --isolated with a state that remembers it)")
@@ -188,16 +198,19 @@ def save_after(console: Console, wish: Wish, given: dict[str, Any]) -> None:
 
 def today() -> str:
     """Return the date, for names."""
-    from datetime import datetime
+    with ending.put_off():
+        from datetime import datetime
 
     return datetime.now().astimezone().strftime("%Y-%m-%d")
 
 
 def dump(path: Path, hashes: dict[str, str | None]) -> None:
     """Write hashes by name as JSON."""
-    import json
+    with ending.put_off():
+        import json
 
-    from isolate.cas.files import write_atomic
+    with ending.put_off():
+        from isolate.cas.files import write_atomic
 
     write_atomic(path, json.dumps(hashes, indent=2, sort_keys=True).encode() + b"\n")
 

@@ -59,6 +59,27 @@ isolate()
     assert (done.returncode, done.stdout, done.stderr) == (128 + getattr(signal, number), "", "")
 
 
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_amid_a_later_import_is_not_lost_either(number: str) -> None:
+    script = f"""
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import difflib, isolate.cli  # the parser imports the one when it meets a short flag
+from isolate.entry import isolate
+def look(frame, event, argument):
+    if event == "call" and frame.f_code.co_name == "cb":
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.{number})
+sys.setprofile(look)
+isolate()
+"""
+    words = [sys.executable, "-c", script, "download", "-I", "http://127.0.0.1:9", "-s", "0" * 64, "-t", "/nowhere"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (128 + getattr(signal, number), "")
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
 @pytest.mark.parametrize("command", ["isolate", "run_isolated", "swarming"])
 def test_the_other_spelling_is_quiet_before_its_door_is_there(command: str) -> None:
     script = f"""
