@@ -43,7 +43,8 @@ class Place:
 
     @property
     def kept(self) -> int:
-        return len(list((self.root / "cache/trees").glob("*-*")))
+        """How many trees are on offer."""
+        return len(list((self.root / "cache/trees").glob(f"{self.hash}-*")))
 
 
 @pytest.fixture
@@ -57,10 +58,12 @@ def test_a_killed_run_takes_its_tree_along_and_leaves_nothing(place: Place) -> N
     found = place.look()
     assert place.kept == 1
     with place.start("rm -r many/f1*; echo mine > many/f2; mkdir new; echo ready; exec sleep 1000") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        assert place.kept == 0, "a tree in use is not on offer"
-        process.kill()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            assert place.kept == 0, "a tree in use is not on offer"
+        finally:
+            process.kill()
     assert place.look() == found
     assert os.listdir(place.root / "work") == []
     assert place.kept == 1
