@@ -47,9 +47,9 @@ def test_the_next_archive_sends_what_is_missing(tmp_path: Path) -> None:
     with running_server(tmp_path / "data") as server:
         second = subprocess.run(archive(server, root, "-v"), capture_output=True, text=True, timeout=120)
         assert second.returncode == 0
-        uploaded = re.search(r"; (\d+) uploaded", second.stderr)
+        uploaded = re.search(r"; ([\d,]+) uploaded", second.stderr)
         assert uploaded is not None
-        assert 0 < int(uploaded[1]) < FILES
+        assert 0 < int(uploaded[1].replace(",", "")) < FILES
         assert kept_bytes < stored_bytes(server.data_dir) < 1.2 * FILES * 20_000
         digest = second.stdout.split()[0]
         fetched = subprocess.run(
