@@ -36,6 +36,7 @@ from server.stores.reading import RecordSource, Wanted, plan
 from server.stores.recipes import verified_recipe
 from server.stores.sqlite_index import BlobIndex, Kind, Lookup, NewRecord
 from server.stores.sqlite_upkeep import UpkeepIndex
+from server.stores.streamed import PassingBlob, StreamedBlobs
 from server.stores.uploading import Tally, Turn, Upload, passed, verified
 from server.units import bytes_text
 
@@ -55,7 +56,7 @@ class LocalBlobStores:
         self.limits, self.monitor = limits, monitor
         self.index, self.packs = index, packs
         self.presence = Presence(index, packs, clock, monitor)
-        self.compositions = Compositions()
+        self.compositions, self.streamed = Compositions(), StreamedBlobs()
         self.ingest = ByteBudget(limits.ingest_bytes, "uploads")
         self.egress = ByteBudget(limits.egress_bytes, "downloads")
         self.threads = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="blobs")
@@ -169,6 +170,7 @@ class LocalBlobStore:
     def __init__(self, stores: LocalBlobStores, namespace: Namespace) -> None:
         self._stores, self._namespace = stores, namespace
         self._source = RecordSource(namespace, stores.presence, stores.egress, stores.threads)
+        self._find = partial(stores.presence.find, namespace)
         self._committer = GroupCommitter(self._commit, lambda upload: len(upload.record), GROUP_BYTES)
 
     @property
@@ -189,7 +191,7 @@ class LocalBlobStore:
         return sizes
 
     async def write(self, blocks: AsyncIterator[Block]) -> Written:
-        tally, before, number = Tally(), passed(), 0
+        tally, before, number, whole = Tally(), passed(), 0, PassingBlob(self._namespace.algorithm)
         async with asyncio.TaskGroup() as group:
             try:
                 async for block in blocks:
@@ -198,13 +200,14 @@ class LocalBlobStore:
                     cost = len(block.payload) + block.plain_size + ENTRY_BYTES * len(block.entries)
                     lease = await self._stores.ingest.acquire(cost)
                     turn = Turn(number, before, after=asyncio.Event())
-                    task = group.create_task(self._take(block, turn, tally))
+                    task = group.create_task(self._take(block, turn, tally, whole))
                     task.add_done_callback(partial(self._give_back, lease))  # also of a task that never began
                     before, number = turn.after, number + 1
             except Exception as error:  # noqa: BLE001 - raised below, after the blocks before it are stored
                 tally.fail(number, error)
         if tally.error is not None:
             raise tally.error
+        self._stores.streamed.remember(self._namespace.name, whole)
         return tally.written
 
     async def compose(self, blob: Blob, chunks: Sequence[Blob]) -> None:
@@ -241,13 +244,10 @@ class LocalBlobStore:
     async def _find_readable(self, digests: Collection[bytes]) -> Lookup:
         return await self._stores.presence.find_readable(self._namespace, digests)
 
-    async def _find(self, digests: Collection[bytes]) -> Lookup:
-        return await self._stores.presence.find(self._namespace, digests)
-
-    async def _take(self, block: Block, turn: Turn, tally: Tally) -> None:
+    async def _take(self, block: Block, turn: Turn, tally: Tally, whole: PassingBlob) -> None:
         """Verify one block and see it committed, unless one before it was bad."""
         try:
-            record = await self._stores.run(lambda: verified(block, self._namespace))
+            record = await self._stores.run(lambda: verified(block, self._namespace, partial(whole.add, turn.number)))
             await turn.before.wait()
             if not tally.failed_before(turn.number):
                 turn.after.set()
@@ -286,7 +286,8 @@ class LocalBlobStore:
             return
         lookup = await self._find({chunk.digest for chunk in chunks})
         stores, algorithm = self._stores, self._namespace.algorithm
-        record = await verified_recipe(blob, chunks, lookup, self._source, algorithm, stores.ingest)
+        known = stores.streamed.digest(self._namespace.name, chunks)
+        record = await verified_recipe(blob, chunks, lookup, self._source, algorithm, stores.ingest, known)
         parts = frozenset(place.block for place in lookup.places.values())
         # Verifying may have taken longer than anything is promised.
         if not await self._stores.index.touch(parts, self._stores.presence.hour()):

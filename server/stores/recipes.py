@@ -1,7 +1,7 @@
 """Verifies that chunks, in their order, are a large blob, and makes the recipe that says so.
 
 Knows no index and no queue: it is given the places of the chunks. The invariant: a recipe is returned only after every
-byte of the blob went through the hash.
+byte of the blob went through the hash: when its chunks came, or now.
 """
 
 from __future__ import annotations
@@ -23,11 +23,18 @@ _Run = tuple[Wanted, list[bytes]]
 
 
 async def verified_recipe(
-    blob: Blob, chunks: Sequence[Blob], lookup: Lookup, source: RecordSource, algorithm: Algorithm, budget: ByteBudget
+    blob: Blob,
+    chunks: Sequence[Blob],
+    lookup: Lookup,
+    source: RecordSource,
+    algorithm: Algorithm,
+    budget: ByteBudget,
+    known: bytes | None = None,
 ) -> bytes:
     """Return the record of the recipe; raises ChunksMissing, UploadCorrupt.
 
-    `lookup` is of the digests of `chunks`; what is read counts against `budget`, a batch at a time.
+    `lookup` is of the digests of `chunks`; what is read counts against `budget`, a batch at a time. `known` is the
+    digest of their contents together if these were hashed in this order before: then nothing is read.
     """
     absent = dict.fromkeys(chunk.digest for chunk in chunks if not _is_chunk(lookup, chunk))
     if absent:
@@ -35,6 +42,16 @@ async def verified_recipe(
     for chunk in chunks:
         if lookup.places[chunk.digest].size != chunk.size:
             raise UploadCorrupt(chunk, b"")
+    found = known or await _hashed(chunks, lookup, source, algorithm, budget)
+    if found != blob.digest:
+        raise UploadCorrupt(blob, found)
+    return encode_record(ChunkList(blob, tuple(chunks)), algorithm)
+
+
+async def _hashed(
+    chunks: Sequence[Blob], lookup: Lookup, source: RecordSource, algorithm: Algorithm, budget: ByteBudget
+) -> bytes:
+    """Read all `chunks` and return their digest together; raises ChunksMissing."""
     hasher = algorithm.hasher()  # not one that shares its work out: chunks are too small to gain by that
     gone: dict[bytes, None] = {}  # all that are bad are named at once, so that the sender comes back only once
     for runs in _batches(_runs(lookup, chunks), lookup):
@@ -44,9 +61,7 @@ async def verified_recipe(
         gone.update(dict.fromkeys(await source.report(opened)))
     if gone:
         raise ChunksMissing(list(gone))
-    if (found := hasher.digest()) != blob.digest:
-        raise UploadCorrupt(blob, found)
-    return encode_record(ChunkList(blob, tuple(chunks)), algorithm)
+    return hasher.digest()
 
 
 def _is_chunk(lookup: Lookup, chunk: Blob) -> bool:

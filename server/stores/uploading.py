@@ -7,6 +7,8 @@ entry.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from isolate.cas.block import Block, check_record
@@ -64,15 +66,18 @@ class Tally:
             self.error, self._number = error, number
 
 
-def verified(block: Block, namespace: Namespace) -> bytes:
-    """Return the record of `block` once its check is right and every content in it has its digest."""
+def verified(block: Block, namespace: Namespace, told: Callable[[tuple[Blob, ...], memoryview], object]) -> bytes:
+    """Return the record of `block` once its check is right and every content in it has its digest.
+
+    `told` hears of its entries then, and the last content: all of a block of one entry.
+    """
     if block.algorithm is not namespace.algorithm:
         raise InvalidRecord(f"Block of {block.algorithm.name} digests in namespace {namespace.name}")
     record = block.encode()
     check_record(record)
     try:
-        for _ in block.contents():
-            pass
+        _, content = deque(block.contents(), maxlen=1).pop()
     except BlobCorrupt as error:
         raise UploadCorrupt(error.blob, error.found) from error
+    told(block.entries, content)
     return record
