@@ -144,7 +144,7 @@ class Attempt:
         if spec.named_caches:
             from run_isolated.installed import with_room
 
-            self.installed = with_room(spec, self.clock, self.monitor)
+            self.installed = with_room(spec, self.clock, self.monitor, self.check)
         self.group = CommandGroup.make(work.path, spec.group_parent, Limits(*spec.limits))
         if self.group is not None:
             self._undo.callback(self.group.end)
@@ -186,7 +186,7 @@ class Attempt:
         """Let the launcher start the command; one that cannot be run is answered instead."""
         spec = self.spec
         if self.installed is not None:
-            self.installed.install(spec.named_caches, self.work.run)
+            self.installed.install(spec.named_caches, self.work.run, self.check)
         if not self.overlay:
             self._exposure.begin()
         self.is_asked = True

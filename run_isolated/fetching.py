@@ -73,7 +73,8 @@ async def fetched(
 ) -> Inputs:
     """Do as `load` does for a tree that was looked for in the cache before."""
     started_s = clock.monotonic()
-    cache = await in_thread(partial(LocalCache.open, cache_dir, store.namespace, policy, clock, monitor))
+    opening = partial(LocalCache.open, cache_dir, store.namespace, policy, clock, monitor)
+    cache = await in_thread(partial(opening, check=check))
     try:
         trees = trees_of(cache, how, monitor, keep=keep)
         before = await in_thread(cache.usage)

@@ -11,9 +11,13 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from isolate.cas.foreign import put_away
+from isolate.patience import when_free
 from run_isolated import linux
+from run_isolated.stopping import Check
 
 PRIVATE = 0o700
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -43,6 +47,25 @@ def locked(path: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def own(path: Path, check: Check) -> int:
+    """Make a directory, or take one that is there, and lock it as `locked` does, once nobody else has it.
+
+    While somebody has it, `check` is asked, and may raise to stop waiting.
+    """
+    while True:
+        try:
+            path.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+            lock = when_free(partial(locked, path), check)
+        except (FileExistsError, NotADirectoryError):  # a command put something there
+            put_away(path)
+        except FileNotFoundError:  # whoever had it is done with it
+            continue
+        else:
+            if is_at(path, lock):
+                return lock
+            os.close(lock)
 
 
 def is_at(path: Path, descriptor: int) -> bool:

@@ -65,7 +65,7 @@ class Inputs:
         returns inputs, the command may start. Raises IsolateError, and what `check` raises to stop.
         """
         started_s, digest = clock.monotonic(), namespace.algorithm.parse_hex(root.lower())
-        cache = LocalCache.open(cache_dir, namespace, policy, clock, monitor)
+        cache = LocalCache.open(cache_dir, namespace, policy, clock, monitor, check=check)
         try:
             trees, before = trees_of(cache, how, monitor, keep=keep), cache.usage()
             ready = None

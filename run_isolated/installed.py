@@ -24,6 +24,7 @@ from run_isolated.command import inner_path, working_directory
 from run_isolated.deletion import OWNER, delete_all_but
 from run_isolated.named_caches import MAX_BYTES, MAX_CACHES, NamedCaches, NoSpace
 from run_isolated.spec import NamedCache, RunSpec
+from run_isolated.stopping import Check, go_on
 from run_isolated.trimming import Trimmable, trim_caches
 
 WHENCE = "named_caches"  # beside the run directory: the folder where what is in it came from
@@ -59,9 +60,11 @@ class Installed:
         self._caches, self._policy, self._monitor = named_caches_of(root, policy, clock, monitor), policy, monitor
         self._inside: list[tuple[str, Path]] = []
 
-    def make_room(self, wanted: Sequence[NamedCache], open_content_cache: Callable[[], LocalCache]) -> None:
+    def make_room(
+        self, wanted: Sequence[NamedCache], open_content_cache: Callable[[], LocalCache], check: Check = go_on
+    ) -> None:
         """Evict what is oldest, named or content, until what is `wanted` and not here yet will fit."""
-        absent = set(self._caches.touch([name for name, _, _ in wanted]))
+        absent = set(self._caches.touch([name for name, _, _ in wanted], check))
         coming_bytes = sum(max(0, hint) for name, _, hint in wanted if name in absent)
 
         def shortage_bytes() -> int:
@@ -73,7 +76,7 @@ class Installed:
                 caches: list[Trimmable] = [self._caches, content]
                 trim_caches(caches, shortage_bytes)
 
-    def install(self, wanted: Sequence[NamedCache], run_dir: Path) -> None:
+    def install(self, wanted: Sequence[NamedCache], run_dir: Path, check: Check = go_on) -> None:
         """Move the caches `wanted` into the tree at `run_dir`, outer ones first; raises InternalFailure."""
         if wanted:
             write_atomic(run_dir.parent / WHENCE, os.fsencode(self._caches.root))
@@ -82,7 +85,7 @@ class Installed:
             place = working_directory(run_dir, parent)
             if place is None or last in {"", "."}:
                 raise InternalFailure(f"The named cache {name!r} would be outside of the run directory, at {path!r}")
-            self._caches.install(name, place / last)
+            self._caches.install(name, place / last, check)
             self._inside.append((name, place / last))
 
     def uninstall(self) -> None:
@@ -123,9 +126,13 @@ class Installed:
         return full
 
 
-def with_room(spec: RunSpec, clock: Clock, monitor: Monitor) -> Installed:
-    """Return the named caches of a run, not moved in yet, having made room for those that will be new."""
+def with_room(spec: RunSpec, clock: Clock, monitor: Monitor, check: Check) -> Installed:
+    """Return the named caches of a run, not moved in yet, having made room for those that will be new.
+
+    `check` may raise to stop what waits for another run.
+    """
     installed = Installed(spec.named_cache_dir, spec.cache_policy, clock, monitor)
     opener = partial(LocalCache.open, spec.content_cache_dir, spec.namespace, spec.cache_policy, clock, monitor)
-    installed.make_room([NamedCache(*cache) for cache in spec.named_caches], opener)
+    wanted = [NamedCache(*cache) for cache in spec.named_caches]
+    installed.make_room(wanted, partial(opener, check=check), check)
     return installed

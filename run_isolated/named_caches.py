@@ -23,6 +23,7 @@ import shutil
 import string
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from isolate.cas.files import write_atomic
@@ -30,10 +31,12 @@ from isolate.cas.lru import CachePolicy, Evicted, Item, Usage, victims
 from isolate.clock import Clock
 from isolate.errors import IndexCorrupt, InternalFailure
 from isolate.monitor import Monitor
+from isolate.patience import when_free
 from run_isolated.deletion import delete_tree
 from run_isolated.moving import is_directory, is_file_or_nothing, move, own, tree_size
 from run_isolated.named_links import NamedLinks
 from run_isolated.named_state import Kept, Loan, State, cache_name, dumps, dumps_loans, loads, loads_loans
+from run_isolated.stopping import Check, go_on
 
 MAX_BYTES, MAX_CACHES = 1 << 40, 50  # as in 2020
 _LETTERS = string.ascii_letters + string.digits
@@ -57,21 +60,21 @@ class NamedCaches:
         self._links = NamedLinks(root / _NAMED)
         self._written = ""  # the list as it is on disk, while it is locked
 
-    def touch(self, names: Sequence[str]) -> list[str]:
+    def touch(self, names: Sequence[str], check: Check = go_on) -> list[str]:
         """Count the caches `names` as used now; returns those that are not here."""
-        with self._state() as state:
+        with self._state(check) as state:
             absent = [name for name in names if name not in state]
             for name in dict.fromkeys(names):
                 if name in state:
                     state[name] = state.pop(name)._replace(used_s=self._clock.now())
         return absent
 
-    def install(self, name: str, destination: Path) -> int:
+    def install(self, name: str, destination: Path, check: Check = go_on) -> int:
         """Move the cache `name` to `destination`, which does not exist, and return how large it was.
 
         Makes an empty directory when there is no such cache. Raises InternalFailure.
         """
-        with self._explained(f"Cannot install the named cache {name!r}"), self._state() as state:
+        with self._explained(f"Cannot install the named cache {name!r}"), self._state(check) as state:
             if os.path.lexists(destination):
                 raise InternalFailure(f"Cannot install the named cache {name!r}: {destination} exists already")
             kept = state.pop(cache_name(name), None)
@@ -198,8 +201,8 @@ class NamedCaches:
         return Evicted(len(evicted), sum(kept.size_bytes for kept in evicted.values()))
 
     @contextmanager
-    def _state(self) -> Iterator[State]:
-        """Give the list, locked, and write it back if it was changed."""
+    def _state(self, check: Check = go_on) -> Iterator[State]:
+        """Give the list, locked, and write it back if it was changed; `check` may raise to stop waiting for others."""
         with self._explained(f"Cannot use the named caches in {self.root}"):
             self.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
             for name in (_STATE, _LENT, _LOCK):
@@ -207,7 +210,7 @@ class NamedCaches:
                     self._delete(name)
             lock = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            when_free(partial(fcntl.flock, lock, fcntl.LOCK_EX | fcntl.LOCK_NB), check)
             state = self._load()
             self._written = dumps(state)
             try:

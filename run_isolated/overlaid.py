@@ -33,6 +33,8 @@ from run_isolated.workdir import WorkDir
 Mounts = Callable[[Sequence[str]], Awaitable[str]]  # says why a command could not have an overlay, or ""
 
 _PRIVATE = 0o700
+_TRIES = 8  # at a tree that others take, or change, before we hold it
+_TAKEN = "other runs took, or changed, each tree that was made for it"
 _NOT_KEPT = "the tree is not kept: it has less than 256 names, a tar, or files that cannot be links to the cache"
 
 
@@ -78,20 +80,21 @@ class Overlaid:
         With `verify`, what the cache has is hashed first, and the tree is made anew.
         """
         started_s = clock.monotonic()
-        cache = await in_thread(partial(LocalCache.open, cache_dir, store.namespace, policy, clock, monitor))
+        opening = partial(LocalCache.open, cache_dir, store.namespace, policy, clock, monitor)
+        cache = await in_thread(partial(opening, check=check))
         try:
             before = await in_thread(cache.usage)
             problem = await mounts(await in_thread(partial(_trial, work, cache)))
             if problem:
                 raise CannotOverlay(problem)
             trees, digest = Trees(cache, monitor), store.namespace.algorithm.parse_hex(root.lower())
-            came = None
+            came, why = None, ""
             lower = None if verify else await in_thread(partial(hold, cache, trees, digest, check))
             if lower is None:
-                came = await _make(store, root, trees, cache, monitor, verify=verify, check=check)
-                lower = await in_thread(partial(hold, cache, trees, digest, check))
+                making = partial(_made, store, root, trees, cache, monitor)
+                lower, came, why = await making(verify=verify, check=check)
             if lower is None:
-                raise CannotOverlay(_NOT_KEPT, before, came)
+                raise CannotOverlay(why, before, came)
         except BaseException:
             await in_thread(cache.close)
             raise
@@ -119,10 +122,35 @@ class Overlaid:
             cache.close()
 
 
+async def _made(
+    store: BlobStore, root: str, trees: Trees, cache: LocalCache, monitor: Monitor, *, verify: bool, check: Check
+) -> tuple[Lower | None, Transfer | None, str]:
+    """Return a good tree or why there is none, and what came for it if it was made here.
+
+    Of several runs that want it one makes it, and the others wait.
+    """
+    digest, came = store.namespace.algorithm.parse_hex(root.lower()), None
+    holding = partial(hold, cache, trees, digest, check)
+    place = await in_thread(partial(trees.making, digest, check))
+    try:
+        lower = None if verify else await in_thread(holding)
+        for _ in range(_TRIES):
+            if lower is not None:
+                break
+            now, is_kept = await _make(store, root, trees, cache, monitor, verify=verify, check=check)
+            came = now if came is None else now.after(came)
+            if not is_kept:
+                return None, came, _NOT_KEPT
+            lower = await in_thread(holding)
+    finally:
+        trees.give_up(place)
+    return lower, came, _TAKEN
+
+
 async def _make(
     store: BlobStore, root: str, trees: Trees, cache: LocalCache, monitor: Monitor, *, verify: bool, check: Check
-) -> Transfer:
-    """Fetch and map a tree where trees are kept, on the file system of the cache, and keep it if it can be kept.
+) -> tuple[Transfer, bool]:
+    """Fetch and map a tree where trees are kept, on the file system of the cache; returns if it could be kept.
 
     What was made of one that is wanted no more goes when trees are trimmed.
     """
@@ -133,10 +161,10 @@ async def _make(
         loading = partial(load, store, root, place, cache.root, cache.policy, cache.clock, monitor)
         made = await loading(verify=verify, check=check)
         try:
-            await in_thread(partial(made.give, trees))
+            is_kept = await in_thread(partial(made.give, trees))
         finally:
             await in_thread(made.close)
-        return made.transfer
+        return made.transfer, is_kept
     except (asyncio.CancelledError, Stopped):
         is_left = True
         raise

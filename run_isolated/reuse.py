@@ -31,8 +31,9 @@ from isolate.errors import InternalFailure, InvalidRecord, TooLarge
 from isolate.monitor import Monitor
 from run_isolated.deletion import delete_tree
 from run_isolated.facts import Facts
-from run_isolated.holding import PRIVATE, alone, is_at, locked, mount_of
+from run_isolated.holding import PRIVATE, alone, is_at, locked, mount_of, own
 from run_isolated.moving import is_file_or_nothing
+from run_isolated.stopping import Check
 
 if TYPE_CHECKING:  # what reads, writes and corrects kept trees is imported when there is one
     from run_isolated.folders import Folder
@@ -49,6 +50,7 @@ VERSION = 2
 
 _NAME = re.compile(r"[0-9a-f]{40,128}-[0-9a-f]{12}")
 _TREES, _GONE, _COMING, _TAKEN, _LOCK = "trees", "gone-", "coming-", "taken-", "lock"
+_MAKING = "making-"
 
 
 class Trees:
@@ -79,6 +81,15 @@ class Trees:
                     self._locks[path] = lock
                     return path
                 os.close(lock)
+
+    def making(self, root: bytes, check: Check) -> Path:
+        """Become the only run that makes a tree of the manifest `root` to be used where it is, until it is given up.
+
+        While another run makes one, `check` is asked, and may raise to stop waiting. Raises OSError.
+        """
+        path = self._root / f"{_MAKING}{root.hex()}"
+        self._locks[path] = own(path, check)
+        return path
 
     def retire(self, path: Path) -> None:
         """Offer a tree to nobody any more; it is deleted once nobody uses it."""
@@ -158,7 +169,10 @@ class Trees:
 
     def give_up(self, place: Path) -> None:
         """Let a directory that is ours go: if it still has the name that we gave it, it goes with the next `trim`."""
-        self.retire(place)
+        try:
+            os.rmdir(place)  # nothing was ever put there
+        except OSError:
+            self.retire(place)
         lock = self._locks.pop(place, None)
         if lock is not None:
             os.close(lock)

@@ -16,7 +16,7 @@ Layout: `files/<algorithm>/ab/abcd…` and `abcd….x`, `index.sqlite`, `session
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -26,7 +26,7 @@ from isolate.cas.cache_doubt import Doubts
 from isolate.cas.cache_files import BlobWriter, Content, key_of, translated
 from isolate.cas.cache_filling import Filling
 from isolate.cas.cache_index import Identity
-from isolate.cas.cache_session import Pin, Session, locked
+from isolate.cas.cache_session import Dead, Pin, Session, locked
 from isolate.cas.cache_shelf import BATCH, Shelf
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.lru import CachePolicy, Evicted, Usage
@@ -42,22 +42,15 @@ TOUCH_S = 60  # a file used again within a minute is not touched again: a warm r
 class LocalCache:
     """One open cache, for blobs of one namespace; its limits count what is there of all."""
 
-    def __init__(
-        self, root: Path, namespace: Namespace, policy: CachePolicy, clock: Clock, monitor: Monitor, boot_id: str
-    ) -> None:
+    def __init__(self, root: Path, namespace: Namespace, shelf: Shelf, session: Session, dead: list[Dead]) -> None:
         """Use `open`."""
-        self.root, self.namespace, self.policy, self.clock = root, namespace, policy, clock
-        self._algorithm, self._monitor, self.boot_id = namespace.algorithm, monitor, boot_id
-        with translated(root):
-            cache_session.prepare(root)
-            with locked(root):
-                self._dead = cache_session.find_dead(root)
-                self._session = Session.start(root)
-        self._shelf = Shelf(root, policy, clock, monitor, boot_id)
-        self._index, self._files = self._shelf.index, self._shelf.files
-        self._checks = Checks(self._shelf, namespace.algorithm)
-        self._doubts = Doubts(root, self._shelf, self._checks, namespace.algorithm, self._session, monitor)
-        self._filling = Filling(root, self._shelf, namespace.algorithm, self.temporary)
+        self.root, self.namespace, self.policy, self.clock = root, namespace, shelf.policy, shelf.clock
+        self.boot_id, self._algorithm, self._monitor = shelf.boot_id, namespace.algorithm, shelf.monitor
+        self._session, self._dead, self._shelf = session, dead, shelf
+        self._index, self._files = shelf.index, shelf.files
+        self._checks = Checks(shelf, namespace.algorithm)
+        self._doubts = Doubts(root, shelf, self._checks, namespace.algorithm, session, shelf.monitor)
+        self._filling = Filling(root, shelf, namespace.algorithm, self.temporary)
 
     @classmethod
     def open(
@@ -69,10 +62,18 @@ class LocalCache:
         monitor: Monitor,
         *,
         boot_id: str | None = None,
+        check: Callable[[], None] | None = None,
     ) -> Self:
-        """Open the cache at `root`, making it if need be, and clean up after processes that died in it."""
+        """Open the cache at `root`, making it if need be, and clean up after processes that died in it.
+
+        While another process has it locked, `check` is asked, and may raise to stop waiting.
+        """
         boot_id = cache_session.current_boot() if boot_id is None else boot_id
-        cache = cls(root, namespace, policy, clock, monitor, boot_id)
+        with translated(root):
+            cache_session.prepare(root)
+            with locked(root, check):
+                dead, session = cache_session.find_dead(root), Session.start(root)
+        cache = cls(root, namespace, Shelf(root, policy, clock, monitor, boot_id), session, dead)
         try:
             with translated(root):
                 cache.usage()  # finds a corrupt index now rather than in the middle of a run

@@ -17,11 +17,13 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from isolate.cas.digest import ALGORITHMS, Algorithm
 from isolate.cas.foreign import at_once, put_away, remove
+from isolate.patience import when_free
 
 _PIN = "pin-"
 _PIECE = 1 << 12  # digests of a pin that are read at a time
@@ -36,11 +38,17 @@ _KINDS |= {f"index.sqlite{suffix}": False for suffix in ("", "-wal", "-shm")}
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Keep every other process from opening, cleaning or rebuilding the cache at `root`."""
+def locked(root: Path, check: Callable[[], None] | None = None) -> Iterator[None]:
+    """Keep every other process from opening, cleaning or rebuilding the cache at `root`.
+
+    While another one has it, `check` is asked, and may raise to stop waiting.
+    """
     descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if check is None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        else:
+            when_free(partial(fcntl.flock, descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB), check)
         yield
     finally:
         os.close(descriptor)

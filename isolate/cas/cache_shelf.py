@@ -35,7 +35,7 @@ class Shelf:
     """All files of the cache at `root`."""
 
     def __init__(self, root: Path, policy: CachePolicy, clock: Clock, monitor: Monitor, boot_id: str) -> None:
-        self._root, self._policy, self._clock, self._monitor = root, policy, clock, monitor
+        self._root, self.policy, self.clock, self.monitor, self.boot_id = root, policy, clock, monitor, boot_id
         self.files = CacheFiles(root)
         self.index = Index(root, self.files.scan, boot_id, monitor)
         self._dropped = 0
@@ -44,7 +44,7 @@ class Shelf:
     def place(self, staged: Sequence[Staged]) -> None:
         """Name and list the files that were staged; those that are listed and unchanged stay as they are."""
         placed: list[bytes] = []
-        now_s = int(self._clock.now())
+        now_s = int(self.clock.now())
 
         def job(rows: Rows) -> None:
             listed = rows.look_up([file.key for file in staged])
@@ -72,7 +72,7 @@ class Shelf:
 
         The others were swept away as nobody's before we came, or replaced.
         """
-        now_s = int(self._clock.now())
+        now_s = int(self.clock.now())
 
         def job(rows: Rows) -> set[bytes]:
             listed = rows.look_up([file.key for file in created])
@@ -119,12 +119,12 @@ class Shelf:
         if not self.index.write(job):
             return False
         self._remove_unlisted([key])
-        self._monitor.count("damaged_cache_files")
+        self.monitor.count("damaged_cache_files")
         self._dropped += 1
         if self._dropped <= _NAMED_AT_MOST:
-            self._monitor.problem(f"Cached file {digest.hex()} is not as it was verified any more; dropped")
+            self.monitor.problem(f"Cached file {digest.hex()} is not as it was verified any more; dropped")
         elif self._dropped == _NAMED_AT_MOST + 1:
-            self._monitor.problem("More cached files are not as they were verified any more; dropped")
+            self.monitor.problem("More cached files are not as they were verified any more; dropped")
         return True
 
     def refresh(self, key: bytes, identity: Identity) -> None:
@@ -132,7 +132,7 @@ class Shelf:
 
         One that is not as it was listed comes into doubt: somebody could write to it. A doubt stays one.
         """
-        now_s, doubt = int(self._clock.now()), _new_doubt()
+        now_s, doubt = int(self.clock.now()), _new_doubt()
 
         def job(rows: Rows) -> None:
             listed = rows.look_up([key]).get(key)
@@ -168,15 +168,15 @@ class Shelf:
 
     def touch(self, keys: Sequence[bytes]) -> None:
         """Note that files were used now, and are good."""
-        now_s = int(self._clock.now())
+        now_s = int(self.clock.now())
         self.index.write(lambda rows: rows.touch(keys, now_s, self.index.boot))
 
     def is_over(self) -> bool:
         """Whether any limit does not hold; looks only."""
         return (
-            self._policy.is_exceeded_by(self.index.usage())
-            or self._policy.shortage_bytes(self._free_bytes()) > 0
-            or self._policy.is_too_old(self.index.oldest_s(), self._clock.now())
+            self.policy.is_exceeded_by(self.index.usage())
+            or self.policy.shortage_bytes(self._free_bytes()) > 0
+            or self.policy.is_too_old(self.index.oldest_s(), self.clock.now())
         )
 
     def doubt(self, keys: Sequence[bytes]) -> None:
@@ -191,8 +191,8 @@ class Shelf:
         def choose(rows: Rows) -> Iterator[Item]:
             present = rows.usage()
             after = Usage(present.items + needed.items, present.size_bytes + needed.size_bytes)
-            shortage_bytes = self._policy.shortage_bytes(self._free_bytes(), needed.size_bytes)
-            return self._victims(rows, after, self._policy, shortage_bytes)
+            shortage_bytes = self.policy.shortage_bytes(self._free_bytes(), needed.size_bytes)
+            return self._victims(rows, after, self.policy, shortage_bytes)
 
         return self._evict(choose)
 
@@ -221,8 +221,8 @@ class Shelf:
             if once:
                 break
         if evicted:
-            self._monitor.count("evicted_files", evicted.items)
-            self._monitor.count("evicted_bytes", evicted.size_bytes)
+            self.monitor.count("evicted_files", evicted.items)
+            self.monitor.count("evicted_bytes", evicted.size_bytes)
         return evicted
 
     def make_room(self, needed: Usage) -> None:
@@ -233,20 +233,20 @@ class Shelf:
         needed_bytes = needed.size_bytes
         present = self.index.usage()
         after = Usage(present.items + needed.items, present.size_bytes + needed_bytes)
-        if self._policy.is_exceeded_by(after) and not self._all_in_use:
+        if self.policy.is_exceeded_by(after) and not self._all_in_use:
             self.evict(needed)
             present = self.index.usage()
             after = Usage(present.items + needed.items, present.size_bytes + needed_bytes)
             # Looking through all that is pinned again for each batch of a large tree would take minutes.
-            self._all_in_use = self._policy.is_exceeded_by(after)
-        if self._policy.shortage_bytes(self._free_bytes(), needed_bytes) <= 0:
+            self._all_in_use = self.policy.is_exceeded_by(after)
+        if self.policy.shortage_bytes(self._free_bytes(), needed_bytes) <= 0:
             return
         self.evict(needed)
         free_bytes = self._free_bytes()
-        if self._policy.shortage_bytes(free_bytes, needed_bytes) > 0:
+        if self.policy.shortage_bytes(free_bytes, needed_bytes) > 0:
             raise NoSpace(
                 f"Not enough space for the cache {self._root}: {needed_bytes} bytes are needed, {free_bytes} are free "
-                f"and {self._policy.min_free_bytes} must stay free; all that is not in use was evicted"
+                f"and {self.policy.min_free_bytes} must stay free; all that is not in use was evicted"
             )
 
     def sweep(self) -> None:
@@ -273,7 +273,7 @@ class Shelf:
             ahead,
             usage,
             policy,
-            now_s=self._clock.now(),
+            now_s=self.clock.now(),
             shortage_bytes=shortage_bytes,
             is_pinned=ahead.is_pinned,
             not_after_s=not_after_s,

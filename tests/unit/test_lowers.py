@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,11 +20,12 @@ from run_isolated import lowers, mapping, overlaid, reuse
 from run_isolated.deletion import delete_tree
 from run_isolated.exposure import Exposure
 from run_isolated.fetching import load
-from run_isolated.holding import locked
+from run_isolated.holding import locked, own
 from run_isolated.inputs import Inputs
 from run_isolated.overlaid import CannotOverlay, Overlaid
 from run_isolated.placing import placed
 from run_isolated.renewal import renew
+from run_isolated.result import Stopped
 from run_isolated.reuse import Trees
 from run_isolated.spec import NamedCache, RunSpec
 from run_isolated.stopping import Check, go_on
@@ -364,6 +366,47 @@ async def test_what_is_being_made_or_deleted_is_nobody_elses(
     assert moments == ["made", "deleted"]
     assert len(machine.kept) == (size > 1)
     assert machine.monitor.problems == []
+
+
+async def test_of_runs_that_want_the_same_tree_at_once_one_makes_it(machine: Machine) -> None:
+    root = await put_tree(machine.store, TREE)
+    async with asyncio.TaskGroup() as group:
+        runs = [task.result for task in [group.create_task(machine.load(root)) for _ in range(4)]]
+    assert sorted(len(run().overlaid.transfer.items_cold) > 20 for run in runs) == [False, False, False, True]
+    assert {run().lower.parent for run in runs} == set(machine.kept)
+    assert len(machine.kept) == 1
+    for run in runs:
+        run().end()
+    assert machine.monitor.problems == []
+
+
+async def test_who_waits_for_another_run_that_makes_the_tree_can_be_stopped(machine: Machine) -> None:
+    root = await put_tree(machine.store, TREE)
+    place = machine.cache_dir / "trees" / f"making-{root}"
+    place.parent.mkdir(parents=True)
+    place.write_text("a command was here")
+    making = own(place, go_on)
+    asked: list[int] = []
+
+    def check() -> None:
+        asked.append(1)
+        if len(asked) == 5:
+            raise Stopped("wanted no more")
+
+    with pytest.raises(Stopped, match="wanted no more"):
+        await machine.load(root, check=check)
+    assert machine.kept == [place]
+    os.close(making)
+    (await machine.load(root)).end()
+    assert len(machine.kept) == 1
+    assert machine.kept[0].name.startswith(root)
+
+
+async def test_who_never_gets_hold_of_a_tree_is_told_so(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = await put_tree(machine.store, TREE)
+    monkeypatch.setattr(overlaid, "hold", lambda *_: None)
+    with pytest.raises(CannotOverlay, match="other runs took, or changed"):
+        await machine.load(root)
 
 
 async def test_a_work_directory_in_the_cache_would_be_hidden(machine: Machine) -> None:

@@ -1,76 +1,90 @@
-"""swarming.patience: interruptions are survived and told once; a server that never was there fails at once."""
+"""Waiting for what another process has locked: it ends when that lets go, or when who waits wants it no more."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+import fcntl
+import os
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from isolate.errors import NotFound, Unavailable
-from swarming.patience import LONGEST_S, Patience
+from isolate.cas.cache import CachePolicy, LocalCache
+from isolate.errors import InternalFailure
+from isolate.monitor import NullMonitor, TallyMonitor
+from isolate.patience import when_free
+from run_isolated.named_caches import NamedCaches
 from tests.clock import ManualClock
-
-T = TypeVar("T")
-
-
-class Flaky:
-    """A call that fails as often as it is told to."""
-
-    def __init__(self, failures: int = 0) -> None:
-        self.failures, self.calls = failures, 0
-
-    async def __call__(self) -> str:
-        self.calls += 1
-        if self.failures:
-            self.failures -= 1
-            raise Unavailable("Cannot reach http://x: connection refused")
-        return "answer"
+from tests.unit.caches import NS
 
 
-async def passing(clock: ManualClock, call: Callable[[], Awaitable[T]]) -> T:
-    """Await `call` while time passes."""
+class Asked:
+    """Wants to wait a few times, and then lets go of the lock, or gives up."""
 
-    async def run() -> T:
-        return await call()
+    def __init__(self, lock: int | None = None) -> None:
+        self.times, self._lock = 0, lock
 
-    task = asyncio.ensure_future(run())
-    while not task.done():
-        await asyncio.sleep(0)
-        clock.advance(0.5)
-    return await task
-
-
-async def test_a_server_that_never_answered_fails_at_once() -> None:
-    call = Flaky(failures=1)
-    with pytest.raises(Unavailable):
-        await Patience(ManualClock(), pytest.fail)(call)
-    assert call.calls == 1
+    def __call__(self) -> None:
+        self.times += 1
+        if self.times == 3:
+            if self._lock is None:
+                raise InternalFailure("wanted no more")
+            os.close(self._lock)
 
 
-async def test_an_interruption_is_survived_and_told_once() -> None:
-    clock, said = ManualClock(), list[str]()
-    patience = Patience(clock, said.append, lambda: 0.5)
-    assert await patience(Flaky()) == "answer"
-    answers = await asyncio.gather(*(passing(clock, lambda: patience(Flaky(failures=3))) for _ in range(4)))
-    assert answers == ["answer"] * 4
-    assert said == ["Cannot reach http://x: connection refused; trying again for 6 minutes", "The server answers again"]
+def held(path: Path) -> int:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
 
-async def test_patience_ends() -> None:
-    clock, said = ManualClock(), list[str]()
-    patience = Patience(clock, said.append, lambda: 0.5)
-    await patience(Flaky())
-    with pytest.raises(Unavailable):
-        await passing(clock, lambda: patience(Flaky(failures=10**6)))
-    assert clock.monotonic() >= LONGEST_S
-    assert len(said) == 1
+def test_it_is_tried_until_it_is_free() -> None:
+    tries: list[int] = []
+
+    def lock() -> str:
+        tries.append(1)
+        if len(tries) < 5:
+            raise BlockingIOError
+        return "ours"
+
+    assert when_free(lock, lambda: None) == "ours"
+    assert len(tries) == 5
 
 
-async def test_what_is_no_interruption_passes_through() -> None:
-    async def missing() -> None:
-        raise NotFound("Task x not found")
+def test_what_is_free_is_had_without_a_question() -> None:
+    assert when_free(lambda: "ours", lambda: pytest.fail("asked")) == "ours"
 
-    with pytest.raises(NotFound):
-        await Patience(ManualClock(), pytest.fail)(missing)
+
+def test_another_failure_is_not_waited_for() -> None:
+    def lock() -> None:
+        raise PermissionError
+
+    with pytest.raises(PermissionError):
+        when_free(lock, lambda: pytest.fail("asked"))
+
+
+def test_who_opens_a_cache_that_is_locked_may_stop_waiting(tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    opening = partial(LocalCache.open, root, NS, CachePolicy(), ManualClock(), NullMonitor())
+    opening().close()
+    lock = held(root / "lock")
+    with pytest.raises(InternalFailure, match="wanted no more"):
+        opening(check=Asked())
+    assert os.listdir(root / "sessions") == []
+    let_go = Asked(lock)
+    with opening(check=let_go) as cache:
+        assert cache.usage() == (0, 0)
+    assert let_go.times == 3
+
+
+def test_who_wants_a_named_cache_may_stop_waiting(tmp_path: Path) -> None:
+    caches = NamedCaches(tmp_path / "root", CachePolicy(), ManualClock(), TallyMonitor())
+    assert caches.touch(["a"]) == ["a"]
+    lock = held(tmp_path / "root" / "lock")
+    with pytest.raises(InternalFailure, match="wanted no more"):
+        caches.touch(["a"], Asked())
+    with pytest.raises(InternalFailure, match="wanted no more"):
+        caches.install("a", tmp_path / "place", Asked())
+    assert not (tmp_path / "place").exists()
+    assert caches.install("a", tmp_path / "place", Asked(lock)) == 0
+    assert (tmp_path / "place").is_dir()
