@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from isolate.cas.foreign import put_away
-from isolate.patience import when_free
+from isolate.locks import when_free
 from run_isolated import linux
 from run_isolated.stopping import Check
 

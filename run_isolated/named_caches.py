@@ -30,8 +30,8 @@ from isolate.cas.files import write_atomic
 from isolate.cas.lru import CachePolicy, Evicted, Item, Usage, victims
 from isolate.clock import Clock
 from isolate.errors import IndexCorrupt, InternalFailure
+from isolate.locks import when_free
 from isolate.monitor import Monitor
-from isolate.patience import when_free
 from run_isolated.deletion import delete_tree
 from run_isolated.moving import is_directory, is_file_or_nothing, move, own, tree_size
 from run_isolated.named_links import NamedLinks

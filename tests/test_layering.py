@@ -22,6 +22,7 @@ LAYERS = {
     "isolate.paths": "leaf",
     "isolate.progress": "leaf",
     "isolate.http": "leaf",
+    "isolate.locks": "leaf",
     "isolate.pace": "leaf",
     "isolate.plain_files": "leaf",
     "isolate.problem": "leaf",

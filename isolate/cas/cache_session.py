@@ -23,7 +23,7 @@ from typing import NamedTuple, Self
 
 from isolate.cas.digest import ALGORITHMS, Algorithm
 from isolate.cas.foreign import at_once, put_away, remove
-from isolate.patience import when_free
+from isolate.locks import when_free
 
 _PIN = "pin-"
 _PIECE = 1 << 12  # digests of a pin that are read at a time

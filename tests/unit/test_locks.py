@@ -11,8 +11,8 @@ import pytest
 
 from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.errors import InternalFailure
+from isolate.locks import when_free
 from isolate.monitor import NullMonitor, TallyMonitor
-from isolate.patience import when_free
 from run_isolated.named_caches import NamedCaches
 from tests.clock import ManualClock
 from tests.unit.caches import NS
