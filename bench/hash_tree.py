@@ -7,6 +7,7 @@ start of Python, which on a small tree is most of it.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ import click
 from isolate.cas.digest import BLAKE3, DEFAULT_NAMESPACE, Namespace
 from isolate.crew import JOB_BYTES, JOB_FILES
 from isolate.denylist import denylist
+from isolate.entry import COLLECTION_THRESHOLDS
 from isolate.errors import IsolateError
 from isolate.hands import Crew, Remote
 from isolate.hashing import FileReader, Hashed
@@ -30,6 +32,7 @@ JOBS_EACH = 4  # waiting for a worker
 @click.option("--workers", default=-1, help="Processes; 0 hashes in this one. [default: as an archive]")
 def main(root: str, workers: int) -> None:
     """Hash what is below ROOT."""
+    gc.set_threshold(*COLLECTION_THRESHOLDS)  # as every command has them
     started_s = time.perf_counter()
     count = default_workers() if workers < 0 else workers
     files, size_bytes = asyncio.run(in_pool(root, count)) if count else here(root)

@@ -11,10 +11,12 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple, cast
 
-from isolate.cas.digest import Algorithm, Blob
+from isolate.cas.digest import Algorithm, Blob, fast_blob
 from isolate.errors import FileChanged, InvalidInput, IsolateError
 from isolate.scan import Stamp, stamp_of, unreadable, what_is
 
@@ -35,6 +37,10 @@ class Hashed(NamedTuple):
     stamp: Stamp | None
 
 
+# What `Hashed(...)` does, without a call in Python for each of a hundred thousand.
+fast_hashed = cast("Callable[[tuple[object, ...]], Hashed]", partial(tuple.__new__, Hashed))
+
+
 class Stopped(Exception):
     """Reading was given up because nobody wants the result any more."""
 
@@ -51,7 +57,8 @@ class FileReader:
         self._most_kept_bytes = kept_bytes
         self._stopped = threading.Event()
         self._keeping = threading.Lock()
-        self._kept: dict[bytes, tuple[str, Stamp, bytes]] = {}
+        # Ordered: a plain dict looks for its oldest item among all that were removed before.
+        self._kept: OrderedDict[bytes, tuple[str, Stamp, bytes]] = OrderedDict()
         self._kept_bytes = 0
 
     def hash(self, paths: Sequence[str], stamps: Sequence[Stamp] = ()) -> list[Hashed | IsolateError]:
@@ -60,10 +67,11 @@ class FileReader:
         `stamps` are those that the files had a moment ago: one that still has its own after it was read need not be
         looked at before, and the very same stamp is returned.
         """
+        carefully = self._hash_or_error
         if not stamps:
-            return [self._hash_or_error(path) for path in paths]
-        quickly, carefully = self._hash_as_expected, self._hash_or_error
-        return [quickly(path, stamp) or carefully(path) for path, stamp in zip(paths, stamps, strict=True)]
+            return [carefully(path) for path in paths]
+        found = self._hash_as_expected(paths, stamps)
+        return [one or carefully(path) for path, one in zip(paths, found, strict=True)]
 
     def read(self, path: str, blob: Blob) -> bytes:
         """Return the content of a small file whose digest is known; raises FileChanged when it is another by now."""
@@ -83,28 +91,36 @@ class FileReader:
     def stop(self) -> None:
         self._stopped.set()
 
-    def _hash_as_expected(self, path: str, expected: Stamp) -> Hashed | None:
-        """Read a small file that has not changed since it had its stamp; None for all else, whatever it is."""
-        size_bytes = expected[0]
-        if size_bytes > SMALL_BYTES or self._stopped.is_set():
-            return None
-        try:
-            descriptor = os.open(path, _FLAGS)
-        except OSError:
-            return None
-        try:
-            content = os.read(descriptor, size_bytes + 1)
-            after = os.fstat(descriptor)
-        except OSError:
-            return None
-        finally:
-            os.close(descriptor)
-        if len(content) != size_bytes or stamp_of(after) != expected:
-            return None
-        blob = Blob(self.algorithm.hasher(content).digest(), size_bytes)
-        if content:
-            self._keep(path, blob, expected, content)
-        return Hashed(blob, expected)
+    def _hash_as_expected(self, paths: Sequence[str], stamps: Sequence[Stamp]) -> Iterator[Hashed | None]:
+        """Read small files that have not changed since they had their stamps; yield None for all else, whatever it is.
+
+        One loop, with everything it calls at hand: of a hundred thousand files every step costs a tenth of a second.
+        """
+        open_, read, fstat, close = os.open, os.read, os.fstat, os.close
+        hasher, keep, is_stopped = self.algorithm.hasher, self._keep, self._stopped.is_set
+        for path, expected in zip(paths, stamps, strict=True):
+            size_bytes = expected[0]
+            if size_bytes > SMALL_BYTES or is_stopped():
+                yield None
+                continue
+            try:
+                descriptor = open_(path, _FLAGS)
+                try:
+                    content = read(descriptor, size_bytes + 1)
+                    after = fstat(descriptor)
+                finally:
+                    close(descriptor)
+            except OSError:
+                yield None
+                continue
+            now = after.st_size, after.st_mtime_ns, after.st_ctime_ns, after.st_ino, after.st_dev
+            if now != expected or len(content) != size_bytes:
+                yield None
+                continue
+            blob = fast_blob((hasher(content).digest(), size_bytes))
+            if content:
+                keep(path, blob, expected, content)
+            yield fast_hashed((blob, expected))
 
     def _hash_or_error(self, path: str) -> Hashed | IsolateError:
         self.check_stopped()
@@ -148,13 +164,15 @@ class FileReader:
         return len(self._kept)
 
     def _keep(self, path: str, blob: Blob, stamp: Stamp, content: bytes) -> None:
+        digest, size_bytes = blob
         with self._keeping:
-            if blob.digest in self._kept:
+            if digest in self._kept:
                 return  # the first file of a content is the one that will be asked for
-            self._kept[blob.digest] = path, stamp, content
-            self._kept_bytes += blob.size + KEPT_EACH_BYTES
+            self._kept[digest] = path, stamp, content
+            self._kept_bytes += size_bytes + KEPT_EACH_BYTES
             while self._kept_bytes > self._most_kept_bytes:
-                self._kept_bytes -= len(self._kept.pop(next(iter(self._kept)))[2]) + KEPT_EACH_BYTES
+                _, (_, _, oldest) = self._kept.popitem(last=False)
+                self._kept_bytes -= len(oldest) + KEPT_EACH_BYTES
 
     def _take(self, path: str, blob: Blob) -> bytes | None:
         """Return the content that was kept, None when it has to be read; raises FileChanged."""

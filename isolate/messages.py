@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from isolate import errors
-from isolate.cas.digest import Blob
+from isolate.cas.digest import Blob, fast_blob
 from isolate.cas.store import Written
 from isolate.errors import InternalFailure, IsolateError
-from isolate.hashing import Hashed
+from isolate.hashing import Hashed, fast_hashed
 from isolate.large import Stored
 from isolate.scan import Stamp
 
@@ -185,7 +185,7 @@ def hashed(done: HashDone, stamps: Sequence[Stamp]) -> list[Hashed | IsolateErro
     usual = [stamp for at, stamp in enumerate(stamps) if at not in unusual] if unusual else stamps
     digest_bytes = len(done.digests) // len(usual) if usual else 0
     found: list[Hashed | IsolateError] = [
-        Hashed(Blob(digest, stamp[0]), stamp)
+        fast_hashed((fast_blob((digest, stamp[0])), stamp))
         for (digest,), stamp in zip(struct.iter_unpack(f"{digest_bytes}s", done.digests), usual, strict=True)
     ] if usual else []  # fmt: skip
     for at in sorted(unusual):

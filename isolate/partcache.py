@@ -16,14 +16,13 @@ import itertools
 import marshal
 import os
 import struct
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO, Self
 
-from isolate.cas.digest import BLAKE3, Algorithm, Blob
+from isolate.cas.digest import BLAKE3, Algorithm, Blob, fast_blob
 from isolate.clock import Clock
 from isolate.frames import UNFINISHED, open_frames, read_frame, write_frame
 from isolate.monitor import Monitor
@@ -31,9 +30,6 @@ from isolate.scan import Found
 
 FORMAT = b"isolate part cache 1"
 SUFFIX = "-parts"
-
-# What `Blob(...)` does, without a call in Python for each of a hundred thousand.
-fast_blob = cast("Callable[[tuple[object, ...]], Blob]", partial(tuple.__new__, Blob))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,14 @@ from itertools import islice
 from typing import cast
 
 from isolate import split
-from isolate.cas.digest import Blob
+from isolate.cas.digest import Blob, fast_blob
 from isolate.cas.wire import CHUNKED_ABOVE_BYTES
 from isolate.crew import JOB_BYTES, JOB_FILES
 from isolate.entries import Entry, Kind, manifest_mode
 from isolate.errors import IsolateError
 from isolate.hands import Batch
 from isolate.hashing import Hashed
-from isolate.partcache import Part, PartCache, fast_blob
+from isolate.partcache import Part, PartCache
 from isolate.scan import Found, Stamp
 from isolate.statcache import StatCache
 
