@@ -14,7 +14,7 @@ from isolate.cas.cache import LocalCache, Pin
 from isolate.cas.digest import Blob
 from isolate.cas.store import BlobStore
 from isolate.errors import BlobsMissing, LostFromCache
-from isolate.found import Fetched, Looking, Manifests, in_batches
+from isolate.found import Counted, Fetched, Looking, Manifests, ignore, in_batches
 from isolate.monitor import Monitor
 from isolate.parts import Parts, Tree
 from isolate.transfer import UNKNOWN_SIZE, Transfer
@@ -28,6 +28,7 @@ async def fetch(
     *,
     wanted: Callable[[str], object] | None = None,
     verify: bool = False,
+    counted: Counted = ignore,
 ) -> Fetched:
     """Return the tree whose hash is `root`, all of it in `cache` and pinned; of some paths only those `wanted`.
 
@@ -37,7 +38,7 @@ async def fetch(
     digest = store.namespace.algorithm.parse_hex(root.lower())
     pin = await asyncio.to_thread(cache.pin, [digest])
     try:
-        return await _Fetch(store, cache, monitor, pin).run(digest, wanted, verify=verify)
+        return await _Fetch(store, cache, monitor, pin, counted).run(digest, wanted, verify=verify)
     except BaseException:
         pin.release()
         raise
@@ -46,9 +47,9 @@ async def fetch(
 class _Fetch:
     """One tree on its way into the cache."""
 
-    def __init__(self, store: BlobStore, cache: LocalCache, monitor: Monitor, pin: Pin) -> None:
+    def __init__(self, store: BlobStore, cache: LocalCache, monitor: Monitor, pin: Pin, counted: Counted) -> None:
         self._namespace, self._cache, self._monitor, self._pin = store.namespace, cache, monitor, pin
-        self._manifests = Manifests(cache)
+        self._manifests = Manifests(cache, counted)
         self._transfer = Transfer(store, cache, monitor)
         self._hot = array("Q")
 

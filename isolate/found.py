@@ -8,7 +8,7 @@ the pin in `Fetched` is released; memory does not depend on the tree, but for ei
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from struct import Struct
 
@@ -43,14 +43,21 @@ class Fetched:
         return sum(self.cold)
 
 
-def found(cache: LocalCache, root: bytes, monitor: Monitor) -> Fetched | None:
+Counted = Callable[[int], object]  # hears how many entries of a tree are known by now, before most are in memory
+
+
+def ignore(_entries: int) -> None:
+    """Be told, and do nothing."""
+
+
+def found(cache: LocalCache, root: bytes, monitor: Monitor, counted: Counted = ignore) -> Fetched | None:
     """Return the tree whose manifest is `root` if all of it is in `cache`, pinned; None when a store has to be asked.
 
     Raises InvalidManifest.
     """
     pin = cache.pin([root])
     try:
-        fetched = _found(cache, root, pin, monitor)
+        fetched = _found(cache, root, pin, monitor, counted)
     except BlobsMissing:  # evicted by somebody's hand between two looks
         fetched = None
     except BaseException:
@@ -61,9 +68,9 @@ def found(cache: LocalCache, root: bytes, monitor: Monitor) -> Fetched | None:
     return fetched
 
 
-def _found(cache: LocalCache, root: bytes, pin: Pin, monitor: Monitor) -> Fetched | None:
+def _found(cache: LocalCache, root: bytes, pin: Pin, monitor: Monitor, counted: Counted) -> Fetched | None:
     namespace = cache.namespace
-    manifests, parts = Manifests(cache), Parts(namespace.algorithm)
+    manifests, parts = Manifests(cache, counted), Parts(namespace.algorithm)
     level, hot = [root], array("Q")
     while level:
         sizes = manifests.add(level, parts)
@@ -85,8 +92,8 @@ def _found(cache: LocalCache, root: bytes, pin: Pin, monitor: Monitor) -> Fetche
 class Manifests:
     """The manifests in a cache."""
 
-    def __init__(self, cache: LocalCache) -> None:
-        self._cache = cache
+    def __init__(self, cache: LocalCache, counted: Counted = ignore) -> None:
+        self._cache, self._counted = cache, counted
 
     def add(self, digests: Sequence[bytes], parts: Parts) -> dict[bytes, int | None]:
         """Add those of `digests` that are in the cache to `parts`; returns their sizes, and None for the others."""
@@ -96,6 +103,7 @@ class Manifests:
             sizes[digest] = None if content is None else len(content)
             if content is not None:
                 parts.add(digest, loads(content, self._cache.namespace))
+                self._counted(parts.entries)
         return sizes
 
     def part(self, digest: bytes) -> Manifest:

@@ -113,7 +113,7 @@ class Parts:
         self._headers: dict[bytes, Manifest] = {}
         self._parts: dict[bytes, _Part] = {}
         self._held: dict[bytes, Manifest] | None = {}
-        self._entries = 0
+        self.entries = 0  # in all that was added
 
     def add(self, digest: bytes, manifest: Manifest) -> None:
         """Take one; its entries stay only as long as there are few."""
@@ -121,8 +121,8 @@ class Parts:
         self._headers[digest] = replace(manifest, entries=())
         if entries:
             self._parts[digest] = _Part(digest, len(entries), entries[0].path, entries[-1].path)
-        self._entries += len(entries)
-        if self._entries > HELD_ENTRIES:
+        self.entries += len(entries)
+        if self.entries > HELD_ENTRIES:
             self._held = None
         if self._held is not None:
             self._held[digest] = manifest

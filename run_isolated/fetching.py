@@ -15,9 +15,10 @@ from isolate.cas.store import BlobStore
 from isolate.clock import Clock
 from isolate.errors import InternalFailure, LostFromCache, NoSpace
 from isolate.fetch import fetch
-from isolate.found import Fetched
+from isolate.found import Counted, Fetched, ignore
 from isolate.monitor import Monitor
 from run_isolated.inputs import Inputs, mapped, trees_of
+from run_isolated.many_links import ManyLinks
 from run_isolated.mapper import How
 from run_isolated.mapping import Ready
 from run_isolated.result import Transfer
@@ -78,8 +79,12 @@ async def fetched(
     try:
         trees = trees_of(cache, how, monitor, keep=keep)
         before = await in_thread(cache.usage)
-        mapping = partial(_mapped, store, cache, root, trees, destination, how, monitor)
-        ready, came = await mapping(verify=verify, check=check)
+        others = ManyLinks(check)
+        try:
+            mapping = partial(_mapped, store, cache, root, trees, destination, how, monitor, others)
+            ready, came = await mapping(verify=verify, check=check)
+        finally:
+            await in_thread(others.end)
     except BaseException:
         await in_thread(cache.close)
         raise
@@ -96,32 +101,41 @@ async def _mapped(
     destination: Path,
     how: How,
     monitor: Monitor,
+    others: ManyLinks,
     *,
     verify: bool,
     check: Check,
 ) -> tuple[Ready, Transfer]:
     """Return the tree `root`, mapped, and what came for it; what others overwrite meanwhile is fetched again."""
-    came = None
+    came, counted = None, others.expect if how.is_shared else ignore
     for number in range(_TRIES):
         with suppress(LostFromCache):
-            tree = await _tree(store, cache, root, trees, monitor, verify=verify)
+            tree = await _tree(store, cache, root, trees, monitor, counted, verify=verify)
             now = Transfer(0.0, tree.cold, tree.hot)
             came = now if came is None else now.after(came)
             near = None if number else trees
-            ready = await in_thread(partial(mapped, cache, near, tree, destination, how, monitor, check))
+            ready = await in_thread(partial(mapped, cache, near, tree, destination, how, monitor, check, others))
             if ready is not None:
                 return ready, came
     raise InternalFailure(f"The inputs were fetched {_TRIES} times; others overwrite them in the cache {cache.root}")
 
 
 async def _tree(
-    store: BlobStore, cache: LocalCache, root: str, trees: Trees | None, monitor: Monitor, *, verify: bool
+    store: BlobStore,
+    cache: LocalCache,
+    root: str,
+    trees: Trees | None,
+    monitor: Monitor,
+    counted: Counted,
+    *,
+    verify: bool,
 ) -> Fetched:
     """Return the tree `root`, in the cache; what earlier runs left goes when there is no space for it."""
+    fetching = partial(fetch, store, cache, root, monitor, verify=verify, counted=counted)
     try:
-        tree = await fetch(store, cache, root, monitor, verify=verify)
+        tree = await fetching()
     except NoSpace:
         if trees is None or not await in_thread(trees.clear):
             raise
-        tree = await fetch(store, cache, root, monitor, verify=verify)
+        tree = await fetching()
     return tree

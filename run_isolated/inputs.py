@@ -17,10 +17,11 @@ from isolate.cas.cache import CachePolicy, Evicted, LocalCache, Usage
 from isolate.cas.digest import Namespace
 from isolate.clock import Clock
 from isolate.errors import BlobCorrupt, InternalFailure, LostFromCache
-from isolate.found import Fetched, found
+from isolate.found import Fetched, found, ignore
 from isolate.monitor import Monitor
 from run_isolated.command import Layers
 from run_isolated.deletion import delete_tree
+from run_isolated.many_links import ManyLinks
 from run_isolated.mapper import How
 from run_isolated.mapping import Ready, map_fetched
 from run_isolated.result import Transfer
@@ -73,8 +74,11 @@ class Inputs:
                 from run_isolated.remapping import reuse  # few machines with small trees have kept one
 
                 ready = reuse(cache, trees, digest, destination, check)
-            if ready is None and (fetched := found(cache, digest, monitor)) is not None:
-                ready = mapped(cache, trees, fetched, destination, how, monitor, check)
+            if ready is None:
+                with ManyLinks(check) as others:
+                    fetched = found(cache, digest, monitor, others.expect if how.is_shared else ignore)
+                    if fetched is not None:
+                        ready = mapped(cache, trees, fetched, destination, how, monitor, check, others)
         except BaseException:
             cache.close()
             raise
@@ -135,13 +139,14 @@ def mapped(
     how: How,
     monitor: Monitor,
     check: Check,
+    others: ManyLinks,
 ) -> Ready | None:
     """Map the tree; None, with nothing left of it, when a file was found wrong meanwhile and has to be fetched again.
 
     The directory itself stays: somebody knows its inode.
     """
     with suppress(LostFromCache, BlobCorrupt):
-        ready = map_fetched(cache, trees, fetched, destination, how, monitor, check)
+        ready = map_fetched(cache, trees, fetched, destination, how, monitor, check, others)
         if not cache.poisoned_since(fetched.pin):
             return ready
     fetched.pin.release()

@@ -10,27 +10,49 @@ from __future__ import annotations
 import os
 import sys
 
-# As the launcher does it. Arguments: the folder of this package, descriptors of the cache's files and of the tree.
-_CODE = "import sys as s; s.path.append(s.argv[1]); from run_isolated.linker import main as m; m(*map(int, s.argv[2:]))"
+TYPE_CHECKING = False  # typing takes longer to import than all else
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# As the launcher does it. Argument: the folder of this package.
+_CODE = "import sys as s; s.path.append(s.argv[1]); from run_isolated.linker import main as m; m()"
 COMMAND_LINE = ("-I", "-S", "-c", _CODE)
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 HEADER_BYTES = 8  # length of a batch, big-endian
 
 
-def batch_of(sources: list[str], paths: list[str]) -> bytes:
-    """Return a batch as it is sent; a name cannot have a NUL."""
-    names = os.fsencode("\0".join(sources + paths))
-    return len(names).to_bytes(HEADER_BYTES) + names
+def batch_of(files: str, root: str, names: list[str]) -> bytes:
+    """Return a batch as it is sent: two directories, names below the first, and as many below the second.
+
+    A name cannot have a NUL.
+    """
+    sent = os.fsencode("\0".join((files, root, *names)))
+    return len(sent).to_bytes(HEADER_BYTES) + sent
 
 
-def main(files: int, root: int) -> None:
-    """Link files below the descriptor `files` to names below `root`, batch after batch."""
+def main() -> None:
+    """Make links, batch after batch."""
     with os.fdopen(0, "rb") as incoming:
         while length := int.from_bytes(incoming.read(HEADER_BYTES)):
-            names = incoming.read(length).split(b"\0")
+            files, root, *names = incoming.read(length).split(b"\0")
             half = len(names) // 2
-            failed = _link(names[:half], names[half:], files, root)
+            failed = _linked(files, root, names[:half], names[half:])
             sys.stdout.write(" ".join(map(str, failed)) + "\n")
             sys.stdout.flush()
+
+
+def _linked(files: bytes, root: bytes, sources: list[bytes], paths: list[bytes]) -> Iterable[int]:
+    """Make links; return the numbers of those that could not be made."""
+    descriptors: list[int] = []
+    try:
+        descriptors.append(os.open(files, _DIRECTORY))
+        descriptors.append(os.open(root, _DIRECTORY))
+        return _link(sources, paths, *descriptors)
+    except OSError:  # of a directory
+        return range(len(sources))
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def _link(sources: list[bytes], paths: list[bytes], files: int, root: int) -> list[int]:

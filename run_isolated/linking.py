@@ -2,7 +2,7 @@
 
 Threads would not do: a link takes 10 us, and to wake a thread that waits for the interpreter's lock after each of them
 costs as much again. Knows no cache and no plan. The invariants: each link is made by exactly one process; when
-`Linkers.make` returns or the context is left, nobody makes links any more; what another process did not link, for
+`Linkers.make` returns or `end` does, nobody makes links any more; what another process did not link, for
 whatever reason, is tried again here, where the reason is dealt with. One that was killed is no reason to fail, and one
 that does not answer (somebody stopped it) is killed.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from run_isolated.linker import COMMAND_LINE, batch_of
+from run_isolated.many_links import Places
 from run_isolated.stopping import Check, go_on
 
 MAX_LINKERS = 3  # besides us; the journal of a file system is one for all
@@ -35,64 +36,76 @@ _PACKAGES = str(Path(__file__).resolve().parent.parent)
 
 
 class Linkers:
-    """Processes that link files below the descriptor `files` to names below `root`; a context manager.
+    """Processes that link files below one directory to names below another; a context manager."""
 
-    They are started when there is something to do.
-    """
-
-    def __init__(self, files: int, root: int, count: int | None = None, check: Check = go_on) -> None:
-        """`count` is how many to start, by default one for each further processor we may use; `check` may raise."""
-        self._files, self._root, self._check = files, root, check
-        self._count = min(MAX_LINKERS, _processors() - 1) if count is None else count
+    def __init__(self, count: int | None = None, check: Check = go_on) -> None:
+        """Start `count` of them, by default one for each further processor we may use; `check` may raise."""
         self._stack = ExitStack()
-        self._started: list[_Linker] | None = None
+        self._started: list[_Linker] = []
+        with suppress(OSError):  # no more processes may be started: we make the links
+            for _ in range(min(MAX_LINKERS, _processors() - 1) if count is None else count):
+                self._started.append(_Linker(check))
+                self._stack.callback(self._started[-1].end)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Return when nobody makes links any more; whatever is asked for then is made by us alone."""
+        self._started = []
         self._stack.close()
 
     def make(
-        self, numbers: range, sources: Sequence[str], paths: Sequence[str], make_one: Callable[[int], None]
+        self,
+        places: Places,
+        numbers: range,
+        sources: Sequence[str],
+        paths: Sequence[str],
+        make_one: Callable[[int], None],
     ) -> None:
-        """Link those of `sources` that have these numbers to the paths beside them; `make_one` makes one here."""
-        if self._count < 1:
-            for number in numbers:
-                make_one(number)
-            return
-        todo = _Todo(numbers)
+        """Link those of `sources` that have these numbers to the paths beside them; `make_one` makes one here.
+
+        After an error nobody makes links any more, as after `end`.
+        """
+        try:
+            self._share_out(places, _Todo(numbers), sources, paths, make_one)
+            for linker in self._started:
+                for failed in linker.collect(wait=True):
+                    make_one(failed)
+                for number in linker.left():
+                    if not _is_made(f"{places.files}/{sources[number]}", f"{places.root}/{paths[number]}"):
+                        make_one(number)
+        except BaseException:
+            self.end()
+            raise
+
+    def _share_out(
+        self,
+        places: Places,
+        todo: _Todo,
+        sources: Sequence[str],
+        paths: Sequence[str],
+        make_one: Callable[[int], None],
+    ) -> None:
         while ours := todo.take(OWN_BATCH):
-            for linker in self._linkers():
+            for linker in self._started:
                 for failed in linker.collect(wait=False):
                     make_one(failed)
                 while linker.is_waiting and (batch := todo.take(BATCH)):
-                    linker.give(batch, sources, paths)
+                    linker.give(places, batch, sources, paths)
             for number in ours:
                 make_one(number)
-        for linker in self._linkers():
-            for failed in linker.collect(wait=True):
-                make_one(failed)
-            for number in linker.left():
-                if not self._is_made(sources[number], paths[number]):
-                    make_one(number)
 
-    def _is_made(self, source: str, path: str) -> bool:
-        """Whether a process that is no more, and that had no time to say so, made this link."""
-        try:
-            made = os.stat(path, dir_fd=self._root, follow_symlinks=False)
-            return os.path.samestat(made, os.stat(source, dir_fd=self._files, follow_symlinks=False))
-        except OSError:  # whoever makes it sees why
-            return False
 
-    def _linkers(self) -> list[_Linker]:
-        if self._started is None:
-            self._started = []
-            with suppress(OSError):  # no more processes may be started: we make the links
-                for _ in range(self._count):
-                    self._started.append(_Linker(self._files, self._root, self._check))
-                    self._stack.callback(self._started[-1].end)
-        return self._started
+def _is_made(source: str, path: str) -> bool:
+    """Whether a process that is no more, and that had no time to say so, made this link."""
+    try:
+        return os.path.samestat(os.lstat(path), os.lstat(source))
+    except OSError:  # whoever makes it sees why
+        return False
 
 
 class _Todo:
@@ -109,15 +122,13 @@ class _Todo:
 class _Linker:
     """One process; when it is lost, what it was given and did not answer is in `left`."""
 
-    def __init__(self, files: int, root: int, check: Check) -> None:
-        arguments = [_PACKAGES, str(files), str(root)]
+    def __init__(self, check: Check) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, *COMMAND_LINE, *arguments],
+            [sys.executable, *COMMAND_LINE, _PACKAGES],
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            pass_fds=(files, root),
             start_new_session=True,  # a Ctrl-C is meant for us
             pipesize=_PIPE_BYTES,
         )
@@ -133,10 +144,10 @@ class _Linker:
         """Whether it takes another batch."""
         return not self._is_lost and len(self._given) < _AHEAD
 
-    def give(self, numbers: range, sources: Sequence[str], paths: Sequence[str]) -> None:
+    def give(self, places: Places, numbers: range, sources: Sequence[str], paths: Sequence[str]) -> None:
         """Have a batch linked."""
         part = slice(numbers.start, numbers.stop)
-        left = memoryview(batch_of(list(sources[part]), list(paths[part])))
+        left = memoryview(batch_of(places.files, places.root, [*sources[part], *paths[part]]))
         self._given.append(numbers)
         try:
             while left and self._is_ready(self._tasks, select.POLLOUT):

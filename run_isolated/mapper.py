@@ -13,11 +13,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from isolate.cas.cache import LocalCache
 from isolate.cas.digest import Blob
@@ -26,17 +25,14 @@ from isolate.errors import InvalidInput, InvalidManifest, IsolateError, LostFrom
 from isolate.spool import Spool
 from run_isolated import linux
 from run_isolated.linked import Linked, Variant
+from run_isolated.many_links import ManyLinks, Places
 from run_isolated.plans import Plan
 from run_isolated.stopping import Check, checked, go_on
-
-if TYPE_CHECKING:
-    from run_isolated.linking import Linkers
 
 # Why a hard link is refused where a copy is possible: another device, too many links (65,000 on ext4), or a file system
 # or kernel setting that has none for us.
 _NO_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP, errno.EACCES}
 _COPY_BYTES = 1 << 20
-MIN_SHARED_OUT = 10_000  # links: 0.1 s of work, while starting a process that helps takes 0.02 s
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -66,9 +62,14 @@ class Mapped:
 
 
 def apply(
-    plans: Iterable[Plan], cache: LocalCache, destination: Path, how: How = How.LINK, check: Check = go_on
+    plans: Iterable[Plan],
+    cache: LocalCache,
+    destination: Path,
+    how: How = How.LINK,
+    check: Check = go_on,
+    others: ManyLinks | None = None,
 ) -> Mapped:
-    """Make the tree at `destination`, which is empty or does not exist.
+    """Make the tree at `destination`, which is empty or does not exist; `others` make links, too.
 
     Raises InvalidInput when it is neither, InvalidManifest for names this file system cannot hold side by side,
     LostFromCache when the cache lost a file, NoSpace. After an error what was made so far is the caller's to remove.
@@ -77,8 +78,9 @@ def apply(
     names = 0
     try:
         _make_destination(destination)
-        with directory(destination) as root, directory(cache.files_dir) as files, ExitStack() as stack:
-            maker = _Maker(root, files, how, check, stack)
+        with directory(destination) as root, directory(cache.files_dir) as files:
+            places = Places(str(cache.files_dir), str(destination))
+            maker = _Maker(root, files, how, check, others or ManyLinks(), places)
             above, shares = len(str(cache.files_dir)) + 1, how.is_shared
             for run in plans:
                 shares = how.is_shared
@@ -140,11 +142,9 @@ class _Maker:
     All paths are relative to open directories: resolving long prefixes twice per link takes a third of the time.
     """
 
-    def __init__(self, root: int, files: int, how: How, check: Check, stack: ExitStack) -> None:
-        """`stack` ends the processes that are started."""
+    def __init__(self, root: int, files: int, how: How, check: Check, many: ManyLinks, places: Places) -> None:
         self._root, self._files = root, files  # descriptors of the destination, and of the cache's files
-        self._check, self._stack = check, stack
-        self._linkers: Linkers | None = None
+        self._check, self._many, self._places = check, many, places
         self._may_link = self._copies_are_shared = how.is_shared  # a copy in place of a link has the link's mode
         self._may_clone = how is How.REFLINK
         self._may_copy = how is not How.ONLY_LINK
@@ -173,19 +173,14 @@ class _Maker:
         for number in range(len(entries))[:1]:
             make_one(number)
         others = range(1, len(entries))
-        if self._may_link and len(others) >= MIN_SHARED_OUT:
-            self._helped().make(others, sources, [entry.path for entry in entries], make_one)
+        linkers = self._many.for_links(len(others)) if self._may_link else None
+        if linkers is not None:
+            linkers.make(self._places, others, sources, [entry.path for entry in entries], make_one)
         else:
             for number in others:
                 make_one(number)
         linked = [(entry.blob, entry.is_executable) for number, entry in enumerate(entries) if number not in copied]
         return list(dict.fromkeys((blob, executable) for blob, executable in linked if blob is not None))
-
-    def _helped(self) -> Linkers:
-        from run_isolated.linking import Linkers  # few trees are so large
-
-        self._linkers = self._linkers or self._stack.enter_context(Linkers(self._files, self._root, check=self._check))
-        return self._linkers
 
     def _link(self, source: str, path: str) -> bool:
         try:

@@ -19,6 +19,7 @@ from isolate.found import Fetched
 from isolate.monitor import Monitor
 from run_isolated.facts import Facts
 from run_isolated.linked import Variant
+from run_isolated.many_links import ManyLinks
 from run_isolated.mapper import How, Mapped, apply
 from run_isolated.plans import Plan, Plans
 from run_isolated.proof import Proof
@@ -86,14 +87,15 @@ def map_fetched(
     how: How,
     monitor: Monitor,
     check: Check = go_on,
+    others: ManyLinks | None = None,
 ) -> Ready:
-    """Map a tree that is in the cache at `destination`, an empty directory; raises what `apply` raises."""
+    """Map a tree that is in the cache at `destination`, an empty directory; `others` and errors are as of `apply`."""
     plans = Plans(fetched.tree)
     mapped = None
     if trees is not None and how.is_shared and trees.has_any():
         mapped = _from_near(cache, trees, plans, destination, check)
     if mapped is None:
-        mapped = apply(plans, cache, destination, how, check)
+        mapped = apply(plans, cache, destination, how, check, others)
         if mapped.problem:
             monitor.problem(mapped.problem)
     return Ready(

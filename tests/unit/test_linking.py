@@ -17,9 +17,11 @@ from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.errors import BlobsMissing, InvalidManifest
 from isolate.fetch import fetch
+from isolate.found import found, ignore
 from isolate.monitor import NullMonitor
-from run_isolated import linking, mapper
+from run_isolated import linking, many_links
 from run_isolated.linking import Linkers
+from run_isolated.many_links import ManyLinks, Places
 from run_isolated.mapper import How, apply, directory
 from run_isolated.plans import Plans
 from run_isolated.result import Stopped
@@ -29,7 +31,7 @@ from tests.trees import Tree, read_tree
 
 NS = Namespace.parse("blake3-zstd")
 COUNT = 300
-BATCH, OWN_BATCH = 16, 4
+BATCH, OWN_BATCH, MIN_SHARED_OUT = 16, 4, 100
 TREE: Tree = {
     f"d{folder}": {f"f{number}\udcff": b"%d" % ((30 * folder + number) % 70) for number in range(30)}
     for folder in range(10)
@@ -41,6 +43,7 @@ class Work:
 
     def __init__(self, place: Path, files: int, root: int) -> None:
         self.place, self.files, self.root = place, files, root
+        self.places = Places(str(place / "files"), str(place / "root"))
         self.sources = [f"s{number}" for number in range(COUNT)]
         self.paths = [f"d/p{number}\n\udcff" for number in range(COUNT)]
         self.made_here: list[int] = []
@@ -52,7 +55,7 @@ class Work:
         self.made_here.append(number)
 
     def make(self, linkers: Linkers, numbers: range = range(COUNT)) -> None:
-        linkers.make(numbers, self.sources, self.paths, self.make_one)
+        linkers.make(self.places, numbers, self.sources, self.paths, self.make_one)
 
     def check(self) -> None:
         made = {path: (self.place / "root" / path).read_text() for path in self.paths}
@@ -79,7 +82,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[b
 
     monkeypatch.setattr(subprocess, "Popen", watched)
     for module, name, value in (
-        (mapper, "MIN_SHARED_OUT", 100),
+        (many_links, "MIN_SHARED_OUT", MIN_SHARED_OUT),
         (linking, "BATCH", BATCH),
         (linking, "OWN_BATCH", OWN_BATCH),
     ):
@@ -89,7 +92,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[b
 
 
 def test_each_link_is_made_by_one_process(work: Work, started: list[subprocess.Popen[bytes]]) -> None:
-    with Linkers(work.files, work.root, 2) as linkers:
+    with Linkers(2) as linkers:
         work.make(linkers, range(1, COUNT))
         work.make_one(0)
         work.check()
@@ -97,7 +100,9 @@ def test_each_link_is_made_by_one_process(work: Work, started: list[subprocess.P
         assert 0 < len(work.made_here) <= COUNT - 2 * 2 * BATCH  # each has had two batches at the least
         assert len(set(work.made_here)) == len(work.made_here)
         os.mkdir("e", dir_fd=work.root)
-        linkers.make(range(COUNT), work.sources, [f"e/{number}" for number in range(COUNT)], lambda _: None)
+        linkers.make(
+            work.places, range(COUNT), work.sources, [f"e/{number}" for number in range(COUNT)], lambda _: None
+        )
     assert len(started) == 2  # the same two
     assert len(os.listdir(work.place / "root/e")) >= 2 * 2 * BATCH
 
@@ -113,14 +118,14 @@ def test_what_another_process_cannot_link_is_left_to_us(work: Work) -> None:
         if number not in {lacking, 10}:
             work.make_one(number)
 
-    with Linkers(work.files, work.root, 3) as linkers:
-        linkers.make(range(COUNT), work.sources, work.paths, make_one)
+    with Linkers(3) as linkers:
+        linkers.make(work.places, range(COUNT), work.sources, work.paths, make_one)
     assert sorted(set(tried) - set(work.made_here)) == [10, lacking]
     assert len(os.listdir(work.place / "root/d")) == COUNT - 2
 
 
 def test_nobody_is_started_without_a_processor(work: Work, started: list[subprocess.Popen[bytes]]) -> None:
-    with Linkers(work.files, work.root, 0) as linkers:
+    with Linkers(0) as linkers:
         work.make(linkers)
     assert work.made_here == list(range(COUNT))
     assert started == []
@@ -129,8 +134,9 @@ def test_nobody_is_started_without_a_processor(work: Work, started: list[subproc
 async def test_nobody_is_started_for_little(
     cache: LocalCache, tmp_path: Path, started: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mapper, "MIN_SHARED_OUT", COUNT)  # the first is made before it is asked
-    apply(await planned(cache), cache, tmp_path / "tree")
+    monkeypatch.setattr(many_links, "MIN_SHARED_OUT", COUNT + 1)
+    with ManyLinks() as others:
+        apply(await planned(cache, others), cache, tmp_path / "tree", others=others)
     assert read_tree(tmp_path / "tree") == TREE
     assert started == []
 
@@ -140,7 +146,7 @@ def test_where_no_process_may_be_started_we_do_it_all(work: Work, monkeypatch: p
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    with Linkers(work.files, work.root, 2) as linkers:
+    with Linkers(2) as linkers:
         work.make(linkers)
     assert work.made_here == list(range(COUNT))
     work.check()
@@ -165,8 +171,8 @@ def test_what_a_process_that_was_killed_or_stopped_did_not_link_is_linked_here(
                 process.send_signal(number)
         work.make_one(link)
 
-    with Linkers(work.files, work.root, 2, lambda: checks.append(1)) as linkers:
-        linkers.make(range(COUNT), work.sources, work.paths, make_one)
+    with Linkers(2, lambda: checks.append(1)) as linkers:
+        linkers.make(work.places, range(COUNT), work.sources, work.paths, make_one)
         assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
     work.check()
     assert len(set(work.made_here)) == len(work.made_here)
@@ -183,8 +189,8 @@ def test_a_name_that_is_another_files_is_told_also_after_a_process_was_killed(
             process.kill()
         work.make_one(number)
 
-    with pytest.raises(FileExistsError), Linkers(work.files, work.root, 2) as linkers:
-        linkers.make(range(COUNT), work.sources, work.paths, make_one)
+    with pytest.raises(FileExistsError), Linkers(2) as linkers:
+        linkers.make(work.places, range(COUNT), work.sources, work.paths, make_one)
 
 
 def test_a_process_that_is_stopped_keeps_nobody_from_ending(
@@ -200,8 +206,8 @@ def test_a_process_that_is_stopped_keeps_nobody_from_ending(
     def check() -> None:
         raise Stopped("wanted no more")
 
-    with pytest.raises(Stopped), Linkers(work.files, work.root, 2, check) as linkers:
-        linkers.make(range(COUNT), work.sources, work.paths, make_one)
+    with pytest.raises(Stopped), Linkers(2, check) as linkers:
+        linkers.make(work.places, range(COUNT), work.sources, work.paths, make_one)
     assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
 
 
@@ -209,14 +215,15 @@ def test_nobody_makes_links_after_an_error(work: Work, started: list[subprocess.
     def refuse(_: int) -> None:
         raise NotADirectoryError
 
-    with pytest.raises(NotADirectoryError), Linkers(work.files, work.root, 2) as linkers:
-        linkers.make(range(COUNT), work.sources, work.paths, refuse)
+    linkers = Linkers(2)
+    with pytest.raises(NotADirectoryError):
+        linkers.make(work.places, range(COUNT), work.sources, work.paths, refuse)
     assert [process.returncode for process in started] == [0, 0]
 
 
-async def planned(cache: LocalCache) -> Plans:
-    store = MemoryStore(NS)
-    return Plans((await fetch(store, cache, await put_tree(store, TREE), NullMonitor())).tree)
+async def planned(cache: LocalCache, others: ManyLinks | None = None) -> Plans:
+    store, counted = MemoryStore(NS), ignore if others is None else others.expect
+    return Plans((await fetch(store, cache, await put_tree(store, TREE), NullMonitor(), counted=counted)).tree)
 
 
 @pytest.fixture
@@ -226,15 +233,37 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCach
         yield cache
 
 
-@pytest.mark.parametrize(("how", "processes"), [(How.LINK, 2), (How.ONLY_LINK, 2), (How.COPY, 0)])
+@pytest.mark.parametrize("how", [How.LINK, How.ONLY_LINK, How.COPY])
 async def test_a_tree_is_the_same_whoever_makes_it(
-    cache: LocalCache, tmp_path: Path, started: list[subprocess.Popen[bytes]], how: How, processes: int
+    cache: LocalCache, tmp_path: Path, started: list[subprocess.Popen[bytes]], how: How
 ) -> None:
-    mapped = apply(await planned(cache), cache, tmp_path / "tree", how)
+    with ManyLinks() as others:
+        mapped = apply(await planned(cache, others), cache, tmp_path / "tree", how, others=others)
     assert read_tree(tmp_path / "tree") == TREE
-    assert len(started) == processes
+    assert len(started) == 2
     assert mapped.copied_files == (0 if how.is_shared else COUNT)
     assert mapped.linked.files == (70 if how.is_shared else 0)
+
+
+async def test_who_helps_is_there_before_the_tree_is_in_memory_and_found_again_in_the_cache(
+    cache: LocalCache, started: list[subprocess.Popen[bytes]]
+) -> None:
+    """A process that is being born counts as one of our size, so we have to be small."""
+    root = await put_tree(store := MemoryStore(NS), TREE)
+    content = [NS.blob(b"%d" % number) for number in range(70)]
+    seen: list[tuple[int, int, int]] = []
+
+    def counted(entries: int) -> None:
+        others.expect(entries)
+        seen.append((entries, len(started), len(cache.absent(content))))
+
+    with ManyLinks() as others:
+        (await fetch(store, cache, root, NullMonitor(), counted=counted)).pin.release()
+    with ManyLinks() as others:
+        assert found(cache, bytes.fromhex(root), NullMonitor(), counted) is not None
+    others.expect(COUNT)  # by a thread that heard too late that it is over
+    assert seen == [(COUNT, 2, 70), (COUNT, 4, 0)]
+    assert len(started) == 4
 
 
 async def test_a_tree_that_is_wanted_no_more_is_not_finished(
@@ -248,8 +277,11 @@ async def test_a_tree_that_is_wanted_no_more_is_not_finished(
         if checks == 20:
             raise Stopped("wanted no more")
 
-    with pytest.raises(Stopped):
-        apply(await planned(cache), cache, tmp_path / "tree", check=check)
+    with ManyLinks(check) as others:
+        plans = await planned(cache, others)
+        with pytest.raises(Stopped):
+            apply(plans, cache, tmp_path / "tree", check=check, others=others)
+        assert others.for_links(COUNT) is not None  # who is left has none to ask
     assert checks == 20
     assert [process.returncode for process in started] == [0, 0]
     assert len(list((tmp_path / "tree").glob("*/*"))) < COUNT
