@@ -91,6 +91,7 @@ def measured(scratch: Path, files: int, mean_bytes: int | None, runs: int) -> It
     """Yield what each step costs on one tree, and print it."""
     with contextlib.ExitStack() as stack:
         place = Place(scratch / "work", scratch / "tree", stack, Size())
+        stack.callback(removed, place.dropped)
         stack.callback(removed, place.scratch)
         stack.callback(removed, place.tree)
         generate(place.tree, files, mean_bytes=mean_bytes)
@@ -120,8 +121,8 @@ def once(place: Place) -> Iterator[Sample]:
         yield step_of([*run_of(digest, blobs, root), "--leak-temp-dir", *TRUE], place, server, caches)
     finally:
         end()
-        removed(blobs)
-        removed(root)
+        place.drop(blobs)
+        place.drop(root)
 
 
 def step_of(argv: Sequence[str], place: Place, server: Server, caches: Path) -> Sample:

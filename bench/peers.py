@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.measure import Contestant, Sample, run
-from bench.place import Place, removed
+from bench.place import Place
 
 # What is asked for its version, and how; the name of the program comes first.
 PROGRAMS: dict[str, tuple[str, ...]] = {
@@ -56,6 +56,7 @@ class Restic:
     """A restic repository; its server-side counterpart is nobody, it works on files."""
 
     def __init__(self, place: Place) -> None:
+        self._place = place
         self.repository, self._cache = place.fresh("restic"), place.fresh("restic-cache")
         self.env = {**os.environ, "RESTIC_REPOSITORY": str(self.repository), "RESTIC_PASSWORD": "bench",
                     "RESTIC_CACHE_DIR": str(self._cache), "RESTIC_COMPRESSION": "auto"}  # fmt: skip
@@ -68,14 +69,15 @@ class Restic:
         return run(["restic", "-q", "restore", "latest", "--target", str(target)], self.env)
 
     def remove(self) -> None:
-        removed(self.repository)
-        removed(self._cache)
+        self._place.drop(self.repository)
+        self._place.drop(self._cache)
 
 
 class Borg:
     """A borg repository without encryption."""
 
     def __init__(self, place: Place) -> None:
+        self._place = place
         self.repository, self._base = place.fresh("borg"), place.fresh("borg-base")
         self._archives = 0
         self.env = {**os.environ, "BORG_REPO": str(self.repository), "BORG_BASE_DIR": str(self._base)}
@@ -91,15 +93,15 @@ class Borg:
         return run(["borg", "extract", f"::{self._archives}"], self.env, target)
 
     def remove(self) -> None:
-        removed(self.repository)
-        removed(self._base)
+        self._place.drop(self.repository)
+        self._place.drop(self._base)
 
 
 class Ostree:
     """An ostree repository: `bare-user` keeps files as they are, `archive` compresses each, as fast as it can."""
 
     def __init__(self, place: Place, mode: str) -> None:
-        self.repository = place.fresh("ostree")
+        self._place, self.repository = place, place.fresh("ostree")
         self._repo = f"--repo={self.repository}"
         run(["ostree", self._repo, "init", f"--mode={mode}"], dict(os.environ))
         run(["ostree", self._repo, "config", "set", "archive.zlib-level", "1"], dict(os.environ))
@@ -118,13 +120,14 @@ class Ostree:
         return run(["ostree", self._repo, "checkout", "-U", how, "main", str(target)], dict(os.environ))
 
     def remove(self) -> None:
-        removed(self.repository)
+        self._place.drop(self.repository)
 
 
 class Casync:
     """A casync chunk store; it does not sync what it writes."""
 
     def __init__(self, place: Place) -> None:
+        self._place = place
         self._store, self._index = place.fresh("store").with_suffix(".castr"), place.fresh("tree").with_suffix(".caidx")
 
     def backup(self, tree: Path) -> Sample:
@@ -136,7 +139,7 @@ class Casync:
         return run(argv, dict(os.environ))
 
     def remove(self) -> None:
-        removed(self._store)
+        self._place.drop(self._store)
         self._index.unlink(missing_ok=True)
 
 

@@ -1,7 +1,7 @@
 """Rows 4 to 6: a tree out of a store and into a directory: for the first time, with a warm cache, and once more.
 
-In rows 4 and 5 all leave the tree where it is, and it is removed outside of the measurement. Ours also runs a command.
-In row 6 the tree is put away within the measurement, proven unchanged, and used again by the next run.
+In rows 4 and 5 all leave the tree where it is, and it is put aside outside of the measurement. Ours also runs a
+command. In row 6 the tree is put away within the measurement, proven unchanged, and used again by the next run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.goals import OURS
 from bench.measure import Contestant, Race, Sample, run
 from bench.peers import Ostree
-from bench.place import NO_LIMITS, Place, Server, removed
+from bench.place import NO_LIMITS, Place, Server
 from bench.stores import Stores
 from bench.tree import Changer
 
@@ -30,11 +30,11 @@ def fetch_cold(place: Place, stores: Stores) -> Race:
     for name, keeper in stores.holders(("restic", "borg", "ostree archive", "casync")):
         target = place.fresh("restored")
         contestants.append(
-            Contestant(name, partial(keeper.restore, target), is_peer=True, tidy=partial(removed, target))
+            Contestant(name, partial(keeper.restore, target), is_peer=True, tidy=partial(place.drop, target))
         )
     target = place.fresh("copy")
     copy = partial(run, ["cp", "-a", str(stores.tree), str(target)], dict(os.environ))
-    return Race([*contestants, Contestant("cp -a (no store)", copy, tidy=partial(removed, target))])
+    return Race([*contestants, Contestant("cp -a (no store)", copy, tidy=partial(place.drop, target))])
 
 
 def fetch_generations(place: Place, stores: Stores) -> Race:
@@ -54,7 +54,7 @@ def fetch_generations(place: Place, stores: Stores) -> Race:
 def map_warm(place: Place, stores: Stores) -> Race:
     """Row 5: everything is in the cache, and no tree is kept."""
     target = place.fresh("copy")
-    tidy = partial(removed, target)
+    tidy = partial(place.drop, target)
     contestants = [_mapped_anew(place, OURS, stores)]
     for _, ostree in stores.holders(("ostree",)):
         assert isinstance(ostree, Ostree), "as its name says"
@@ -84,8 +84,8 @@ def _cold(place: Place, name: str, server: Server, digest: str) -> Contestant:
         return place.ours(name, [*run_of(digest, cache, root), "--leak-temp-dir", *TRUE], server, place.fresh("cache"))
 
     def tidy() -> None:
-        removed(root)
-        removed(cache)
+        place.drop(root)
+        place.drop(cache)
 
     return Contestant(name, once, tidy=tidy)
 
@@ -95,7 +95,7 @@ def _mapped_anew(place: Place, name: str, stores: Stores) -> Contestant:
     cache, root = place.fresh("blobs"), place.fresh("root")
     argv = [*run_of(stores.archived(), cache, root), "--leak-temp-dir", *TRUE]
     once = partial(place.ours, name, argv, stores.server, place.fresh("cache"))
-    return Contestant(name, once, prepare=partial(_forget_trees, cache), tidy=partial(removed, root))
+    return Contestant(name, once, prepare=partial(_forget_trees, place, cache), tidy=partial(place.drop, root))
 
 
 def _mapped_again(place: Place, name: str, stores: Stores, how: str) -> Contestant:
@@ -104,10 +104,10 @@ def _mapped_again(place: Place, name: str, stores: Stores, how: str) -> Contesta
     return Contestant(name, partial(place.ours, name, argv, stores.server, place.fresh("cache")))
 
 
-def _forget_trees(cache: Path) -> None:
+def _forget_trees(place: Place, cache: Path) -> None:
     for depth in ("", "*/", "*/*/"):
         for trees in cache.glob(f"{depth}trees"):
-            removed(trees)
+            place.drop(trees)
 
 
 TRUE = ("--raw-cmd", "--", "true")

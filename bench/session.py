@@ -25,6 +25,8 @@ from bench.subjects import Subject, large_file
 from bench.table import Measured
 from bench.watching import elsewhere_cpu_s
 
+MANY_NAMES, SETTLE_S = 20_000, 61  # ext4 calls an inode recently deleted for a minute
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -58,8 +60,17 @@ def without(known: Sequence[Measured], found: Sequence[Step]) -> list[Step]:
 class Session:
     """Measures steps in a scratch folder; `told` hears of every run, in words."""
 
-    def __init__(self, scratch: Path, size: Size, data: Path | None, told: Callable[[str], object]) -> None:
-        self._scratch, self._size, self._data, self._told = scratch, size, data, told
+    def __init__(
+        self,
+        scratch: Path,
+        size: Size,
+        data: Path | None,
+        told: Callable[[str], object],
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._scratch, self._size, self._data, self._told, self._sleep = scratch, size, data, told, sleep
+        self._dropped = scratch / "dropped"  # see `Place.drop`
+        self._deleted = 0  # files and directories, since the file system had time to forget them
 
     def measure(self, todo: Sequence[Step]) -> Iterator[Measured]:
         """Yield each row as soon as it is measured."""
@@ -68,12 +79,15 @@ class Session:
             with contextlib.ExitStack() as stack:
                 if any(row.on is On.LARGE_FILE for row in step.rows):
                     stack.callback(removed, large_file(self._scratch, self._size))
+                stack.callback(removed, self._dropped)
                 stores = Stores(Place(self._scratch / "stores", step.subject.path, stack, self._size))
                 stack.callback(removed, self._scratch / "stores")
                 stack.callback(stores.close)
                 for row in step.rows:
                     yield self._row(row, step.subject, stores, progress)
                     progress.row_done()
+                    if row is not step.rows[-1]:
+                        self._settle()
 
     def _row(self, row: Row, subject: Subject, stores: Stores, progress: Progress) -> Measured:
         """Measure one row; if one of our commands fails, that is its result."""
@@ -95,8 +109,23 @@ class Session:
                 results, verdicts = (), (Verdict("to work", str(error).partition("\n")[0][:100], is_met=False),)
             with spent.on("tidying"):
                 stack.close()
+                self._deleted += self._emptied()
         others_s = max(0.0, elsewhere_cpu_s() - before_s)
         return Measured(row.number, row.title, str(subject), results, verdicts, spent.seconds, others_s)
+
+    def _emptied(self) -> int:
+        """Delete what was dropped, and return how many names that were."""
+        names = sum(len(folders) + len(files) for _, folders, files in os.walk(self._dropped))
+        removed(self._dropped)
+        os.sync()
+        return names
+
+    def _settle(self) -> None:
+        """Wait until the next row does not pay for what the last ones deleted: see `Place.drop`."""
+        if self._deleted >= MANY_NAMES:
+            self._told(f"{self._deleted:,} files and directories were deleted: waiting {SETTLE_S} s")
+            self._sleep(SETTLE_S)
+            self._deleted = 0
 
 
 @dataclass

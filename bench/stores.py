@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bench.measure import Failed, Sample, run
 from bench.peers import KEEPERS, Keeper, has
-from bench.place import Place, Server, removed
+from bench.place import Place, Server
 
 
 class Stores:
@@ -28,7 +28,7 @@ class Stores:
         self.cache = place.fresh("cache")  # what our client remembers of the tree
 
     def empty_server(self) -> None:
-        """Start our server with nothing in it and make our client forget; what was there before is deleted."""
+        """Start our server with nothing in it and make our client forget; what was there before is dropped."""
         self.close_server()
         self._server, self._end = self._place.start()
         self.cache = self._place.fresh("cache")
@@ -70,14 +70,14 @@ class Stores:
             yield name, self._keepers[name]
 
     def close_server(self) -> None:
-        """End our server, and delete what it holds."""
+        """End our server, and drop what it holds."""
         if self._end is not None:
             self._end()
-            removed(self.cache)
+            self._place.drop(self.cache)
         self._server = self._end = None
 
     def close(self) -> None:
-        """End and delete all."""
+        """End and drop all."""
         self.close_server()
         for name in list(self._keepers):
             self._forget(name)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import session as session_module
 from bench import stores as stores_module
 from bench import subjects, write_bare
 from bench.goals import Goal
@@ -18,7 +19,7 @@ from bench.place import Place, Size
 from bench.progress import Progress
 from bench.relay import Wire
 from bench.rows import ROWS, On
-from bench.session import Differs, Record, steps, without
+from bench.session import SETTLE_S, Differs, Record, Session, Step, steps, without
 from bench.stores import Stores
 from bench.subjects import LARGE, Subject, large_file
 from bench.table import Measured
@@ -175,3 +176,37 @@ def test_the_bare_write_writes_what_a_store_has_to_keep(tmp_path: Path, monkeypa
     content = source.read_bytes()
     assert len(content) == 8 * 4096
     assert (tmp_path / "copy").read_bytes() == b"".join(content[at : at + 4096] for at in range(0, 8 * 4096, 8192))
+
+
+def test_what_is_dropped_is_deleted_behind_its_row_and_the_next_one_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    waits: list[float] = []
+    seen: list[int] = []
+
+    def race(place: Place, _stores: Stores) -> Race:
+        def once() -> Sample:
+            seen.append(len(list(place.dropped.rglob("*"))))
+            (target := place.scratch / "target").mkdir(parents=True)
+            (target / "file").touch()
+            return Sample(1.0)
+
+        return Race([Contestant("isolate", once, tidy=lambda: place.drop(place.scratch / "target"))])
+
+    monkeypatch.setattr(session_module, "MANY_NAMES", 6)
+    row = replace(ROWS[0], make=race, goals=())
+    session = Session(tmp_path, replace(Size(), runs=2), None, told.append, waits.append)
+    found = list(session.measure([Step(TREES[0], [replace(row, number=number) for number in "123"])]))
+    assert [len(one.results[0].samples) for one in found] == [2, 2, 2]
+    assert seen == [0, 2, 4] * 3
+    assert waits == [SETTLE_S] * 2
+    assert sum("waiting" in line for line in told) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_there_need_not_be_dropped(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        place = Place(tmp_path / "work", tmp_path, stack, Size())
+        place.drop(tmp_path / "absent")
+        assert not place.dropped.exists()
