@@ -8,10 +8,10 @@ the disk.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from isolate.cas.digest import Namespace
+from isolate.cas.digest import Blob, Namespace
 from isolate.clock import Clock
 from isolate.crew import GrowingCrew
 from isolate.entries import Kind
@@ -21,6 +21,7 @@ from isolate.monitor import Monitor
 from isolate.scan import Found
 from isolate.sender import Sender
 from isolate.slab import UNSENT_SLABS, Slab
+from isolate.upload import Wanted
 
 
 class Feed:
@@ -57,24 +58,29 @@ class Feed:
                     await queue.put(slab)
             await queue.put(None)
 
-    def source(self, entry: Found) -> str:
-        """Return where the content of `entry` is."""
-        return entry.source or self._prefix + entry.path
+    def wanted(self, entries: Sequence[Found], blobs: Sequence[Blob]) -> list[Wanted]:
+        """Return the files `entries` with what is in each, as they are sent."""
+        return list(map(Wanted, self._sources(entries), blobs))
 
     def let_next(self) -> None:
         """Let another slab be read: what one held is sent."""
         self._unsent.release()
+
+    def _sources(self, entries: Sequence[Found]) -> list[str]:
+        """Return where the contents of `entries` are."""
+        prefix = self._prefix
+        return [source or prefix + path for path, _, _, _, source, _ in entries]
 
     async def _begin(self, slab: Slab, tasks: asyncio.TaskGroup) -> None:
         """Have the files of a slab read whose digests nobody remembers."""
         self._monitor.expect("hashed_files", len(slab.unknown) + len(slab.large))
         self._monitor.expect("hashed_bytes", slab.unknown_bytes + slab.large_bytes)
         slab.read_at_ns = int(self._clock.now() * 1e9)
-        for index in slab.large:
-            slab.reading.append(tasks.create_task(self._read_large(self.source(slab.entries[index]))))
+        for path in self._sources([slab.entries[index] for index in slab.large]):
+            slab.reading.append(tasks.create_task(self._read_large(path)))
         if slab.unknown:
             files = [slab.entries[index] for index in slab.unknown]
-            paths, stamps = [self.source(file) for file in files], [file.stamp for file in files if file.stamp]
+            paths, stamps = self._sources(files), [file.stamp for file in files if file.stamp]
             await self._unsent.acquire()
             slab.hashing = tasks.create_task(self._crew.hash(paths, stamps))
 

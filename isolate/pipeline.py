@@ -30,7 +30,7 @@ from isolate.seen import Seen
 from isolate.sender import Sender, jobs_of
 from isolate.slab import SLABS_BEHIND, SLABS_IN_FLIGHT, Slab, files_of, manifest_entries, slabs_of
 from isolate.split import Groups, splitter_for
-from isolate.statcache import StatCache, is_settled
+from isolate.statcache import StatCache, settled_ns
 from isolate.upload import Wanted
 
 LOOKUP_ENTRIES = 16_384  # what one `missing` may ask about; it asks for less rather than wait
@@ -147,59 +147,61 @@ class Pipeline:
 
     async def _settle(self, slab: Slab) -> None:
         """Wait for the digests of a slab."""
-        hashed_bytes = 0
         if slab.hashing is not None:
             results, slab.hand = await slab.hashing
-            for index, result in zip(slab.unknown, results, strict=True):
-                hashed_bytes += self._learn(slab, index, result)
+            self._monitor.count("hashed_bytes", self._learn(slab, slab.unknown, results))
         self._monitor.count("cached_files", slab.files - len(slab.unknown) - len(slab.large))
         self._monitor.count("hashed_files", len(slab.unknown))
-        self._monitor.count("hashed_bytes", hashed_bytes)
 
-    def _learn(self, slab: Slab, index: int, result: Hashed | IsolateError) -> int:
-        """Take what a file is called by its content; return its size."""
-        if isinstance(result, IsolateError):
-            if not self._skip_broken:
-                raise result
-            self._monitor.problem(result)
-            return 0
-        slab.blobs[index] = result.blob
-        if result.stamp is not None and is_settled(result.stamp, slab.read_at_ns):
-            slab.learnt.append((index, result.blob, result.stamp))
-        return result.blob.size
+    def _learn(self, slab: Slab, indexes: Sequence[int], results: Sequence[Hashed | IsolateError]) -> int:
+        """Take what files are called by their contents; return their size."""
+        newest_ns, size_bytes = settled_ns(slab.read_at_ns), 0
+        for index, result in zip(indexes, results, strict=True):
+            if isinstance(result, IsolateError):
+                if not self._skip_broken:
+                    raise result
+                self._monitor.problem(result)
+                continue
+            blob, stamp = result
+            slab.blobs[index] = blob
+            size_bytes += blob[1]
+            if stamp is not None and stamp[2] <= newest_ns:
+                slab.learnt.append((index, blob, stamp))
+        return size_bytes
 
     async def _settle_large(self, slab: Slab) -> None:
         """Wait until the large files of a slab are read; have those sent that changed meanwhile."""
         for index, reading in zip(slab.large, slab.reading, strict=True):
             result = await reading
-            self._monitor.count("archived_bytes", self._learn(slab, index, result))
+            self._monitor.count("archived_bytes", self._learn(slab, [index], [result]))
             self._monitor.count("hashed_files")
             if isinstance(result, IsolateError) or not self._seen.first([result.blob.digest]):
                 continue
             if result.stamp is None and await self._store.missing([result.blob]):
                 self._sender.expect(1, result.blob.size)
-                await self._start([Wanted(self._feed.source(slab.entries[index]), result.blob)])
+                await self._start(self._feed.wanted([slab.entries[index]], [result.blob]))
 
     async def _look_up(self, slabs: Sequence[Slab]) -> None:
         """Ask for the blobs that this pass meets for the first time, and have the missing ones sent."""
-        self._monitor.count("archived_bytes", sum([blob.size for slab in slabs for blob in slab.blobs if blob]))
-        fresh: list[list[Blob]] = []
+        self._monitor.count("archived_bytes", sum([blob[1] for slab in slabs for blob in slab.blobs if blob]))
+        asked: list[Blob] = []
+        fresh: list[list[bytes]] = []
         for slab in slabs:
-            named = {blob.digest: blob for blob in slab.blobs if blob is not None}
+            named = {blob[0]: blob for blob in slab.blobs if blob is not None}
             if slab.part is not None:
                 named[slab.part.manifest.digest] = slab.part.manifest
-            fresh.append([named[digest] for digest in self._seen.first(named)])
-        asked = [blob for first in fresh for blob in first]
-        missing = set(await self._store.missing(asked)) if asked else set()
-        self._monitor.count("present_blobs", len(asked) - len(missing))
-        if missing:
-            self._sender.expect(len(missing), sum(blob.size for blob in missing))
+            fresh.append(self._seen.first(named))
+            asked += [named[digest] for digest in fresh[-1]]
+        lacking = await self._store.missing(asked) if asked else []
+        self._monitor.count("present_blobs", len(asked) - len(lacking))
+        if lacking:
+            self._sender.expect(len(lacking), sum([blob[1] for blob in lacking]))
+        missing = {blob[0] for blob in lacking}
         for slab, first in zip(slabs, fresh, strict=True):
             absent = missing.intersection(first) if missing else missing
             if absent:
                 slab.part = None  # is made once more, which is the way to have it sent
-            files = [Wanted(self._feed.source(entry), blob) for entry, blob in files_of(slab, absent)]
-            await self._send_slab(slab, files)
+            await self._send_slab(slab, self._feed.wanted(*files_of(slab, absent)))
 
     async def _send_slab(self, slab: Slab, files: Sequence[Wanted]) -> None:
         """Have `files` sent by who hashed them."""
@@ -241,12 +243,12 @@ class Pipeline:
             await self._settle_large(slab)
             slab.learnt.sort(key=itemgetter(0))
             read = sorted(slab.unknown + slab.large)
-            slab.is_settled = [slab.entries[index].stamp for index in read] == [stamp for _, _, stamp in slab.learnt]
+            slab.is_settled = [slab.entries[index][3] for index in read] == [stamp for _, _, stamp in slab.learnt]
             await self._record(slab)
 
     async def _record(self, slab: Slab) -> None:
         # A file without a blob is broken, reported, and left out as the caller wished.
-        kinds = [entry.kind for entry in slab.entries]
+        kinds = [entry[1] for entry in slab.entries]
         sizes = [blob[1] for blob in slab.blobs if blob is not None]
         self._files += len(sizes) + kinds.count(Kind.LINK)
         self._size_bytes += sum(sizes)
@@ -268,8 +270,7 @@ class Pipeline:
     async def _record_entries(self, slab: Slab) -> None:
         entries = manifest_entries(slab, self._modes)
         if self._cache is not None:
-            for index, blob, stamp in slab.learnt:
-                self._cache.store(slab.entries[index].path, stamp, blob.digest)
+            self._cache.store([(slab.entries[index][0], stamp, blob[0]) for index, blob, stamp in slab.learnt])
         if self._parts is not None:
             self._parts.take(slab.entries, slab.blobs, settled=slab.is_settled)
         if self._recorded is not None:

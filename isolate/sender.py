@@ -143,13 +143,14 @@ def jobs_of(files: Sequence[Wanted]) -> Iterator[list[Wanted]]:
     job: list[Wanted] = []
     job_bytes = 0
     for file in files:
-        if job and (len(job) == JOB_FILES or job_bytes + file.blob.size > JOB_BYTES):
+        _, (_, size_bytes) = file
+        if job and (len(job) == JOB_FILES or job_bytes + size_bytes > JOB_BYTES):
             yield job
             job, job_bytes = [], 0
-        if file.blob.size > CHUNKED_ABOVE_BYTES:
+        if size_bytes > CHUNKED_ABOVE_BYTES:
             yield [file]
             continue
         job.append(file)
-        job_bytes += file.blob.size
+        job_bytes += size_bytes
     if job:
         yield job

@@ -132,15 +132,17 @@ def _runs(entries: Iterator[Found], parts: PartCache) -> Iterator[list[Found] | 
             ahead = list(islice(entries, SLAB_ENTRIES))
 
 
-def files_of(slab: Slab, blobs: set[Blob]) -> list[tuple[Found, Blob]]:
-    """Return the first file of `slab` for each of `blobs`, in the order of their paths."""
-    files: list[tuple[Found, Blob]] = []
-    left = set(blobs)
+def files_of(slab: Slab, digests: set[bytes]) -> tuple[list[Found], list[Blob]]:
+    """Return the first file of `slab` for each of `digests`, in the order of their paths, and what is in it."""
+    entries: list[Found] = []
+    blobs: list[Blob] = []
+    left = set(digests)
     for entry, blob in zip(slab.entries, slab.blobs, strict=True) if left else ():
-        if blob is not None and blob in left:
-            left.remove(blob)
-            files.append((entry, blob))
-    return files
+        if blob is not None and blob[0] in left:
+            left.remove(blob[0])
+            entries.append(entry)
+            blobs.append(blob)
+    return entries, blobs
 
 
 def manifest_entries(slab: Slab, modes: dict[int, int]) -> list[Entry]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
-from collections.abc import Container, Generator, Iterator
+from collections.abc import Container, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -38,9 +38,12 @@ _END = "\U0010ffff\U0010ffff"  # sorts behind every path
 Record = tuple[Any, ...]  # the five numbers of a stamp, then the digest
 
 
-def is_settled(stamp: Stamp, read_at_ns: int) -> bool:
-    """Say whether a file read at `read_at_ns` cannot have changed afterwards without changing its stamp."""
-    return stamp[2] <= read_at_ns - SETTLED_NS
+def settled_ns(read_at_ns: int) -> int:
+    """Return the newest ctime with which a file read at `read_at_ns` cannot have changed afterwards and kept its stamp.
+
+    One number for all files that were read together.
+    """
+    return read_at_ns - SETTLED_NS
 
 
 class StatCache:
@@ -132,12 +135,12 @@ class StatCache:
         except OSError as error:
             self._give_up(error)
 
-    def store(self, path: str, stamp: Stamp, digest: bytes) -> None:
-        """Remember a digest that `find` did not give. The caller made sure that the stamp is settled."""
+    def store(self, files: Iterable[tuple[str, Stamp, bytes]]) -> None:
+        """Remember digests that `find` did not give. The caller made sure that the stamps are settled."""
         if self._is_off:
             return
         try:
-            self._merge().add(path, (*stamp, digest), self._dead)
+            self._merge().add(files, self._dead)
         except OSError as error:
             self._give_up(error)
 
@@ -222,12 +225,14 @@ class _Merger:
         self._open = True
         write_frame(self._file, head)
 
-    def add(self, path: str, record: Record, dead: set[str]) -> None:
-        """Write a new record behind those old ones that come before it and are not dead."""
-        self.advance(path, dead)
-        if self._next is not None and self._next[0] == path:
-            self._next = next(self._old, None)
-        self._write(path, record)
+    def add(self, files: Iterable[tuple[str, Stamp, bytes]], dead: set[str]) -> None:
+        """Write new records, each behind those old ones that come before it and are not dead."""
+        for path, stamp, digest in files:
+            if self._next is not None:
+                self.advance(path, dead)
+                if self._next is not None and self._next[0] == path:
+                    self._next = next(self._old, None)
+            self._write(path, (*stamp, digest))
 
     def advance(self, path: str, dead: set[str]) -> None:
         """Write those old ones that come before `path` and are not dead; the dead are forgotten."""

@@ -199,7 +199,7 @@ async def test_digests_that_turn_out_wrong_are_dropped_and_their_files_read(
             remembered = b"other" + content if number < stale else content  # type: ignore[operator]
             stamp = stamp_of((root / name).stat())
             assert cache.find(name, stamp) is None
-            cache.store(name, stamp, OURS.algorithm.digest(remembered))  # type: ignore[arg-type]
+            cache.store([(name, stamp, OURS.algorithm.digest(remembered))])  # type: ignore[arg-type]
     for expected in (read, 0):
         monitor = TallyMonitor()
         archived = await archive(root, MemoryStore(OURS), monitor, clock=clock, stat_cache=tmp_path / "cache")

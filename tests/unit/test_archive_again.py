@@ -201,6 +201,6 @@ def test_the_caches_have_names_of_their_own(tmp_path: Path) -> None:
         StatCache(tmp_path, "/tree", OURS.algorithm, AHEAD, TallyMonitor()) as cache,
         PartCache(tmp_path, "/tree", OURS.algorithm, AHEAD, TallyMonitor()) as parts,
     ):
-        cache.store("a", (1, 2, 3, 4, 5), bytes(32))
+        cache.store([("a", (1, 2, 3, 4, 5), bytes(32))])
         assert parts.is_empty
     assert [path.name.endswith("-parts") for path in tmp_path.iterdir()] == [False]
