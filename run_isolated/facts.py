@@ -12,6 +12,7 @@ from typing import NamedTuple
 from isolate.cas.digest import Algorithm, Blob
 from isolate.errors import InvalidRecord
 from run_isolated.linked import Variant
+from run_isolated.looker import layout_of
 
 
 class Fact(NamedTuple):
@@ -32,11 +33,11 @@ class Facts:
     """Packs facts of one algorithm."""
 
     def __init__(self, algorithm: Algorithm) -> None:
-        self._digest_bytes = algorithm.digest_bytes
-        self._layout = struct.Struct(f"<QqQ?{algorithm.digest_bytes}s")
+        self.digest_bytes, self.layout = algorithm.digest_bytes, layout_of(algorithm.digest_bytes)
+        self.fact_bytes = self.layout.size
 
     def pack(self, facts: Iterable[tuple[int, int, int, bool, bytes]]) -> bytes:
-        pack = self._layout.pack
+        pack = self.layout.pack
         return b"".join([pack(*fact) for fact in facts])
 
     def known(self, packed: bytes) -> dict[Variant, tuple[int, int, int]]:
@@ -46,14 +47,25 @@ class Facts:
             for size, mtime_ns, inode, executable, digest in self.unpack(packed)
         }
 
+    def count(self, packed: bytes) -> int:
+        """Return how many facts were packed; raises InvalidRecord."""
+        count, rest = divmod(len(packed), self.fact_bytes)
+        if rest:
+            raise InvalidRecord(f"Facts of a kept tree are damaged: {rest} bytes are left over")
+        return count
+
+    def variants(self, packed: bytes) -> list[Variant]:
+        """Return the files of which facts were packed; raises InvalidRecord."""
+        return [fact.variant for fact in self.unpack(packed)]
+
     def digests(self, packed: bytes) -> Iterator[bytes]:
         """Yield only the digests of what was packed: they are at the end of each fact."""
-        size, length = self._layout.size, self._digest_bytes
+        size, length = self.fact_bytes, self.digest_bytes
         return (packed[end - length : end] for end in range(size, len(packed) + 1, size))
 
     def unpack(self, packed: bytes) -> Iterator[Fact]:
         """Yield what was packed; raises InvalidRecord."""
         try:
-            return map(Fact._make, self._layout.iter_unpack(packed))
+            return map(Fact._make, self.layout.iter_unpack(packed))
         except struct.error as error:
             raise InvalidRecord(f"Facts of a kept tree are damaged: {error}") from error

@@ -21,8 +21,9 @@ from isolate.cas.cache import LocalCache, Pin
 from isolate.errors import InvalidRecord
 from run_isolated.exposure import Exposure
 from run_isolated.kept import Shared, Taken
+from run_isolated.looking import Look
 from run_isolated.proof import new_marker_ns
-from run_isolated.remapping import TOUCH_S, sources_of, unchanged_files
+from run_isolated.remapping import TOUCH_S, settled_files, sources_of, unless_changed
 from run_isolated.renewal import NotReusable, renew
 from run_isolated.reuse import Trees
 from run_isolated.sealing import unsealed, write_whole
@@ -72,13 +73,13 @@ class Lower:
         with suppress(NotReusable, InvalidRecord, ValueError), self.cache.pin() as pin:
             marker_ns = new_marker_ns(self.cache)
             # What has other names than those below `trees/` is replaced in the cache, and so is a tree that has it.
-            linked = unchanged_files(self.cache, pin, self.shared, facts, check)
-            if not marker_ns or linked is None:
+            expected = settled_files(self.cache, pin, self.shared, facts, check)
+            if not marker_ns:
                 return None
-            with sources_of(self.cache, check) as found:
-                wanted = checked(self.kept.folders(), check)
+            with sources_of(self.cache, check) as found, Look(self.cache, expected, check=check) as look:
+                wanted = unless_changed(look, checked(self.kept.folders(), check))
                 renew(self.kept.tree, wanted, facts, found, since_ns, aside, aside.parent, limit=0)
-            is_doubtful = any(self.cache.in_doubt(variants) for variants in linked)
+            is_doubtful = any(self.cache.in_doubt(variants) for variants in expected)
             return self._noted(marker_ns, b"" if is_doubtful else number)
         return None
 

@@ -20,7 +20,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from isolate.cas.cache import LocalCache, Pin
 from isolate.cas.cache_files import discard
@@ -31,6 +31,9 @@ from run_isolated.facts import Facts
 from run_isolated.linked import Linked, Variant
 from run_isolated.mapper import directory
 from run_isolated.standing import Layout, Standing
+
+if TYPE_CHECKING:
+    from run_isolated.looking import Expected
 
 TICK_S = 0.0005  # how often to look whether the file system's clock has moved; kernels tick every 1-10 ms
 MAX_TICK_S = 3.0  # some file systems keep whole seconds; one that does not move at all is trusted with nothing
@@ -57,7 +60,9 @@ class Verdict:
 class Proof:
     """One run's proof: `start` after mapping and before the command, `check` after it."""
 
-    def __init__(self, cache: LocalCache, linked: Linked, pin: Pin, standing: Standing | None, marker_ns: int) -> None:
+    def __init__(
+        self, cache: LocalCache, linked: Linked | Expected, pin: Pin, standing: Standing | None, marker_ns: int
+    ) -> None:
         """Use `start`; `standing` is None when nothing is shared."""
         self._cache, self._linked, self._pin, self._standing = cache, linked, pin, standing
         self.marker_ns = marker_ns  # ctime that the first write of the command has, or a later one; 0 when not known
@@ -65,7 +70,7 @@ class Proof:
         self._started_s = cache.clock.monotonic()
 
     @classmethod
-    def start(cls, cache: LocalCache, linked: Linked, pin: Pin, layout: Layout) -> Self:
+    def start(cls, cache: LocalCache, linked: Linked | Expected, pin: Pin, layout: Layout) -> Self:
         """Set the marker: when this returns, the command may start."""
         if not linked.files:
             return cls(cache, linked, pin, None, 0)
@@ -83,15 +88,28 @@ class Proof:
         if self._standing is None:
             return Verdict(0, ())
         since_ns = 0 if self._clock_was_set_back() else self.marker_ns
+        linked, standing = self._linked, self._standing
+        if isinstance(linked, Linked):
+            self._doubt_moved(standing, since_ns)
+            rehashed_files = self._noted(linked, since_ns)
+        else:
+            rehashed_files = self._seen(linked, standing, since_ns)
+        return Verdict(rehashed_files, tuple(self._cache.poisoned_since(self._pin)))
+
+    def _doubt_moved(self, standing: Standing, since_ns: int) -> None:
+        """Have the cache doubt what may have got another name."""
         try:
-            if moved := self._standing.moved(since_ns, self._inode_of):
+            if moved := standing.moved(since_ns, self._inode_of):
                 self._cache.doubt(sorted(moved))
         except (InvalidRecord, OSError, ValueError):  # what says where they should be was harmed: they may be anywhere
             for variants in self._linked:
                 self._cache.doubt(variants)
+
+    def _noted(self, linked: Linked, since_ns: int) -> int:
+        """Hash what may have been written to, note what all are now, and return how many were hashed."""
         facts, packer = Spool(self._cache.temporary), Facts(self._cache.namespace.algorithm)
         rehashed_files, all_right = 0, True
-        for variants in self._linked:
+        for variants in linked:
             known = self._identities(variants, since_ns)
             if len(known) < len(variants):
                 suspects = [variant for variant in variants if variant not in known]
@@ -101,7 +119,20 @@ class Proof:
             all_right = all_right and len(known) == len(variants)
             facts.append(packer.pack((*seen, executable, blob[0]) for (blob, executable), seen in known.items()))
         self.facts = facts if all_right else None
-        return Verdict(rehashed_files, tuple(self._cache.poisoned_since(self._pin)))
+        return rehashed_files
+
+    def _seen(self, expected: Expected, standing: Standing, since_ns: int) -> int:
+        """Hash what may have been written to, of files of which is known what they were; return how many it were."""
+        from run_isolated.looking import Look
+
+        rehashed_files = 0
+        with Look(self._cache, expected, since_ns) as look:
+            self._doubt_moved(standing, since_ns)
+            for suspects in look.differing():
+                self._cache.doubt(suspects)  # before they are hashed: should we be killed, they are in doubt
+                self._cache.recheck(suspects)
+                rehashed_files += len(suspects)
+        return rehashed_files
 
     def _identities(self, variants: Sequence[Variant], before_ns: float = math.inf) -> dict[Variant, Identity]:
         """Return what those files are that are there and that nobody wrote to from `before_ns` on."""

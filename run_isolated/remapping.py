@@ -19,6 +19,7 @@ from run_isolated.facts import Facts
 from run_isolated.folders import Folder, Known, folders_of
 from run_isolated.kept import About, Shared, Taken
 from run_isolated.linked import Linked, Variant
+from run_isolated.looking import Expected, Look
 from run_isolated.mapper import Mapped, directory
 from run_isolated.mapping import Ready, sketch
 from run_isolated.plans import Plans
@@ -29,6 +30,7 @@ from run_isolated.standing import Layout
 from run_isolated.stopping import Check, checked, go_on
 
 TOUCH_S = 600  # the files of a tree that is used again and again are noted as used no more often
+LOOK_BYTES = 32 << 10  # of facts: 500 names, 3 ms
 
 
 def reuse(cache: LocalCache, trees: Trees, root: bytes, destination: Path, check: Check = go_on) -> Ready | None:
@@ -55,42 +57,49 @@ def _renewed(
     if shared is None:
         return None
     pin = cache.pin([root])
-    linked = unchanged_files(cache, pin, shared, trees.facts, check)
-    if linked is not None:
-        directories = Spool(cache.temporary)
-        wanted = _noting(checked(taken.folders(), check), directories)
-        with sources_of(cache, check) as sources:
-            if trees.renewed(taken, wanted, taken.about.names, sources, destination):
-                about = taken.about
-                return Ready(
-                    root=root,
-                    pin=pin,
-                    proof=Proof.start(
-                        cache, linked, pin, _layout_of_list(destination, directories, taken, trees.facts)
-                    ),
-                    command=tuple(os.fsdecode(word) for word in about.command),
-                    relative_cwd=None if about.relative_cwd is None else os.fsdecode(about.relative_cwd),
-                    cold=(),
-                    hot=shared.sizes,
-                    about=_touched(about, cache, linked),
-                    shared=shared,
-                    taken=taken,
-                )
+    expected = settled_files(cache, pin, shared, trees.facts, check)
+    directories = Spool(cache.temporary)
+    with sources_of(cache, check) as sources, Look(cache, expected, check=check) as look:
+        wanted = unless_changed(look, _noting(checked(taken.folders(), check), directories))
+        if trees.renewed(taken, wanted, taken.about.names, sources, destination):
+            about, layout = taken.about, _layout_of_list(destination, directories, taken, trees.facts)
+            return Ready(
+                root=root,
+                pin=pin,
+                proof=Proof.start(cache, expected, pin, layout),
+                command=tuple(os.fsdecode(word) for word in about.command),
+                relative_cwd=None if about.relative_cwd is None else os.fsdecode(about.relative_cwd),
+                cold=(),
+                hot=shared.sizes,
+                about=_touched(about, cache, expected),
+                shared=shared,
+                taken=taken,
+            )
     pin.release()
     return None
 
 
-def unchanged_files(cache: LocalCache, pin: Pin, shared: Shared, facts: Facts, check: Check = go_on) -> Linked | None:
-    """Pin the files of the cache that a kept tree shares and return them; None when one is another one."""
-    linked = Linked(cache.namespace.algorithm, cache.temporary)
+def settled_files(cache: LocalCache, pin: Pin, shared: Shared, facts: Facts, check: Check = go_on) -> Expected:
+    """Pin the files of the cache that a kept tree shares, end doubts in them, and return what they should be."""
+    expected = Expected(facts, cache.temporary)
     for packed in checked(shared.facts, check):
-        known = facts.known(packed)
-        pin.extend(blob.digest for blob, _ in known)
-        cache.settle(known)
-        if not cache.unchanged(known.items()):
-            return None
-        linked.append(list(known))
-    return linked
+        pin.extend(facts.digests(packed))
+        cache.settle(fact.variant for fact in facts.unpack(packed))
+        expected.append(packed)
+    return expected
+
+
+def unless_changed(look: Look, folders: Iterable[Folder]) -> Iterator[Folder]:
+    """Yield `folders` while others look at the files of the cache; raises NotReusable if one is another one now."""
+    facts_bytes = 0
+    for folder in folders:
+        facts_bytes += len(folder.facts)
+        if facts_bytes >= LOOK_BYTES:
+            look.go_on()
+            facts_bytes = 0
+        yield folder
+    for _ in look.differing():
+        raise NotReusable("The cache has other files now")
 
 
 def from_near(cache: LocalCache, trees: Trees, plans: Plans, destination: Path, check: Check) -> Mapped | None:
@@ -157,11 +166,11 @@ def sources_of(cache: LocalCache, check: Check = go_on) -> Iterator[Sources]:
         )
 
 
-def _touched(about: About, cache: LocalCache, linked: Linked) -> About:
+def _touched(about: About, cache: LocalCache, expected: Expected) -> About:
     """Tell the cache that its files were used, if it was not told lately."""
     now_s = int(cache.clock.now())
     if now_s - about.touched_s < TOUCH_S:
         return about
-    for variants in linked:
+    for variants in expected:
         cache.touch(variants)
     return msgspec.structs.replace(about, touched_s=now_s)

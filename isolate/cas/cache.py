@@ -190,11 +190,6 @@ class LocalCache:
         keys = {self._key(blob.digest, executable=executable): (blob, executable) for blob, executable in wanted}
         return {keys[key]: row.identity for key, row in self._index.look_up(list(keys)).items()}
 
-    def unchanged(self, seen: Iterable[tuple[tuple[Blob, bool], Identity]]) -> bool:
-        """Whether all of the files (blob, executable) are what was seen in this boot."""
-        status, key_of = self._files.status, self._key
-        return all(status(key_of(blob.digest, executable=executable)) == known for (blob, executable), known in seen)
-
     def touch(self, used: Sequence[tuple[Blob, bool]]) -> None:
         """Note that files (blob, executable) were used now."""
         keys = [self._key(blob.digest, executable=executable) for blob, executable in used]
@@ -222,7 +217,9 @@ class LocalCache:
     def in_doubt(self, variants: Iterable[tuple[Blob, bool]]) -> list[bytes]:
         """Return the keys of those of the files (blob, executable) that are in doubt."""
         doubtful = set(self._index.in_doubt())
-        keys = (self._key(blob.digest, executable=executable) for blob, executable in variants if doubtful)
+        if not doubtful:  # nearly always: then the files need not even be named
+            return []
+        keys = (self._key(blob.digest, executable=executable) for blob, executable in variants)
         return sorted(doubtful.intersection(keys))
 
     def settle(self, variants: Iterable[tuple[Blob, bool]]) -> None:

@@ -19,6 +19,7 @@ from typing import NamedTuple, Self
 
 from isolate.cas.cache_form import Form, form_of, open_to_read
 from isolate.cas.cache_index import UNKNOWN_BOOT, Identity, Row, identity
+from isolate.cas.cache_names import EXECUTABLE, name_of
 from isolate.cas.digest import ALGORITHMS, Algorithm, Blob
 from isolate.cas.foreign import make_way
 from isolate.cas.inode_flags import make_mutable
@@ -28,7 +29,6 @@ Content = bytes | bytearray | memoryview
 
 READ_BYTES = 1 << 20
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-_EXECUTABLE = ".x"
 
 
 class Staged(NamedTuple):
@@ -80,14 +80,13 @@ class CacheFiles:
 
     def path(self, key: bytes) -> str:
         """Return where the file called `key` belongs."""
-        name = key[1:-1].hex()
-        return f"{self._bases[key[0]]}/{name[:2]}/{name}{_EXECUTABLE if key[-1] else ''}"
+        return f"{self._bases[key[0]]}/{name_of(key[1:-1], key[-1])}"
 
     def paths(self, algorithm: Algorithm, wanted: Sequence[tuple[Blob, bool]]) -> list[str]:
         """Return what `path` does for many."""
         base, names = self._bases[algorithm.code], [blob[0].hex() for blob, _ in wanted]
         return [
-            f"{base}/{name[:2]}/{name}{_EXECUTABLE if executable else ''}"
+            f"{base}/{name[:2]}/{name}{EXECUTABLE if executable else ''}"
             for name, (_, executable) in zip(names, wanted, strict=True)
         ]
 
@@ -124,7 +123,7 @@ class CacheFiles:
         for algorithm in ALGORITHMS.values():
             for directory in _entries(self._bases[algorithm.code]):
                 for entry in _entries(directory.path):
-                    name = entry.name.removesuffix(_EXECUTABLE)
+                    name = entry.name.removesuffix(EXECUTABLE)
                     with suppress(ValueError, OSError):
                         digest = bytes.fromhex(name)
                         status = entry.stat(follow_symlinks=False)

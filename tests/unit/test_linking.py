@@ -19,7 +19,7 @@ from isolate.errors import BlobsMissing, InvalidManifest
 from isolate.fetch import fetch
 from isolate.found import found, ignore
 from isolate.monitor import NullMonitor
-from run_isolated import linking, many_links
+from run_isolated import beside, linking, many_links
 from run_isolated.linking import Linkers
 from run_isolated.many_links import ManyLinks, Places
 from run_isolated.mapper import How, apply, directory
@@ -161,8 +161,8 @@ def test_what_a_process_that_was_killed_or_stopped_did_not_link_is_linked_here(
     number: signal.Signals,
     moment: int,
 ) -> None:
-    monkeypatch.setattr(linking, "PATIENCE_LOOKS", 3)
-    monkeypatch.setattr(linking, "LOOK_MS", 10)
+    monkeypatch.setattr(beside, "PATIENCE_LOOKS", 3)
+    monkeypatch.setattr(beside, "LOOK_MS", 10)
     checks: list[int] = []
 
     def make_one(link: int) -> None:
@@ -196,7 +196,7 @@ def test_a_name_that_is_another_files_is_told_also_after_a_process_was_killed(
 def test_a_process_that_is_stopped_keeps_nobody_from_ending(
     work: Work, started: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linking, "END_S", 0.01)
+    monkeypatch.setattr(beside, "END_S", 0.01)
 
     def make_one(number: int) -> None:
         for process in started:
@@ -228,7 +228,7 @@ async def planned(cache: LocalCache, others: ManyLinks | None = None) -> Plans:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCache]:
-    monkeypatch.setattr(linking, "_processors", lambda: 3)
+    monkeypatch.setattr(beside, "helper_count", lambda: 2)
     with LocalCache.open(tmp_path / "cache", NS, CachePolicy(), ManualClock(), NullMonitor()) as cache:
         yield cache
 

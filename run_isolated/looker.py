@@ -1,0 +1,64 @@
+"""A process beside a run that looks whether files of the cache are what they were.
+
+Runs fresh and single-threaded (see `COMMAND_LINE`). Knows no tree: pieces of facts come in on stdin, and for each a
+line goes out on stdout, which is empty when all of them hold, and else "0". The invariant: it changes nothing, and ends
+when stdin does. Imports little: it is to be there before the work is done.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+
+from isolate.cas.cache_names import name_of
+
+# As the launcher does it. Arguments: the folder of this package, a descriptor of the files of one algorithm.
+_CODE = "import sys as s; s.path.append(s.argv[1]); from run_isolated.looker import main as m; m(int(s.argv[2]))"
+COMMAND_LINE = ("-I", "-S", "-c", _CODE)
+_HEADER = struct.Struct("<QQq")  # bytes of facts, bytes of each digest, and the ctime that none may have
+
+
+def layout_of(digest_bytes: int) -> struct.Struct:
+    """Return how a fact is packed: size, mtime_ns, inode, whether it is executable, and digest."""
+    return struct.Struct(f"<QqQ?{digest_bytes}s")
+
+
+def batch_of(packed: bytes, digest_bytes: int, before_ns: int) -> bytes:
+    """Return a piece of facts as it is sent."""
+    return _HEADER.pack(len(packed), digest_bytes, before_ns) + packed
+
+
+def differing(files: int, packed: bytes, layout: struct.Struct, before_ns: int) -> list[int]:
+    """Return the numbers of the facts that do not hold, or not since before `before_ns`.
+
+    `files` is the directory of the files of their algorithm.
+    """
+    found: list[int] = []
+    look = os.stat
+    for number, (size, mtime_ns, inode, executable, digest) in enumerate(layout.iter_unpack(packed)):
+        try:
+            status = look(name_of(digest, executable), dir_fd=files, follow_symlinks=False)
+        except OSError:  # gone although it is pinned, or out of reach
+            found.append(number)
+            continue
+        if (
+            status.st_ino != inode
+            or status.st_size != size
+            or status.st_mtime_ns != mtime_ns
+            or status.st_ctime_ns >= before_ns
+        ):
+            found.append(number)
+    return found
+
+
+def main(files: int) -> None:
+    """Look at piece after piece."""
+    with os.fdopen(0, "rb") as incoming:
+        while len(header := incoming.read(_HEADER.size)) == _HEADER.size:
+            length, digest_bytes, before_ns = _HEADER.unpack(header)
+            packed = incoming.read(length)
+            if len(packed) < length:
+                return  # whoever sent it is gone
+            sys.stdout.write("0\n" if differing(files, packed, layout_of(digest_bytes), before_ns) else "\n")
+            sys.stdout.flush()
