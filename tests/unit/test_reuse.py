@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import stat
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from hypothesis import strategies as st
 from isolate import parts
 from isolate.cas.cache import CachePolicy, LocalCache
 from isolate.errors import InternalFailure
-from run_isolated import fetching, inputs, linked, mapping, reuse
+from run_isolated import fetching, inputs, linked, looking, mapping, reuse
 from run_isolated.mapper import How
 from run_isolated.result import Stopped
 from run_isolated.reuse import MAX_TREES, Trees
+from run_isolated.sealing import write_sealed
 from tests.kept_trees import MIN_NAMES, NS, Machine, a_tree, overwritten
 from tests.stored import put_split, put_tree
 from tests.trees import Tree, read_tree
@@ -204,6 +206,41 @@ async def test_a_file_found_wrong_while_a_near_tree_is_compared_is_fetched_again
     assert await machine.run(roots[1]) == a_tree(1)
     assert await machine.run(roots[0]) == a_tree(0)
     assert machine.count("damaged_cache_files") == 1
+
+
+@pytest.mark.parametrize("from_", [0, looking.MIN_SHARED_OUT])
+async def test_a_file_that_another_one_took_the_place_of_is_no_part_of_a_kept_tree(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, from_: int
+) -> None:
+    monkeypatch.setattr(looking, "MIN_SHARED_OUT", from_)
+    tree = a_tree()
+    root = await put_tree(machine.store, tree)
+    await machine.run(root)
+    with LocalCache.open(machine.cache_dir, NS, machine.policy, machine.clock, machine.monitor) as cache:
+        (file,) = cache.files_of([(NS.blob(b"content 3"), False)])
+        Path(file).rename(machine.path / "taken")  # which moves its ctime: it is hashed, and right
+        shutil.copy2(machine.path / "taken", file)
+    assert await machine.run(root) == tree
+    assert machine.count("reused_trees") == 0
+
+
+@pytest.mark.parametrize("from_", [0, looking.MIN_SHARED_OUT])
+async def test_a_command_cannot_take_an_input_off_the_list_of_those_that_are_looked_at(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, from_: int
+) -> None:
+    monkeypatch.setattr(looking, "MIN_SHARED_OUT", from_)
+    root = await put_tree(machine.store, a_tree())
+    await machine.run(root)
+    run = await machine.load(root)
+    assert machine.count("reused_trees") == 1
+    overwritten(run.place / "many/f009")
+    for path in (machine.cache_dir / "trees").glob("*/shared"):
+        with path.open("wb") as file:
+            write_sealed(file, [array("Q", [1]).tobytes()])
+    with pytest.raises(InternalFailure, match="overwritten while the command ran"):
+        run.end()
+    assert machine.kept == []
+    assert await machine.run(root) == a_tree()
 
 
 async def test_a_tree_whose_command_wrote_to_an_input_is_not_kept(machine: Machine) -> None:
