@@ -12,7 +12,6 @@ from typing import NamedTuple
 from isolate.cas.digest import Algorithm, Blob
 from isolate.errors import InvalidRecord
 from run_isolated.linked import Variant
-from run_isolated.looker import layout_of
 
 
 class Fact(NamedTuple):
@@ -33,7 +32,8 @@ class Facts:
     """Packs facts of one algorithm."""
 
     def __init__(self, algorithm: Algorithm) -> None:
-        self.digest_bytes, self.layout = algorithm.digest_bytes, layout_of(algorithm.digest_bytes)
+        self._digest_bytes = algorithm.digest_bytes
+        self.layout = struct.Struct(f"<QqQ?{algorithm.digest_bytes}s")
         self.fact_bytes = self.layout.size
 
     def pack(self, facts: Iterable[tuple[int, int, int, bool, bytes]]) -> bytes:
@@ -60,7 +60,7 @@ class Facts:
 
     def digests(self, packed: bytes) -> Iterator[bytes]:
         """Yield only the digests of what was packed: they are at the end of each fact."""
-        size, length = self.fact_bytes, self.digest_bytes
+        size, length = self.fact_bytes, self._digest_bytes
         return (packed[end - length : end] for end in range(size, len(packed) + 1, size))
 
     def unpack(self, packed: bytes) -> Iterator[Fact]:

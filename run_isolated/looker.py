@@ -16,23 +16,19 @@ from isolate.cas.cache_names import name_of
 # As the launcher does it. Arguments: the folder of this package, a descriptor of the files of one algorithm.
 _CODE = "import sys as s; s.path.append(s.argv[1]); from run_isolated.looker import main as m; m(int(s.argv[2]))"
 COMMAND_LINE = ("-I", "-S", "-c", _CODE)
-_HEADER = struct.Struct("<QQq")  # bytes of facts, bytes of each digest, and the ctime that none may have
+_HEADER = struct.Struct("<Q16sq")  # bytes of facts, how each is packed, and the ctime that none may have
 
 
-def layout_of(digest_bytes: int) -> struct.Struct:
-    """Return how a fact is packed: size, mtime_ns, inode, whether it is executable, and digest."""
-    return struct.Struct(f"<QqQ?{digest_bytes}s")
-
-
-def batch_of(packed: bytes, digest_bytes: int, before_ns: int) -> bytes:
+def batch_of(packed: bytes, layout: struct.Struct, before_ns: int) -> bytes:
     """Return a piece of facts as it is sent."""
-    return _HEADER.pack(len(packed), digest_bytes, before_ns) + packed
+    return _HEADER.pack(len(packed), layout.format.encode(), before_ns) + packed
 
 
 def differing(files: int, packed: bytes, layout: struct.Struct, before_ns: int) -> list[int]:
     """Return the numbers of the facts that do not hold, or not since before `before_ns`.
 
-    `files` is the directory of the files of their algorithm.
+    `files` is the directory of the files of their algorithm; of each fact comes size, mtime_ns, inode, whether it is the
+    executable variant, and digest.
     """
     found: list[int] = []
     look = os.stat
@@ -56,9 +52,11 @@ def main(files: int) -> None:
     """Look at piece after piece."""
     with os.fdopen(0, "rb") as incoming:
         while len(header := incoming.read(_HEADER.size)) == _HEADER.size:
-            length, digest_bytes, before_ns = _HEADER.unpack(header)
+            length, layout, before_ns = _HEADER.unpack(header)
             packed = incoming.read(length)
             if len(packed) < length:
                 return  # whoever sent it is gone
-            sys.stdout.write("0\n" if differing(files, packed, layout_of(digest_bytes), before_ns) else "\n")
+            sys.stdout.write(
+                "0\n" if differing(files, packed, struct.Struct(layout.rstrip(b"\0")), before_ns) else "\n"
+            )
             sys.stdout.flush()

@@ -97,7 +97,7 @@ class Look:
             yield from self._seen(self._doubtful.pop())
 
     def _batch(self, number: int) -> bytes:
-        return batch_of(self._expected.pieces[number], self._expected.facts.digest_bytes, self._before_ns)
+        return batch_of(self._expected.pieces[number], self._expected.facts.layout, self._before_ns)
 
     def _seen(self, number: int) -> Iterator[list[Variant]]:
         piece, facts = self._expected.pieces[number], self._expected.facts
