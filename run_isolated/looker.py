@@ -27,7 +27,7 @@ def batch_of(packed: bytes, layout: struct.Struct, before_ns: int) -> bytes:
 def differing(files: int, packed: bytes, layout: struct.Struct, before_ns: int) -> list[int]:
     """Return the numbers of the facts that do not hold, or not since before `before_ns`.
 
-    `files` is the directory of the files of their algorithm; of each fact comes size, mtime_ns, inode, whether it is the
+    `files` is the directory of the files of their algorithm. A fact is size, mtime_ns, inode, whether it is the
     executable variant, and digest.
     """
     found: list[int] = []
