@@ -1,49 +1,72 @@
-"""The entries of a large tree from a scanner that was started before anything else, while the rest is imported.
+"""The entries of a large tree from scanners that were started before anything else, while the rest is imported.
 
-Knows no archive. The invariants: the entries are those that `scan` yields here, whatever becomes of the scanner; it is
-gone when the context is left.
+Knows no archive. Two scanners share a tree that had parts before, each up to where the other begins. The invariants:
+the entries are those that `scan` yields here, whatever becomes of the scanners, or FileChanged is raised where both
+saw the place between them differently; they are gone when the context is left.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import IO, Self
 
-from isolate.scan import Found, ScanRules, scan
-from isolate.scanner import ENTRY_BYTES, HEAD, WITH_DEFAULTS, WITHOUT_DEFAULTS, unpack
+from isolate.errors import FileChanged
+from isolate.scan import Found, ScanRules, place_of, scan
+from isolate.scanned import HEAD, Run, body_bytes
+from isolate.scanner import WITH_DEFAULTS, WITHOUT_DEFAULTS
 
 MAX_BATCH_BYTES = 64 << 20
+LINE_BYTES = 1 << 20  # a scanner that has to be woken for each 64 KiB scans half as fast
 
 
 class ScanAhead:
     """A scan of the directory `root` with the rules of our own namespaces; a context manager that ends it."""
 
-    def __init__(self, root: str, patterns: Sequence[str], *, defaults: bool) -> None:
-        """Start it; `root` is absolute, `patterns` and `defaults` are those of `denylist`."""
+    def __init__(
+        self, root: str, patterns: Sequence[str], known: Sequence[tuple[str, int]] = (), *, defaults: bool
+    ) -> None:
+        """Start it; `root` is absolute, `patterns` and `defaults` are those of `denylist`.
+
+        `known` are first paths and numbers of entries of the parts that the tree had.
+        """
         self.root = root
         self._is_used = False
-        argv = [sys.executable, "-P", "-m", "isolate.scanner", root, WITH_DEFAULTS if defaults else WITHOUT_DEFAULTS]
-        # Born with SIGINT blocked, it cannot be interrupted before it knows what to do about it.
+        seam = _middle(known)
+        self._ranges = [("", seam), (seam, "")] if seam else [("", "")]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        # Born with SIGINT blocked, they cannot be interrupted before they know what to do about it.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        self._process: subprocess.Popen[bytes] | None = None
         try:
-            self._process = subprocess.Popen(
-                [*argv, *patterns], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
+            for start, end in self._ranges:
+                parts = [one for one in known if start <= one[0] and (one[0] < end or not end)]
+                argv = [sys.executable, "-P", "-m", "isolate.scanner", root]
+                argv += [WITH_DEFAULTS if defaults else WITHOUT_DEFAULTS, start, end, str(len(parts))]
+                argv += [item for first, entries in parts for item in (first, str(entries))]
+                self._start([*argv, *patterns])
         except OSError:
-            pass  # we can scan ourselves
+            pass  # we can scan ourselves what nobody else does
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
+    def _start(self, argv: Sequence[str]) -> None:
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self._processes.append(process)
+        assert process.stdout is not None, "it was asked for"
+        with suppress(OSError):  # more than the system lets a user have
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, LINE_BYTES)
+
     @property
-    def pid(self) -> int | None:
-        """The process that scans, None where none could be started."""
-        return None if self._process is None else self._process.pid
+    def pids(self) -> list[int]:
+        """The processes that scan."""
+        return [process.pid for process in self._processes]
 
     def __enter__(self) -> Self:
         return self
@@ -51,40 +74,72 @@ class ScanAhead:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None:
-            with self._process:  # closes the line and waits
-                self._process.kill()
+        with ExitStack() as stack:
+            for process in self._processes:
+                stack.enter_context(process)  # closes the line and waits
+                process.kill()
 
-    def entries(self, rules: ScanRules) -> Iterator[Found]:
-        """Yield what is below the root; `rules` are those of the scanner, for what it cannot tell."""
-        last = ""
-        if self._process is not None and not self._is_used:
+    def runs(self, rules: ScanRules) -> Iterator[Found | Run]:
+        """Yield what is below the root; `rules` are those of the scanners, for what they cannot tell.
+
+        Raises FileChanged as well as what `scan` raises.
+        """
+        last: Run | None = None
+        if not self._is_used:
             self._is_used = True
             try:
-                for batch in _batches(self._process.stdout):
-                    yield from batch
-                    last = batch[-1].path
+                for run in self._told():
+                    if run.proof is None:
+                        yield from run
+                    else:
+                        yield run
+                    last = run
             except (EOFError, ValueError, struct.error):
-                pass  # it met an error, or was killed: we come to the same place
+                pass  # one met an error, or was killed: we come to the same place
             else:
                 return
-        for found in scan(self.root, rules):
-            if found.path > last:
+        reached = place_of(last[-1]) if last else ""
+        for found in scan(self.root, rules, reached):
+            if place_of(found) > reached:
                 yield found
 
+    def _told(self) -> Iterator[Run]:
+        """Yield what the scanners tell; raises EOFError, ValueError, struct.error where that ends early."""
+        behind = ""
+        for number in range(len(self._ranges)):
+            if number == len(self._processes):
+                raise EOFError  # it could not be started
+            is_first = number > 0
+            while True:
+                run = _received(self._processes[number].stdout)
+                if is_first and run.first != behind:
+                    # Both looked at the directories above the place between them, and these have changed meanwhile.
+                    raise FileChanged(os.path.join(self.root, behind or run.first))
+                is_first = False
+                if not run:
+                    behind = run.first
+                    break
+                yield run
 
-def _batches(source: IO[bytes] | None) -> Iterator[list[Found]]:
-    """Yield batches as they come; raises EOFError when the last one does not, ValueError, struct.error for nonsense."""
+
+def _middle(known: Sequence[tuple[str, int]]) -> str:
+    """Return the first path of the part in the middle; "" where there are too few."""
+    half, passed = sum(entries for _, entries in known) // 2, 0
+    for first, entries in known:
+        if passed >= half:
+            return first
+        passed += entries
+    return ""
+
+
+def _received(source: IO[bytes] | None) -> Run:
+    """Return the next run; raises EOFError when it does not come, ValueError, struct.error for nonsense."""
     assert source is not None, "it was asked for"
-    while True:
-        entries, name_bytes = HEAD.unpack(_exactly(source, HEAD.size))
-        size = entries * ENTRY_BYTES + name_bytes
-        if size > MAX_BATCH_BYTES:
-            raise ValueError(f"a batch of {size} bytes")
-        batch = unpack(entries, _exactly(source, size)) if entries else []
-        if not batch:
-            return
-        yield batch
+    head = _exactly(source, HEAD.size)
+    size = body_bytes(head)
+    if size > MAX_BATCH_BYTES:
+        raise ValueError(f"a batch of {size} bytes")
+    return Run(head, _exactly(source, size))
 
 
 def _exactly(source: IO[bytes], length: int) -> bytes:

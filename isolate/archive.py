@@ -30,6 +30,7 @@ from isolate.monitor import Monitor
 from isolate.partcache import PartCache
 from isolate.pipeline import Built, Pipeline
 from isolate.scan import Found, ScanRules, scan
+from isolate.scanned import Run, flat
 from isolate.sender import Sender
 from isolate.statcache import StatCache
 
@@ -83,7 +84,7 @@ class Plan:
 
     name: str  # under which digests are remembered
     root: str  # absolute; where the paths of `entries` begin
-    entries: Callable[[], Iterator[Found]]  # looks at the disk anew each time
+    entries: Callable[[], Iterator[Found | Run]]  # looks at the disk anew each time
     command: tuple[str, ...] = ()
     relative_cwd: str | None = None
     read_only: int | None = None
@@ -99,12 +100,14 @@ async def archive_tree(root: Path, target: Target, options: ArchiveOptions, moni
     rules = rules_of(options, target.namespace, monitor)
     where = os.path.abspath(root)
 
-    def entries() -> Iterator[Found]:
+    def entries() -> Iterator[Found | Run]:
         # Collapsed links bring entries out of order, so that all are held; else they come one by one.
         if rules.collapse:
             found = iter(expand(where, EVERYTHING, rules))
         elif options.ahead is not None and options.ahead.root == where:
-            found = options.ahead.entries(rules)
+            if not options.subdir:
+                return options.ahead.runs(rules)
+            found = flat(options.ahead.runs(rules))
         else:
             found = scan(where, rules)
         return beginning(options.subdir, found)

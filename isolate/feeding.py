@@ -19,6 +19,7 @@ from isolate.errors import FileChanged, InvalidInput, IsolateError, Unreadable
 from isolate.hashing import Hashed
 from isolate.monitor import Monitor
 from isolate.scan import Found
+from isolate.scanned import Run, flat
 from isolate.sender import Sender
 from isolate.slab import UNSENT_SLABS, Slab
 from isolate.upload import Wanted
@@ -43,9 +44,9 @@ class Feed:
         self._skip_broken = skip_broken
         self._unsent = asyncio.Semaphore(UNSENT_SLABS)
 
-    def recorded(self, entries: Iterator[Found], namespace: Namespace) -> Iterator[Found]:
+    def recorded(self, entries: Iterator[Found | Run], namespace: Namespace) -> Iterator[Found | Run]:
         """Return those of `entries` that a manifest of `namespace` can have."""
-        return entries if namespace.is_ours else filter(self._is_recorded, entries)
+        return entries if namespace.is_ours else (one for one in flat(entries) if self._is_recorded(one))
 
     async def run(self, slabs: Iterator[Slab], queue: asyncio.Queue[Slab | None]) -> None:
         """Put all `slabs` into `queue`, and None behind the last."""

@@ -17,6 +17,7 @@ import marshal
 import os
 import struct
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,9 +28,12 @@ from isolate.clock import Clock
 from isolate.frames import UNFINISHED, open_frames, read_frame, write_frame
 from isolate.monitor import Monitor
 from isolate.scan import Found
+from isolate.scanned import Run
 
 FORMAT = b"isolate part cache 1"
 SUFFIX = "-parts"
+MAX_BEGINNINGS_BYTES = 64 << 10  # of about a thousand parts, eight million files
+BEGINNING_BYTES = 16  # beside the path
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +60,47 @@ def _head_of(tree: str, algorithm: Algorithm) -> bytes:
 
 def proof_of(entries: Sequence[Found]) -> bytes:
     """Return what no other entries have."""
+    if isinstance(entries, Run) and entries.proof is not None:
+        return entries.proof
     # Nobody reads it again: all that counts is that `marshal` is fast, and as version 2 writes equal values alike.
     paths, _, modes, stamps, sources, targets = zip(*entries, strict=True)
     return BLAKE3.digest(marshal.dumps((paths, modes, stamps, sources, targets), 2))
+
+
+def beginnings(folder: Path, tree: str, algorithm: Algorithm) -> list[tuple[str, int]]:
+    """Return where the parts of `tree` begin that are remembered, and how many entries each has: for a scanner.
+
+    What cannot be read is left out, and what would be too much for a command line.
+    """
+    found: list[tuple[str, int]] = []
+    left_bytes = MAX_BEGINNINGS_BYTES
+    with suppress(OSError, ValueError, struct.error):
+        for part in _parts_at(path_of(folder, tree, algorithm), _head_of(tree, algorithm), algorithm):
+            left_bytes -= len(os.fsencode(part.first)) + BEGINNING_BYTES
+            if left_bytes < 0:
+                break
+            found.append((part.first, part.entries))
+    return found
+
+
+def _parts_at(path: Path, head: bytes, algorithm: Algorithm) -> Generator[Part, None, None]:
+    """Yield what is remembered; raises OSError, ValueError, struct.error where it is damaged or absent."""
+    fixed = _fixed_of(algorithm)
+    with open_frames(path) as file:
+        if read_frame(file) != head:
+            raise ValueError("it begins with something else")
+        for number in itertools.count():
+            payload = read_frame(file)
+            if payload is None:
+                return
+            proof, entries, newest_ns, size, digest, path_bytes = fixed.unpack_from(payload)
+            digests_at = fixed.size + path_bytes
+            first = os.fsdecode(payload[fixed.size : digests_at])
+            yield Part(number, first, proof, entries, newest_ns, Blob(digest, size), payload[digests_at:])
+
+
+def _fixed_of(algorithm: Algorithm) -> struct.Struct:
+    return struct.Struct(f"<32sIqQ{algorithm.digest_bytes}sI")
 
 
 class PartCache:
@@ -71,8 +113,8 @@ class PartCache:
         self._clock, self._monitor, self._folder = clock, monitor, folder
         self._head = _head_of(tree, algorithm)
         self._path = path_of(folder, tree, algorithm)
-        self._digest_bytes = algorithm.digest_bytes
-        self._fixed = struct.Struct(f"<32sIqQ{algorithm.digest_bytes}sI")
+        self._fixed = _fixed_of(algorithm)
+        self._algorithm = algorithm
         self._now_ns = int(clock.now() * 1e9)
         self._is_damaged = False
         self._parts = self._read()
@@ -126,12 +168,13 @@ class PartCache:
             # Most often it is files of the part that changed, and the same entries become one again.
             self._proofs[entries[0].path] = len(entries), proof
             return None
-        width = self._digest_bytes
+        width = self._algorithm.digest_bytes
         digests = [part.digests[at : at + width] for at in range(0, len(part.digests), width)]
-        sizes = [entry[3][0] for entry in entries if entry[3] is not None]
+        all_sizes = entries.sizes() if isinstance(entries, Run) else [one[3] and one[3][0] for one in entries]
+        sizes = [size for size in all_sizes if size is not None]
         blobs = map(fast_blob, zip(digests, sizes, strict=True))
         return (
-            list(blobs) if len(sizes) == len(entries) else [None if one[3] is None else next(blobs) for one in entries]
+            list(blobs) if len(sizes) == len(entries) else [None if one is None else next(blobs) for one in all_sizes]
         )
 
     # What is being made. Called in the order of paths.
@@ -161,7 +204,7 @@ class PartCache:
         proven, proof = self._proofs.pop(found[0].path, (0, b""))
         if not settled:
             return
-        newest_ns = max([entry.stamp[2] for entry in found if entry.stamp is not None], default=0)
+        newest_ns = max([entry[3][2] for entry in found if entry[3] is not None], default=0)
         proof = proof if proven == entries else proof_of(found)
         part = Part(0, found[0].path, proof, entries, newest_ns, manifest, b"".join(digests))
         try:
@@ -207,23 +250,10 @@ class PartCache:
     def _read(self) -> Generator[Part, None, None]:
         """Yield what is remembered; ends early, with a report, where it is damaged."""
         try:
-            with open_frames(self._path) as file:
-                if read_frame(file) != self._head:
-                    raise ValueError("it begins with something else")
-                for number in itertools.count():
-                    payload = read_frame(file)
-                    if payload is None:
-                        return
-                    yield self._parse(number, payload)
+            yield from _parts_at(self._path, self._head, self._algorithm)
         except (FileNotFoundError, NotADirectoryError):
             return
         except (OSError, ValueError, struct.error) as error:
             if not self._is_damaged:
                 self._monitor.problem(f"Memory of parts {str(self._path)!r} is damaged and will be replaced: {error}")
             self._is_damaged = True
-
-    def _parse(self, number: int, payload: bytes) -> Part:
-        proof, entries, newest_ns, size, digest, path_bytes = self._fixed.unpack_from(payload)
-        digests_at = self._fixed.size + path_bytes
-        first = os.fsdecode(payload[self._fixed.size : digests_at])
-        return Part(number, first, proof, entries, newest_ns, Blob(digest, size), payload[digests_at:])

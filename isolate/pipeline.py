@@ -18,7 +18,7 @@ from isolate.cas.store import BlobStore
 from isolate.cas.wire import CHUNKED_ABOVE_BYTES
 from isolate.clock import Clock
 from isolate.crew import GrowingCrew
-from isolate.entries import Entry, Kind
+from isolate.entries import Entry
 from isolate.errors import IsolateError, first_cause
 from isolate.feeding import Feed
 from isolate.hashing import Hashed
@@ -26,6 +26,7 @@ from isolate.isolated import Manifest, dumps
 from isolate.monitor import Monitor
 from isolate.partcache import Part, PartCache
 from isolate.scan import Found
+from isolate.scanned import Run
 from isolate.seen import Seen
 from isolate.sender import Sender, jobs_of
 from isolate.slab import SLABS_BEHIND, SLABS_IN_FLIGHT, Slab, files_of, manifest_entries, slabs_of
@@ -88,7 +89,7 @@ class Pipeline:
         self._unrecorded: deque[Slab] = deque()
         self._modes: dict[int, int] = {}  # of files to those of the manifest; there are few
 
-    async def run(self, root: str, entries: Iterator[Found]) -> Built:
+    async def run(self, root: str, entries: Iterator[Found | Run]) -> Built:
         """Bring the blobs of `entries` to the store; raises what reading and sending raise."""
         prefix, may_skip = root.rstrip("/") + "/", self._skip_broken
         self._feed = Feed(prefix, self._crew, self._sender, self._clock, self._monitor, skip_broken=may_skip)
@@ -248,16 +249,15 @@ class Pipeline:
 
     async def _record(self, slab: Slab) -> None:
         # A file without a blob is broken, reported, and left out as the caller wished.
-        kinds = [entry[1] for entry in slab.entries]
         sizes = [blob[1] for blob in slab.blobs if blob is not None]
-        self._files += len(sizes) + kinds.count(Kind.LINK)
+        self._files += len(sizes) + slab.links
         self._size_bytes += sum(sizes)
         if slab.part is not None:
             await self._record_part(slab.part)
         else:
             await self._record_entries(slab)
         if self._cache is not None:
-            self._cache.passed(slab.entries[-1].path)
+            self._cache.passed(slab.last)
 
     async def _record_part(self, part: Part) -> None:
         """Include a part that was made before and is in the store, as what it names is or will be."""

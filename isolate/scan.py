@@ -79,13 +79,18 @@ def unreadable(error: OSError, path: str) -> IsolateError:
     return Unreadable(f"Cannot read {path!r}: {error.strerror}")
 
 
-def scan(root: str, rules: ScanRules) -> Iterator[Found]:
-    """Yield the files, links and empty directories below the directory `root`, sorted by path.
+def place_of(found: Found) -> str:
+    """Return what entries are sorted by: an empty directory is where its contents would be."""
+    return f"{found[0]}/" if found[1] is Kind.DIR else found[0]
+
+
+def scan(root: str, rules: ScanRules, start: str = "") -> Iterator[Found]:
+    """Yield the files, links and empty directories below the directory `root`, sorted by path, from `start` on.
 
     A directory whose children are all left out counts as empty. Raises InvalidInput when `root` is no directory or
     holds what no manifest can record (sockets, pipes, devices, links to nowhere), Unreadable.
     """
-    return Scanner(root, rules).below("")
+    return Scanner(root, rules).below("", start)
 
 
 class Scanner:
@@ -99,10 +104,13 @@ class Scanner:
         self._real_prefix = os.path.realpath(root).rstrip("/") + "/"
         self._rules = rules
 
-    def below(self, directory: str) -> Iterator[Found]:
-        """Yield what is below `directory`, a path relative to the root or "", by its path relative to the root."""
+    def below(self, directory: str, start: str = "") -> Iterator[Found]:
+        """Yield what is below `directory`, a path relative to the root or "", by its path relative to the root.
+
+        What is sorted before the path `start` is left out.
+        """
         # A stack instead of recursion: `yield from` through each level would cost every entry its depth.
-        stack = self._children(directory) or []
+        stack = _from(start, self._children(directory) or [])
         while stack:
             path, found = stack.pop()
             if found is not None:
@@ -111,8 +119,8 @@ class Scanner:
                 path = path[:-1]
                 children = self._children(path)
                 if children:
-                    stack += children
-                elif children is not None:
+                    stack += _from(start, children) if start > path else children
+                elif children is not None and f"{path}/" >= start:
                     yield Found(path, Kind.DIR)
             else:
                 found = self.one(path)
@@ -212,6 +220,13 @@ class Scanner:
         if self._rules.broken is None:
             raise error
         self._rules.broken(error)
+
+
+def _from(start: str, children: list[tuple[str, Found | None]]) -> list[tuple[str, Found | None]]:
+    """Return those of `children` that are not sorted before `start`, or have something below them that is not."""
+    if not start:
+        return children
+    return [child for child in children if child[0] >= start or (child[0][-1] == "/" and start.startswith(child[0]))]
 
 
 def _at_once(path: str, entry: os.DirEntry[str]) -> Found | None:

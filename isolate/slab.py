@@ -8,10 +8,9 @@ entries in their order, and what is remembered is looked for in that order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from typing import cast
 
 from isolate import split
@@ -22,8 +21,10 @@ from isolate.entries import Entry, Kind, manifest_mode
 from isolate.errors import IsolateError
 from isolate.hands import Batch
 from isolate.hashing import Hashed
+from isolate.lookahead import Lookahead, first_of
 from isolate.partcache import Part, PartCache
 from isolate.scan import Found, Stamp
+from isolate.scanned import Run, flat
 from isolate.statcache import StatCache
 
 SLAB_ENTRIES = 4_096  # when nothing has to be hashed
@@ -41,7 +42,7 @@ fast_entry = cast("Callable[[tuple[object, ...]], Entry]", partial(tuple.__new__
 class Slab:
     """Consecutive entries on their way through the stages."""
 
-    entries: list[Found] = field(default_factory=list)
+    entries: Sequence[Found] = ()
     blobs: list[Blob | None] = field(default_factory=list)
     learnt: list[tuple[int, Blob, Stamp]] = field(default_factory=list)  # index and what is to be remembered
     unknown: list[int] = field(default_factory=list)  # indexes of small files that have to be hashed
@@ -49,6 +50,7 @@ class Slab:
     unknown_bytes: int = 0  # of small files
     large_bytes: int = 0
     files: int = 0
+    links: int = 0
     hashing: asyncio.Task[Batch] | None = None
     hand: int | None = None  # who of the crew hashed it
     reading: list[asyncio.Task[Hashed | IsolateError]] = field(default_factory=list)  # one for each of `large`
@@ -62,21 +64,33 @@ class Slab:
         return all(task.done() for task in self.reading)
 
     @property
+    def first(self) -> str:
+        """The path of the first entry."""
+        return first_of(self.entries)
+
+    @property
+    def last(self) -> str:
+        """The path of the last entry."""
+        return self.entries.last if isinstance(self.entries, Run) else self.entries[-1].path
+
+    @property
     def is_full(self) -> bool:
         return len(self.unknown) >= JOB_FILES or self.unknown_bytes >= JOB_BYTES or len(self.entries) >= SLAB_ENTRIES
 
 
-def slabs_of(entries: Iterator[Found], cache: StatCache | None, parts: PartCache | None) -> Iterator[Slab]:
+def slabs_of(entries: Iterator[Found | Run], cache: StatCache | None, parts: PartCache | None) -> Iterator[Slab]:
     """Yield `entries` with what is remembered of them; `parts` are those of a manifest that `Splitter` cuts."""
     find = None if cache is None else cache.find
-    slab = Slab()
-    for run in [entries] if parts is None or parts.is_empty else _runs(entries, parts):
+    held: list[Found] = []
+    slab = Slab(held)
+    for run in [flat(entries)] if parts is None or parts.is_empty else _runs(Lookahead(entries), parts):
         if isinstance(run, Slab):
-            if slab.entries:
+            if held:
                 yield slab
-                slab = Slab()
+                held = []
+                slab = Slab(held)
             if cache is not None:
-                cache.keep(run.entries[0].path, run.entries[-1].path)
+                cache.keep(run.first, run.last)
             yield run
             continue
         for entry in run:
@@ -87,49 +101,53 @@ def slabs_of(entries: Iterator[Found], cache: StatCache | None, parts: PartCache
                 if digest is not None:
                     blob = fast_blob((digest, stamp[0]))
                 elif stamp[0] > CHUNKED_ABOVE_BYTES:
-                    slab.large.append(len(slab.entries))
+                    slab.large.append(len(held))
                     slab.large_bytes += stamp[0]
                 else:
-                    slab.unknown.append(len(slab.entries))
+                    slab.unknown.append(len(held))
                     slab.unknown_bytes += stamp[0]
-            slab.entries.append(entry)
+            elif entry[1] is Kind.LINK:
+                slab.links += 1
+            held.append(entry)
             slab.blobs.append(blob)
-            if (blob is None or len(slab.entries) == SLAB_ENTRIES) and slab.is_full:
+            if (blob is None or len(held) == SLAB_ENTRIES) and slab.is_full:
                 yield slab
-                slab = Slab()
-    if slab.entries:
+                held = []
+                slab = Slab(held)
+    if held:
         yield slab
 
 
-def _runs(entries: Iterator[Found], parts: PartCache) -> Iterator[list[Found] | Slab]:
-    """Yield `entries` in runs: what became a part before, and became nothing else, as a slab."""
+def _runs(ahead: Lookahead, parts: PartCache) -> Iterator[Sequence[Found] | Slab]:
+    """Yield all entries in runs: what became a part before, and became nothing else, as a slab."""
     rule = split.RULE
-    ahead = list(islice(entries, rule.limit + 1))
-    if len(ahead) <= rule.limit:  # one manifest without parts
-        yield ahead
+    if not ahead.hold(rule.limit + 1):  # one manifest without parts
+        while ahead.hold(1):
+            yield ahead.take()
         return
-    while ahead:
+    while ahead.hold(1):
         # The first entry ahead begins a part.
-        part = parts.at(ahead[0].path)
+        part = parts.at(ahead.first)
         if part is not None:
-            ahead += islice(entries, max(0, part.entries + 1 - len(ahead)))
-            run = ahead[: part.entries]
-            behind = ahead[part.entries : part.entries + 1]
-            blobs = parts.blobs(part, run) if all(rule.begins_part(one.path, part.entries) for one in behind) else None
+            ahead.hold(part.entries + 1)
+            run, behind = ahead.look(part.entries)
+            is_part = behind is None or rule.begins_part(behind, part.entries)
+            blobs = parts.blobs(part, run) if is_part else None
             if blobs is not None:
-                ahead = ahead[part.entries :]
-                yield Slab(run, blobs, files=len(blobs) - blobs.count(None), part=part)
+                ahead.take()
+                files = len(blobs) - blobs.count(None)
+                links = run.links if isinstance(run, Run) else [one[1] for one in run].count(Kind.LINK)
+                yield Slab(run, blobs, files=files, links=links, part=part)
                 continue
-        passed = 0
-        while ahead:
-            numbered = enumerate(ahead, passed)
-            end = next((number - passed for number, one in numbered if rule.begins_part(one.path, number)), None)
-            yield ahead[:end]
+        passed, end = 0, None
+        while end is None and ahead.hold(1):
+            run = ahead.take()
+            end = next((at for at, one in enumerate(run) if rule.begins_part(one[0], passed + at)), None)
+            passed += len(run)
             if end is not None:
-                ahead = ahead[end:]
-                break
-            passed += len(ahead)
-            ahead = list(islice(entries, SLAB_ENTRIES))
+                ahead.give_back(run[end:])
+                run = run[:end]
+            yield run
 
 
 def files_of(slab: Slab, digests: set[bytes]) -> tuple[list[Found], list[Blob]]:

@@ -71,16 +71,17 @@ def scanned_ahead(paths: Sequence[str], namespace: str, given: dict[str, Any]) -
         yield None
         return
     with ending.put_off():
-        from isolate.partcache import path_of
+        from isolate.partcache import beginnings
 
     root = os.path.abspath(paths[0])
-    if not path_of(configured.stat_cache, root, space.algorithm).exists():
+    known = beginnings(configured.stat_cache, root, space.algorithm)
+    if not known:
         yield None
         return
     with ending.put_off():
         from isolate.ahead import ScanAhead
 
-    with ScanAhead(root, given["denied"], defaults=False) as ahead:
+    with ScanAhead(root, given["denied"], known, defaults=False) as ahead:
         yield ahead
 
 

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from isolate import scanner
-from isolate.ahead import ScanAhead
+from isolate.ahead import ScanAhead, _received
 from isolate.archive import ArchiveOptions, archive_tree
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.denylist import denylist
 from isolate.entries import Kind
-from isolate.errors import InvalidInput
+from isolate.errors import FileChanged, InvalidInput
 from isolate.monitor import NullMonitor
-from isolate.partcache import path_of
-from isolate.scan import Found, ScanRules, scan
-from isolate.scanner import ENTRY_BYTES, HEAD, pack, unpack
+from isolate.partcache import PartCache, beginnings, path_of, proof_of
+from isolate.scan import Found, ScanRules, place_of, scan
+from isolate.scanned import HEAD, Run, body_bytes, flat, pack, pack_end
 from isolate.steps import scanned_ahead
 from tests.clock import ManualClock
 from tests.trees import Executable, Link, Tree, write_tree
@@ -35,6 +41,8 @@ TREE: Tree = {
     **{f"{number:03}": b"" for number in range(200)},
 }  # fmt: skip
 
+KNOWN = [("000", 50), ("050", 30), ("080", 60), ("140", 60), ("d.x", 2)]  # of the last two there are more
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
@@ -42,31 +50,75 @@ def root(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "tree", TREE)
 
 
-def ahead_of(root: Path) -> ScanAhead:
-    return ScanAhead(str(root), ["skipped"], defaults=False)
+def ahead_of(root: Path, known: Sequence[tuple[str, int]] = ()) -> ScanAhead:
+    return ScanAhead(str(root), ["skipped"], known, defaults=False)
+
+
+def told(ahead: ScanAhead) -> list[Found]:
+    return list(flat(ahead.runs(RULES)))
 
 
 def test_entries_are_those_of_a_scan(root: Path) -> None:
     expected = list(scan(str(root), RULES))
     with ahead_of(root) as ahead:
-        assert list(ahead.entries(RULES)) == expected
+        assert told(ahead) == expected
         (root / "new").touch()
-        assert [found.path for found in ahead.entries(RULES) if found not in expected] == ["new"]
+        assert [found.path for found in told(ahead) if found not in expected] == ["new"]
     assert {found.kind for found in expected} == {Kind.FILE, Kind.LINK, Kind.DIR}
     assert [found.source for found in expected if found.source] == [str(root.parent / "outside")]
 
 
+def test_parts_that_are_looked_for_come_with_their_proof(root: Path) -> None:
+    expected = list(scan(str(root), RULES))
+    with ahead_of(root, KNOWN) as ahead:
+        runs = list(ahead.runs(RULES))
+    assert list(flat(runs)) == expected
+    proven = [run for run in runs if isinstance(run, Run)]
+    assert [(run.first, len(run)) for run in proven] == [("000", 50), ("050", 30), ("080", 60)]
+    assert all(proof_of(list(run)) == run.proof == proof_of(run) for run in proven)
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_scan_may_begin_anywhere(data: st.DataObject) -> None:
+    name = st.sampled_from(["a", "b", "a.b", "a-", "ab", "0"])
+    paths = data.draw(st.lists(st.lists(name, min_size=1, max_size=4).map("/".join), max_size=12))
+    with tempfile.TemporaryDirectory() as folder:
+        for path in paths:
+            with suppress(OSError):
+                if data.draw(st.booleans()):
+                    os.makedirs(os.path.join(folder, path))
+                else:
+                    os.makedirs(os.path.join(folder, os.path.dirname(path)), exist_ok=True)
+                    Path(folder, path).touch()
+        entries = list(scan(folder, RULES))
+        assert [place_of(found) for found in entries] == sorted(place_of(found) for found in entries)
+        start = data.draw(st.one_of(st.sampled_from([*paths, ""]), st.text("ab.-/0", max_size=6)))
+        assert list(scan(folder, RULES, start)) == [found for found in entries if place_of(found) >= start]
+
+
+def test_both_scanners_see_one_place_between_them(root: Path) -> None:
+    """As if a directory above that place had changed while one of them had seen it and the other had not."""
+    with ahead_of(root, KNOWN) as ahead:
+        second = ahead._processes[1]
+        assert second.stdout is not None
+        _received(second.stdout)
+        with pytest.raises(FileChanged, match="140"):
+            told(ahead)
+        assert told(ahead) == list(scan(str(root), RULES))  # which is what an archive does next
+
+
 def test_the_process_is_gone_when_the_context_is_left(root: Path) -> None:
-    with ahead_of(root) as unread:
-        assert Path(f"/proc/{unread.pid}").exists()
-    with ahead_of(root) as begun:
-        next(begun.entries(RULES))
-    assert not Path(f"/proc/{unread.pid}").exists()
-    assert not Path(f"/proc/{begun.pid}").exists()
+    with ahead_of(root, KNOWN) as unread:
+        assert all(Path(f"/proc/{pid}").exists() for pid in unread.pids)
+    with ahead_of(root, KNOWN) as begun:
+        next(begun.runs(RULES))
+    assert (len(unread.pids), len(begun.pids)) == (2, 2)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in unread.pids + begun.pids)
 
 
 def test_a_scanner_leaves_when_nobody_reads(root: Path) -> None:
-    argv = [sys.executable, "-P", "-m", "isolate.scanner", str(root), scanner.WITHOUT_DEFAULTS]
+    argv = [sys.executable, "-P", "-m", "isolate.scanner", str(root), scanner.WITHOUT_DEFAULTS, "", "", "0"]
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -90,16 +142,24 @@ def broken(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("broken")
-def test_a_scanner_that_fails_is_not_needed(root: Path) -> None:
-    with ahead_of(root) as ahead:
-        assert list(ahead.entries(RULES)) == list(scan(str(root), RULES))
+@pytest.mark.parametrize("known", [(), KNOWN])
+def test_a_scanner_that_fails_is_not_needed(root: Path, known: Sequence[tuple[str, int]]) -> None:
+    with ahead_of(root, known) as ahead:
+        assert told(ahead) == list(scan(str(root), RULES))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_either_scanner_may_be_killed(root: Path, number: int) -> None:
+    with ahead_of(root, KNOWN) as ahead:
+        os.kill(ahead.pids[number], signal.SIGKILL)
+        assert told(ahead) == list(scan(str(root), RULES))
 
 
 def test_a_scanner_that_cannot_be_started_is_not_needed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with ahead_of(root) as ahead:
-        assert ahead.pid is None
-        assert list(ahead.entries(RULES)) == list(scan(str(root), RULES))
+        assert ahead.pids == []
+        assert told(ahead) == list(scan(str(root), RULES))
 
 
 def test_what_is_wrong_with_a_tree_is_told_as_without(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +167,7 @@ def test_what_is_wrong_with_a_tree_is_told_as_without(root: Path, monkeypatch: p
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind("e")
         with ahead_of(root) as ahead, pytest.raises(InvalidInput, match="is a socket"):
-            list(ahead.entries(RULES))
+            told(ahead)
 
 
 @pytest.mark.parametrize("stamp", [(0, -1, -(1 << 63), 0, 0), ((1 << 64) - 1, 0, (1 << 63) - 1, (1 << 64) - 1, 1)])
@@ -118,11 +178,20 @@ def test_a_batch_is_read_as_it_was_written(stamp: tuple[int, int, int, int, int]
         Found("c", Kind.LINK, target="\udc80"),
         Found("d", Kind.DIR),
     ]
-    packed = pack(batch)
-    entries, name_bytes = HEAD.unpack_from(packed)
-    assert len(packed) == HEAD.size + entries * ENTRY_BYTES + name_bytes
-    assert unpack(entries, packed[HEAD.size :]) == batch
-    assert HEAD.unpack(pack([])) == (0, 0)
+    for part in (batch, batch[:1], batch[2:], batch[3:]):
+        for proof in (None, b"p" * 32):
+            run = received(pack(part) if proof is None else pack(part, proof))
+            assert (len(run), run.first, run.last, run.proof) == (len(part), part[0].path, part[-1].path, proof)
+            assert run.links == sum(found.kind is Kind.LINK for found in part)
+            assert run.sizes() == [found.stamp and found.stamp[0] for found in part]
+            assert (list(run), run[-1], run[1:]) == (part, part[-1], part[1:])
+    end = received(pack_end("a\udcff"))
+    assert (len(end), end.first, list(end)) == (0, "a\udcff", [])
+
+
+def received(packed: bytes) -> Run:
+    assert len(packed) == HEAD.size + body_bytes(packed[: HEAD.size])
+    return Run(packed[: HEAD.size], packed[HEAD.size :])
 
 
 async def test_an_archive_takes_what_was_scanned_ahead(root: Path) -> None:
@@ -141,7 +210,11 @@ def remembered(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = path_of(tmp_path / "isolate/stat", str(root), OURS.algorithm)
     path.parent.mkdir(parents=True)
-    path.touch()
+    with PartCache(path.parent, str(root), OURS.algorithm, ManualClock(), NullMonitor()) as parts:
+        entries = list(scan(str(root), RULES))
+        parts.take(entries, [None] * len(entries), settled=True)
+        parts.made(len(entries), OURS.blob(b""))
+    assert beginnings(path.parent, str(root), OURS.algorithm) == [(entries[0].path, len(entries))]
     return path
 
 
@@ -157,4 +230,4 @@ def test_only_large_trees_are_scanned_ahead(root: Path, remembered: Path, flag: 
     with scanned_ahead([str(path)], namespace, GIVEN | {flag: True}) as ahead:
         assert (ahead is None) is bool(flag)
         if ahead is not None:
-            assert list(ahead.entries(RULES)) == list(scan(str(root), RULES))
+            assert told(ahead) == list(scan(str(root), RULES))

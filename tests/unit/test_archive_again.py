@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from isolate import pipeline, split
 from isolate.archive import ArchiveOptions, archive_tree
@@ -15,11 +18,14 @@ from isolate.archived import Archived
 from isolate.cas.digest import Namespace
 from isolate.cas.memory import MemoryStore
 from isolate.cas.store import BlobStore
-from isolate.entries import Entry
+from isolate.entries import Entry, Kind
 from isolate.isolated import Manifest, dumps, loads
+from isolate.lookahead import Lookahead
 from isolate.monitor import TallyMonitor
-from isolate.partcache import PartCache
+from isolate.partcache import PartCache, beginnings, proof_of
 from isolate.scan import Found, ScanRules, scan, stamp_of
+from isolate.scanned import HEAD, Run, pack
+from isolate.scanner import runs_of
 from isolate.statcache import StatCache
 from tests.clock import ManualClock
 from tests.faults import ScriptedStore
@@ -31,6 +37,22 @@ FILES = 300
 AHEAD = ManualClock(10_000_000_000.0)  # the files of these tests are old
 
 
+class Told:
+    """What scanners tell of `root` that know the parts in `folder`, without a process."""
+
+    scan = staticmethod(scan)
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.root = str(root)
+        self._known = dict(beginnings(folder, self.root, OURS.algorithm))
+
+    def runs(self, rules: ScanRules) -> Iterator[Found | Run]:
+        for batch, is_known in runs_of(self.scan(self.root, rules), self._known):
+            packed = pack(batch, proof_of(batch)) if is_known else pack(batch)
+            run = Run(packed[: HEAD.size], packed[HEAD.size :])
+            yield from [run] if is_known else run
+
+
 @dataclass(slots=True)
 class Bench:
     """A tree, its memory, and what each archive of it took."""
@@ -40,11 +62,13 @@ class Bench:
     store: BlobStore
     made: list[bytes]  # the parts of the last archive that were not remembered
     monitor: TallyMonitor
+    is_told: bool  # by scanners, which know the parts that there were
 
     async def archive(self, store: BlobStore | None = None, **changes: object) -> Archived:
         self.made.clear()
         self.monitor = TallyMonitor()
-        options = ArchiveOptions(**{"clock": AHEAD, "stat_cache": self.cache, **changes})  # type: ignore[arg-type]
+        ahead = Told(self.root, self.cache) if self.is_told else None
+        options = ArchiveOptions(**{"clock": AHEAD, "stat_cache": self.cache, "ahead": ahead, **changes})  # type: ignore[arg-type]
         return await archive_tree(self.root, store or self.store, options, self.monitor)
 
     async def anew(self) -> str:
@@ -53,8 +77,8 @@ class Bench:
         return (await archive_tree(self.root, MemoryStore(OURS), options, TallyMonitor())).hash
 
 
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+@pytest.fixture(params=[False, True], ids=["found", "told"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(split, "RULE", split.Rule(50, 5, 0xF))
     made: list[bytes] = []
 
@@ -67,7 +91,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     for number in range(FILES):
         tree[f"d{number % 9}"][f"{number:03}"] = str(number % 200).encode()  # type: ignore[index]
     root = write_tree(tmp_path / "tree", tree)
-    return Bench(root, tmp_path / "cache", MemoryStore(OURS), made, TallyMonitor())
+    return Bench(root, tmp_path / "cache", MemoryStore(OURS), made, TallyMonitor(), request.param)
 
 
 async def test_an_unchanged_tree_is_compared_and_asked_for(bench: Bench) -> None:
@@ -142,6 +166,7 @@ async def test_a_memory_that_turns_out_wrong_is_dropped(bench: Bench, monkeypatc
             yield found._replace(stamp=old) if found.path == "d4/031" else found
 
     monkeypatch.setattr("isolate.archive.scan", lying)
+    monkeypatch.setattr(Told, "scan", staticmethod(lying))
     assert (await bench.archive()).hash == first.hash  # nobody can tell
     for _ in range(2):
         again = await bench.archive(MemoryStore(OURS))  # but who has to send the content
@@ -204,3 +229,31 @@ def test_the_caches_have_names_of_their_own(tmp_path: Path) -> None:
         cache.store([("a", (1, 2, 3, 4, 5), bytes(32))])
         assert parts.is_empty
     assert [path.name.endswith("-parts") for path in tmp_path.iterdir()] == [False]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 9), max_size=8), st.data())
+def test_what_is_looked_at_is_taken_once_and_in_order(sizes: list[int], data: st.DataObject) -> None:
+    names = iter([Found(f"{number:02}", Kind.FILE, 0o100644, (0, 0, 0, 0, 0)) for number in range(sum(sizes))])
+    batches = [list(islice(names, size)) for size in sizes]
+    packed = [pack(batch) for batch in batches]
+    entries: list[Found | Run] = []
+    for batch, one in zip(batches, packed, strict=True):
+        entries += [Run(one[: HEAD.size], one[HEAD.size :])] if data.draw(st.booleans()) else batch
+    ahead, taken = Lookahead(entries), list[str]()
+    expected = [found.path for batch in batches for found in batch]
+    while ahead.hold(1):
+        left = expected[len(taken) :]
+        wanted = data.draw(st.integers(1, 12))
+        assert ahead.hold(wanted + 1) is (len(left) > wanted)
+        assert ahead.first == left[0]
+        if data.draw(st.booleans()):
+            looked, behind = ahead.look(wanted)
+            assert [found.path for found in looked] == left[:wanted]
+            assert behind == next(iter(left[wanted:]), None)
+        some = ahead.take()
+        kept = data.draw(st.integers(0, len(some)))
+        if kept < len(some):
+            ahead.give_back(some[kept:])
+        taken += [found.path for found in some[:kept]]
+    assert taken == expected
