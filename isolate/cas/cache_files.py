@@ -22,7 +22,7 @@ from isolate.cas.cache_index import UNKNOWN_BOOT, Identity, Row, identity
 from isolate.cas.cache_names import EXECUTABLE, name_of
 from isolate.cas.digest import ALGORITHMS, Algorithm, Blob
 from isolate.cas.foreign import make_way
-from isolate.cas.inode_flags import make_mutable
+from isolate.cas.inode_flags import make_apart, make_mutable
 from isolate.errors import BlobCorrupt, IsolateError, NoSpace
 
 Content = bytes | bytearray | memoryview
@@ -103,7 +103,7 @@ class CacheFiles:
         try:
             os.rename(staged.temporary, path)
         except (FileNotFoundError, IsADirectoryError, PermissionError):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            make_apart(os.path.dirname(path))
             make_way(path)
             os.rename(staged.temporary, path)
 
@@ -139,7 +139,7 @@ def create(path: str, key: bytes, content: Content) -> Staged | None:
     except FileExistsError:
         return None
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        make_apart(os.path.dirname(path))
     return create(path, key, content)
 
 

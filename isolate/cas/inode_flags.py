@@ -57,9 +57,27 @@ def scatter(descriptor: int) -> bool:
     """Ask that directories made in this one go to a part of the disk that their name decides; returns if that is known.
 
     Else ext4 puts a tree where the last one has just been deleted, and each mkdir there first looks through all the
-    inodes that were freed in the last minutes: 300 us instead of 25.
+    inodes that were freed in the last minutes: 300 us instead of 25. So it is without a journal; with one, directories
+    that are scattered cost a little more (files in them 0.56-0.62 s instead of 0.55-0.58 s for 20,000).
     """
     return _change(descriptor, add=TOPDIR)
+
+
+def make_apart(folder: str) -> None:
+    """Make a directory of files, unless it is there; if its parent has to be made, too, what comes in it is scattered.
+
+    For siblings of which each fills up by itself. In one place together, making 8,600 files just after as many were
+    deleted took 5 s in the kernel, and scattered 0.7 s.
+    """
+    above = os.path.dirname(folder)
+    if not os.path.isdir(above):
+        os.makedirs(above, exist_ok=True)
+        descriptor = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            scatter(descriptor)
+        finally:
+            os.close(descriptor)
+    os.makedirs(folder, exist_ok=True)
 
 
 def _change(descriptor: int, *, add: int = 0, remove: int = 0) -> bool:

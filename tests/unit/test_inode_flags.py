@@ -29,6 +29,19 @@ def test_directories_are_scattered_where_the_file_system_knows_how(tmp_path: Pat
     (tmp_path / "made").mkdir()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the flag is one of Linux")
+def test_who_makes_directories_apart_asks_once_and_for_those_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(inode_flags, "scatter", lambda folder: asked.append(os.readlink(f"/proc/self/fd/{folder}")))
+    for name in ("ab", "cd", "ab"):
+        inode_flags.make_apart(str(tmp_path / "files/blake3" / name))
+    inode_flags.make_apart(str(tmp_path / "plain"))
+    assert asked == [str(tmp_path / "files/blake3")]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["ab", "blake3", "cd", "files", "plain"]
+
+
 def test_what_has_no_flags_is_not_scattered() -> None:
     reading, writing = os.pipe()
     try:
