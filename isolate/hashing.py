@@ -176,11 +176,14 @@ class FileReader:
 
     def _take(self, path: str, blob: Blob) -> bytes | None:
         """Return the content that was kept, None when it has to be read; raises FileChanged."""
+        digest, size_bytes = blob
         with self._keeping:
-            if blob.digest not in self._kept or self._kept[blob.digest][0] != path:
+            kept = self._kept.get(digest)
+            if kept is None or kept[0] != path:
                 return None
-            _, stamp, content = self._kept.pop(blob.digest)
-            self._kept_bytes -= blob.size + KEPT_EACH_BYTES
+            del self._kept[digest]
+            self._kept_bytes -= size_bytes + KEPT_EACH_BYTES
+        _, stamp, content = kept
         try:
             now = stamp_of(os.lstat(path))
         except OSError as error:

@@ -61,10 +61,11 @@ class Uploader:
         return Written(written.stored + 1, written.present, written.size_bytes)
 
     def _blocks(self, files: Sequence[Wanted]) -> Iterator[Block]:
-        builder = BlockBuilder(self._algorithm, None)
+        builder, effort = BlockBuilder(self._algorithm, None), self._threads.effort
+        read, add = self._reader.read, builder.add
         for path, blob in files:
-            builder.level = self._threads.effort.level
-            block = builder.add(blob, self._reader.read(path, blob))
+            builder.level = effort.level
+            block = add(blob, read(path, blob))
             if block is not None:
                 yield block
         last = builder.flush()
