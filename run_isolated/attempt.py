@@ -188,7 +188,7 @@ class Attempt:
         if self.installed is not None:
             self.installed.install(spec.named_caches, self.work.run, self.check)
         if not self.overlay:
-            self._exposure.begin()
+            self._exposure.begin(self.check)
         self.is_asked = True
         try:
             command = command_of(spec, self.inputs, self.work)

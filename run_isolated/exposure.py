@@ -12,7 +12,11 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+
+from isolate.locks import when_free
+from run_isolated.stopping import Check, go_on
 
 _NAME = "exposure"
 _NUMBER_BYTES = 16
@@ -25,11 +29,14 @@ class Exposure:
         self._path = root / _NAME
         self._held: int | None = None
 
-    def begin(self) -> None:
-        """Say that from now on a command may reach the cache; without a cache, there is nothing to reach."""
+    def begin(self, check: Check = go_on) -> None:
+        """Say that from now on a command may reach the cache; without a cache, there is nothing to reach.
+
+        While somebody else has the lock, `check` is asked, and may raise to stop waiting.
+        """
         with suppress(OSError):  # no cache, or one that we may not write to, and so nor may the command
             self._held = self._opened()
-            fcntl.flock(self._held, fcntl.LOCK_SH)
+            when_free(partial(fcntl.flock, self._held, fcntl.LOCK_SH | fcntl.LOCK_NB), check)
             os.pwrite(self._held, os.urandom(_NUMBER_BYTES), 0)
 
     def end(self) -> None:
@@ -38,13 +45,16 @@ class Exposure:
             os.close(self._held)
             self._held = None
 
-    def number(self) -> bytes | None:
-        """Return what stays the same until a command may reach the cache again; None while one does."""
+    def number(self, check: Check = go_on) -> bytes | None:
+        """Return what stays the same until a command may reach the cache again; None while one does.
+
+        While others ask, `check` is asked, and may raise to stop waiting.
+        """
         with suppress(OSError):
             # Only who asks takes the other lock, so that askers do not take each other for commands.
             asking = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                fcntl.flock(asking, fcntl.LOCK_EX)
+                when_free(partial(fcntl.flock, asking, fcntl.LOCK_EX | fcntl.LOCK_NB), check)
                 descriptor = self._opened()
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -53,7 +53,7 @@ class Lower:
 
     def is_good(self, check: Check = go_on) -> bool:
         """Whether it holds what it should, and nothing else: known, or compared now."""
-        number = Exposure(self.cache.root).number()
+        number = Exposure(self.cache.root).number(check)
         proven = unsealed(self.kept.path / _PROVEN, Proven)
         if proven is None or not number or proven.number != number:
             proven = self._compared(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -433,3 +434,21 @@ def test_exposures_are_seen_while_they_last_and_afterwards(tmp_path: Path) -> No
     nowhere.end()
     assert nowhere.number() is None
     assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize("locked_path", [".", "exposure"])
+def test_who_waits_for_somebody_who_looks_at_exposures_can_be_stopped(tmp_path: Path, locked_path: str) -> None:
+    exposure = Exposure(tmp_path)
+    assert exposure.number()
+    lock = os.open(tmp_path / locked_path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    waits = exposure.number if locked_path == "." else exposure.begin
+
+    def check() -> None:
+        raise Stopped("wanted no more")
+
+    with pytest.raises(Stopped, match="wanted no more"):
+        waits(check)
+    os.close(lock)
+    waits(check)
+    exposure.end()
