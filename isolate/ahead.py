@@ -41,27 +41,36 @@ class ScanAhead:
         self._is_used = False
         seam = _middle(known)
         self._ranges = [("", seam), (seam, "")] if seam else [("", "")]
+        self._commands: list[list[str]] = []
+        for start, end in self._ranges:
+            parts = [one for one in known if start <= one[0] and (one[0] < end or not end)]
+            argv = [sys.executable, "-P", "-m", "isolate.scanner", root]
+            argv += [WITH_DEFAULTS if defaults else WITHOUT_DEFAULTS, start, end, str(len(parts))]
+            argv += [item for first, entries in parts for item in (first, str(entries))]
+            self._commands.append([*argv, *patterns])
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._start(1)  # the others would take processors from it and from our imports
+
+    def _start(self, number: int) -> None:
+        """Have the first `number` scanners at work, if they can be had."""
         # Born with SIGINT blocked, they cannot be interrupted before they know what to do about it.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for start, end in self._ranges:
-                parts = [one for one in known if start <= one[0] and (one[0] < end or not end)]
-                argv = [sys.executable, "-P", "-m", "isolate.scanner", root]
-                argv += [WITH_DEFAULTS if defaults else WITHOUT_DEFAULTS, start, end, str(len(parts))]
-                argv += [item for first, entries in parts for item in (first, str(entries))]
-                self._start([*argv, *patterns])
+            for argv in self._commands[len(self._processes) : number]:
+                nothing = subprocess.DEVNULL
+                process = subprocess.Popen(argv, stdin=nothing, stdout=subprocess.PIPE, stderr=nothing)
+                self._processes.append(process)
+                assert process.stdout is not None, "it was asked for"
+                with suppress(OSError):  # more than the system lets a user have
+                    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, LINE_BYTES)
         except OSError:
             pass  # we can scan ourselves what nobody else does
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
-    def _start(self, argv: Sequence[str]) -> None:
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        self._processes.append(process)
-        assert process.stdout is not None, "it was asked for"
-        with suppress(OSError):  # more than the system lets a user have
-            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, LINE_BYTES)
+    def start_all(self) -> None:
+        """Have all scanners at work; who asks for the runs does so, now that there is nothing to import any more."""
+        self._start(len(self._commands))
 
     @property
     def pids(self) -> list[int]:
@@ -87,6 +96,7 @@ class ScanAhead:
         last: Run | None = None
         if not self._is_used:
             self._is_used = True
+            self.start_all()
             try:
                 for run in self._told():
                     if run.proof is None:

@@ -100,6 +100,7 @@ def test_a_scan_may_begin_anywhere(data: st.DataObject) -> None:
 def test_both_scanners_see_one_place_between_them(root: Path) -> None:
     """As if a directory above that place had changed while one of them had seen it and the other had not."""
     with ahead_of(root, KNOWN) as ahead:
+        ahead.start_all()
         second = ahead._processes[1]
         assert second.stdout is not None
         _received(second.stdout)
@@ -110,6 +111,8 @@ def test_both_scanners_see_one_place_between_them(root: Path) -> None:
 
 def test_the_process_is_gone_when_the_context_is_left(root: Path) -> None:
     with ahead_of(root, KNOWN) as unread:
+        assert len(unread.pids) == 1
+        unread.start_all()
         assert all(Path(f"/proc/{pid}").exists() for pid in unread.pids)
     with ahead_of(root, KNOWN) as begun:
         next(begun.runs(RULES))
@@ -151,6 +154,7 @@ def test_a_scanner_that_fails_is_not_needed(root: Path, known: Sequence[tuple[st
 @pytest.mark.parametrize("number", [0, 1])
 def test_either_scanner_may_be_killed(root: Path, number: int) -> None:
     with ahead_of(root, KNOWN) as ahead:
+        ahead.start_all()
         os.kill(ahead.pids[number], signal.SIGKILL)
         assert told(ahead) == list(scan(str(root), RULES))
 
