@@ -2,7 +2,7 @@
 
 A root beside `terminal`: it draws with rich, which is imported when there is something to draw. The invariants: stdout
 gets nothing; when the work is over, or a command gets the terminal, nothing of the bars is left on it; what is said
-meanwhile stays above them.
+meanwhile stays above them; where there is no thread to show anything, the work is done all the same.
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ class Bars:
         self._over = threading.Event()
         self._screen = threading.RLock()  # whose turn it is to write there
         self._live: Live | None = None  # while something is drawn
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._thread = showing(self._run)
 
     def stop(self) -> None:
         """Take away what is drawn; any number of times."""
         self._over.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -96,6 +96,7 @@ class Bars:
             yield
 
     def _run(self) -> None:
+        self._stages()  # where the pace begins
         if self._over.wait(_QUIET_S):
             return
         screen = drawing_console()
@@ -108,7 +109,7 @@ class Bars:
         """Say where the work is from time to time."""
         while not self._over.wait(_PLAIN_S):
             # Fetching has its own words, or shares stderr with a command.
-            stages = [stage for stage in self._stages() if stage.name != "fetching" and stage.share < 1]
+            stages = [stage for stage in self._stages() if stage.name != "fetching" and not stage.is_over]
             if stages:
                 self._monitor.say(plain_line(stages))
 
@@ -134,6 +135,16 @@ class Bars:
     def _stages(self) -> list[Stage]:
         counted: Mapping[str, int] = self._monitor.snapshot()
         return self._progress.stages(counted, self._monitor.outlook(), time.monotonic())
+
+
+def showing(show: Callable[[], None]) -> threading.Thread | None:
+    """Have `show` run beside the work; None when no thread can be had, which is no reason to fail."""
+    thread = threading.Thread(target=show, daemon=True)
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError):
+        return None
+    return thread
 
 
 def _table(stages: list[Stage], width: int) -> Table:

@@ -184,6 +184,16 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, (Unavailable, ConnectionError, TimeoutError))
 
 
+def lacking(error: BaseException) -> str:
+    """Return what the system let nobody have, in words for a user; "" for every other error."""
+    cause = first_cause(error)
+    if isinstance(cause, MemoryError):
+        return "Not enough memory: see the limit on it (ulimit -v)"
+    if isinstance(cause, RuntimeError) and "new thread" in str(cause):
+        return "No thread can be started: see the limits on processes and memory (ulimit -u, ulimit -v)"
+    return ""
+
+
 def first_cause(error: BaseException) -> BaseException:
     """Return what a task group failed of: the first foreseeable error in it, else its first error."""
     if not isinstance(error, BaseExceptionGroup):

@@ -77,18 +77,20 @@ class Feed:
         self._monitor.expect("hashed_files", len(slab.unknown) + len(slab.large))
         self._monitor.expect("hashed_bytes", slab.unknown_bytes + slab.large_bytes)
         slab.read_at_ns = int(self._clock.now() * 1e9)
-        for path in self._sources([slab.entries[index] for index in slab.large]):
-            slab.reading.append(tasks.create_task(self._read_large(path)))
+        large = [slab.entries[index] for index in slab.large]
+        for path, file in zip(self._sources(large), large, strict=True):
+            size_bytes = file.stamp[0] if file.stamp else 0
+            slab.reading.append(tasks.create_task(self._read_large(path, size_bytes)))
         if slab.unknown:
             files = [slab.entries[index] for index in slab.unknown]
             paths, stamps = self._sources(files), [file.stamp for file in files if file.stamp]
             await self._unsent.acquire()
             slab.hashing = tasks.create_task(self._crew.hash(paths, stamps))
 
-    async def _read_large(self, path: str) -> Hashed | IsolateError:
+    async def _read_large(self, path: str, size_bytes: int) -> Hashed | IsolateError:
         """Have a large file read and sent; return why it cannot be read."""
         try:
-            return await self._sender.read_large(path)
+            return await self._sender.read_large(path, size_bytes)
         except (FileChanged, InvalidInput, Unreadable) as error:
             return error
 

@@ -174,7 +174,7 @@ class Pipeline:
         """Wait until the large files of a slab are read; have those sent that changed meanwhile."""
         for index, reading in zip(slab.large, slab.reading, strict=True):
             result = await reading
-            self._monitor.count("archived_bytes", self._learn(slab, [index], [result]))
+            self._learn(slab, [index], [result])
             self._monitor.count("hashed_files")
             if isinstance(result, IsolateError) or not self._seen.first([result.blob.digest]):
                 continue

@@ -37,10 +37,15 @@ class Stage:
             return min(1.0, self.done_bytes / self.total_bytes)
         return min(1.0, self.done_files / self.total_files) if self.total_files else 0.0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left: of a large file all may be sent that is not stored yet."""
+        return self.share >= 1 and self.done_files >= self.total_files
+
     def text(self, width: int, *, share: bool = True) -> str:
         """Return the state in at most `width` characters: the less room, the fewer things; `share` in percent."""
         files = f"{min(self.done_files, self.total_files):,}/{self.total_files:,} files"
-        pace = f"{bytes_text(self.bytes_per_s)}/s" if self.bytes_per_s and self.share < 1 else ""
+        pace = f"{bytes_text(self.bytes_per_s)}/s" if self.bytes_per_s and not self.is_over else ""
         parts = [f"{self.share:.0%}" if share else "", pair_text(self.done_bytes, self.total_bytes), files, pace]
         kept: list[str] = []
         for part in filter(None, [*parts, self.dedup]):

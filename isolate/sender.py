@@ -50,28 +50,34 @@ class Sender:
         self._monitor.expect("hashed_files", 1)
         self._monitor.expect("hashed_bytes", size_bytes)
         if size_bytes > CHUNKED_ABOVE_BYTES:
-            file = await self.read_large(path)
+            file = await self.read_large(path, size_bytes)
         else:
             (found,), _ = await self._crew.hash([path])
             if isinstance(found, IsolateError):
                 raise found
             file = found
             self._monitor.count("hashed_bytes", file.blob.size)
+            self._monitor.count("archived_bytes", file.blob.size)
         self._monitor.count("hashed_files")
-        self._monitor.count("archived_bytes", file.blob.size)
         is_sent = size_bytes > CHUNKED_ABOVE_BYTES and file.stamp is not None
         if not is_sent and file.blob.size and await self._store.missing([file.blob]):
             self.expect(1, file.blob.size)
             await self.send([Wanted(path, file.blob)])
         return file.blob
 
-    async def read_large(self, path: str) -> Hashed:
-        """Return what a large file is called by its content, which is in the store if it has a stamp."""
-        told = _FirstTelling(self._monitor)
-        file, written = await self._store_large(path, told)
-        self._monitor.count("hashed_bytes", file.blob.size - told.read_bytes)
-        self.expect(written.stored, 0)
-        self._monitor.count("uploaded_blobs", written.stored)
+    async def read_large(self, path: str, size_bytes: int) -> Hashed:
+        """Return what a large file is called by its content, which is in the store if it has a stamp.
+
+        It is announced as one of `size_bytes` that has to be sent; what of it is there turns out on the way.
+        """
+        told = _FirstTelling(self._monitor, size_bytes)
+        archived_bytes = stored = 0
+        try:
+            file, written = await self._store_large(path, told)
+            archived_bytes, stored = file.blob.size, written.stored
+        finally:
+            told.settle(archived_bytes, stored)
+        self._monitor.count("hashed_bytes", archived_bytes - told.read_bytes)
         return file
 
     async def send_content(self, blob: Blob, content: bytes) -> None:
@@ -93,6 +99,7 @@ class Sender:
     async def _store_large(self, path: str, told: _Telling) -> Stored:
         delays_s = iter(RETRY_DELAYS_S)
         while True:
+            told.at_bytes = 0
             try:
                 async with self._large:
                     return await self._crew.store_large(path, told)
@@ -100,7 +107,6 @@ class Sender:
                 if (delay_s := next(delays_s, None)) is None:
                     raise
                 await self._clock.sleep(delay_s)
-                told.is_again = True
 
     async def _upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:
         for delay_s in RETRY_DELAYS_S:
@@ -119,23 +125,40 @@ class _Telling:
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        self.sent_bytes = self.read_bytes = 0
-        self.is_again = False
+        self.sent_bytes = 0
+        self.at_bytes = 0  # what was read since it was begun, perhaps again
 
-    def __call__(self, _read_bytes: int, sent_bytes: int) -> None:
+    def __call__(self, read_bytes: int, sent_bytes: int) -> None:
+        self.at_bytes += read_bytes
         self.sent_bytes += sent_bytes
         self._monitor.count("uploaded_bytes", sent_bytes)
 
 
 class _FirstTelling(_Telling):
-    """Of a file that was never read: nobody knew before what would be sent."""
+    """Of a file that was never read: all of it counts as to be sent until the store is asked what it has."""
+
+    def __init__(self, monitor: Monitor, size_bytes: int) -> None:
+        super().__init__(monitor)
+        self.read_bytes = 0
+        self._size_bytes = self._expected_bytes = size_bytes
+        monitor.expect("uploaded_blobs", 1)
+        monitor.expect("uploaded_bytes", size_bytes)
+        monitor.count("archived_bytes", size_bytes)
 
     def __call__(self, read_bytes: int, sent_bytes: int) -> None:
-        if not self.is_again:
-            self.read_bytes += read_bytes
-            self._monitor.count("hashed_bytes", read_bytes)
-        self._monitor.expect("uploaded_bytes", sent_bytes)
         super().__call__(read_bytes, sent_bytes)
+        new_bytes = max(0, self.at_bytes - self.read_bytes)  # all that was not read before the upload broke
+        self.read_bytes += new_bytes
+        self._monitor.count("hashed_bytes", new_bytes)
+        self._monitor.expect("uploaded_bytes", sent_bytes - new_bytes)
+        self._expected_bytes += sent_bytes - new_bytes
+
+    def settle(self, archived_bytes: int, stored: int) -> None:
+        """Put what it came to in the place of what was announced."""
+        self._monitor.expect("uploaded_blobs", stored - 1)
+        self._monitor.expect("uploaded_bytes", self.sent_bytes - self._expected_bytes)
+        self._monitor.count("uploaded_blobs", stored)
+        self._monitor.count("archived_bytes", archived_bytes - self._size_bytes)
 
 
 def jobs_of(files: Sequence[Wanted]) -> Iterator[list[Wanted]]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from isolate import __version__, ending
+from isolate.bars import showing
 from isolate.progress import fetched_line
 from isolate.terminal import Console, TerminalMonitor
 
@@ -167,10 +168,10 @@ def remaining(monitor: TerminalMonitor, every_s: float = REMAINING_S) -> Iterato
             if left > 0:
                 click.echo(f"{left} files remaining...", err=True)
 
-    telling = threading.Thread(target=tell, daemon=True)
-    telling.start()
+    telling = showing(tell)
     try:
         yield
     finally:
         over.set()
-        telling.join()
+        if telling is not None:
+            telling.join()

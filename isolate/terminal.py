@@ -24,6 +24,7 @@ from isolate.errors import (
     TooLarge,
     UploadFailed,
     first_cause,
+    lacking,
 )
 from isolate.settings import Settings
 from isolate.streams import is_of_stdout, nobody_reads, write_nowhere
@@ -265,7 +266,7 @@ def describe(error: BaseException) -> str:
     message = one_line(str(error))
     if isinstance(error, (IsolateError, OSError)) and message:
         return message
-    return f"Unexpected {type(error).__name__}: {message} (-vv shows where)"
+    return lacking(error) or f"Unexpected {type(error).__name__}: {message} (-vv shows where)"
 
 
 def _fail(console: Console, error: Exception) -> int:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from isolate.errors import lacking
 from isolate.progress import counted_text, fetched_line
 from isolate.terminal import EXIT_FAILED, EXIT_INTERRUPTED, Console, run_command, verbose_option, version_option
 from run_isolated import flags
@@ -229,7 +230,7 @@ def _ended(spec: RunSpec, clock: Clock, monitor: Monitor, launcher: LauncherProc
     except Exception as error:
         if not ended:  # else the loop could not end as it likes to, which needs a thread
             signals.listen()
-            attempt.abandon(str(error) or type(error).__name__)
+            attempt.abandon(lacking(error) or str(error) or type(error).__name__)
             if not _is_want(error):
                 raise
     return ended[0] if ended else attempt.result, signal.SIGINT in signals.came
@@ -237,7 +238,7 @@ def _ended(spec: RunSpec, clock: Clock, monitor: Monitor, launcher: LauncherProc
 
 def _is_want(error: Exception) -> bool:
     """Whether something could not be had that nobody here has control of: a descriptor, memory, a thread."""
-    return isinstance(error, (OSError, MemoryError, ImportError)) or "new thread" in str(error)
+    return isinstance(error, (OSError, ImportError)) or bool(lacking(error))
 
 
 async def _supervise(attempt: Attempt, signals: _Signals, ended: list[RunResult]) -> None:

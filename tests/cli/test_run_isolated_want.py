@@ -6,13 +6,14 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from run_isolated.attempt import FOR_UNDOING, FOR_WAITING
+from tests.loopback import unused_url
 
 NOTHING_MORE = """
 import sys, threading
@@ -35,10 +36,10 @@ NO_THREADS, NO_LOOP = "threading._start_new_thread = no_thread", "sys.modules['a
 
 
 def run(
-    tmp_path: Path, script: str, *command: str, limit: Callable[[], None] | None = None
+    tmp_path: Path, script: str, *command: str, limit: Callable[[], None] | None = None, flags: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     places = ["--cache", "cache", "--root-dir", "work", "--named-cache-root", "named", "--json", "result.json"]
-    arguments = [*places, "--no-log", "--min-free-space", "0", "--named-cache", "c1", "nc", "0", "--", *command]
+    arguments = [*places, "--no-log", "--min-free-space", "0", "--named-cache", "c1", "nc", "0", *flags, "--", *command]
     return subprocess.run(
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=tmp_path, preexec_fn=limit
     )
@@ -54,6 +55,15 @@ def test_a_command_is_seen_out_when_no_thread_can_be_had_any_more(tmp_path: Path
     result = json.loads((tmp_path / "result.json").read_text())
     assert (done.stderr, result["exit_code"], result["internal_failure"]) == ("", 3, None)
     assert_nothing_is_left(tmp_path)
+
+
+def test_a_run_that_needs_a_thread_says_so(tmp_path: Path) -> None:
+    flags = ["-I", unused_url(), "-s", "0" * 64, "--raw-cmd"]
+    done = run(tmp_path, NOTHING_MORE.format(what=NO_THREADS), "echo", "ran", flags=flags)
+    told = "The run could not go on: No thread can be started: see the limits on processes and memory"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"run_isolated: error: {told} (ulimit -u, ulimit -v)\n"
+    assert list((tmp_path / "work").glob("*")) == []
 
 
 def test_a_command_that_cannot_be_waited_for_is_ended(tmp_path: Path) -> None:

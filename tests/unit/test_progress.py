@@ -31,6 +31,13 @@ def test_a_stage_is_never_more_than_whole() -> None:
     assert Stage("fetching", 3, 6, 0, 0).share == 0.5
 
 
+def test_a_large_file_has_a_pace_until_it_is_stored() -> None:
+    sent, stored = (Stage("uploading", blobs, 1, 1_000, 1_000, 50.0) for blobs in (0, 1))
+    assert (sent.is_over, sent.text(80)) == (False, "100%  1/1 kB  0/1 files  50 B/s")
+    assert (stored.is_over, stored.text(80)) == (True, "100%  1/1 kB  1/1 files")
+    assert not Stage("hashing", 1, 1, 900, 1_000).is_over
+
+
 def test_only_what_has_something_to_do_is_a_stage() -> None:
     assert Progress().stages({"cached_files": 10, "present_blobs": 3}, {}, 1.0) == []
     assert [stage.name for stage in Progress().stages({}, EXPECTED, 1.0)] == ["hashing", "uploading"]

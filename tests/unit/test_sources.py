@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from isolate.sources import remaining
@@ -23,3 +25,14 @@ def test_what_remains_is_told_until_it_is_over(capfd: pytest.CaptureFixture[str]
         assert wait_until(has_told)
         monitor.count("fetched_blobs", 3)
     assert set("".join(told).splitlines()) == {"3 files remaining..."}
+
+
+def test_what_remains_is_not_told_where_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    monitor = TerminalMonitor("isolateserver")
+    with remaining(monitor):
+        monitor.count("fetched_blobs", 3)
+    assert monitor.snapshot() == {"fetched_blobs": 3}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import re
 import subprocess
 import sys
+import threading
 
 import click
 import pytest
@@ -124,6 +126,35 @@ def test_watching_counts_and_shows_problems(capsys: pytest.CaptureFixture[str]) 
         monitor.problem("Cache is unreadable")
     assert monitor.snapshot() == {"hashed_files": 3}
     assert capsys.readouterr().err == "tool: warning: Cache is unreadable\n"
+
+
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_without_a_thread_nothing_is_shown_and_all_is_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    console = Console("tool")
+    with console.watch() as monitor:
+        monitor.count("hashed_files", 2)
+        monitor.count("started_commands")  # takes the bars away, if there are any
+        console.result("done")
+        monitor.problem("Cache is unreadable")
+    assert monitor.snapshot() == {"hashed_files": 2, "started_commands": 1}
+    assert capsys.readouterr() == ("done\n", "tool: warning: Cache is unreadable\n")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_what_the_system_does_not_give_is_named_with_its_limit(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for raised in (error, ExceptionGroup("g", [error])):
+        assert run_command("tool", command_that(raised), []) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.fullmatch(r"tool: error: N[^:]+: see the limits? on [^:]*\((ulimit -u, )?ulimit -v\)", line)
+    assert errors.lacking(RuntimeError("odd")) == errors.lacking(errors.Refused("can't start new thread")) == ""
 
 
 def test_a_variable_is_not_blamed_on_the_flag(
