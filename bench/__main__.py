@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
-import tempfile
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from bench.command import OutputFile, made, run_program, working
 from bench.machine import machine
 from bench.measure import alternate
 from bench.peers import versions
@@ -25,9 +25,10 @@ from bench.place import Place, Size, removed
 from bench.rows import IDLE, ROWS, On
 from bench.session import Differs, Record, Session, steps, without
 from bench.stores import Stores
-from bench.subjects import prepared
+from bench.subjects import check_tree, prepared
 from bench.table import Measured, memory, shown, silence, summary
 from bench.tasks import measure_tasks
+from isolate.terminal import EXIT_INTERRUPTED
 
 FULL = Size(tree_files=100_000, large_bytes=4 << 30, index_blobs=10_000_000, egress_files=10_000)
 QUICK = Size(runs=1, tree_files=1_000, generations=10, large_bytes=64 << 20, index_blobs=200_000, egress_files=300,
@@ -50,7 +51,7 @@ TASKS = "13"
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="Write every sample; anew after each row.",
 )
 @click.option("--resume", is_flag=True, help="Measure only what the file of --json lacks; it was made here, alike.")
@@ -67,31 +68,43 @@ def main(
     quick: bool,
     full: bool,
     resume: bool,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Measure hashing, archive, fetch, map, the server and tasks."""
+    if quick and full:
+        raise click.UsageError("--quick and --full are two sizes: choose one")
     size = QUICK if quick else FULL if full else Size()
     size = replace(size, runs=runs or size.runs)
     chosen = {row.number for row in ROWS} | {IDLE.number, TASKS} if rows is None else numbers(rows)
     if resume and json_file is None:
         raise click.UsageError("--resume goes on with a file: name it with --json")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers end and folders go whoever ends the run
-    began_s = time.monotonic()
-    for kept in filter(None, (scratch, data)):
-        kept.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=scratch, ignore_cleanup_errors=True) as folder:
-        record = record_in(json_file, machine(Path(folder)) | {"tools": versions()}, size, resume=resume)
-        for found in measure_all(Path(folder), trees, data, chosen, record):
-            record.add(found)
-            for line in shown(found):
-                click.echo(line)
-        if TASKS in chosen:
-            click.echo(f"\n{TASKS}  tasks: {tasks(Path(folder), size)}")
-        removed(Path(folder))
+    for tree in trees:
+        check_tree(tree)
+    began_s, record = time.monotonic(), Record(json_file, {}, size, [])
+    try:
+        with working("bench-", scratch) as folder, made(data):
+            record.machine = machine(folder) | {"tools": versions()}
+            known(record, resume=resume)
+            for found in measure_all(folder, trees, data, chosen, record):
+                record.add(found)
+                for line in shown(found):
+                    click.echo(line)
+            if TASKS in chosen:
+                click.echo(f"\n{TASKS}  tasks: {tasks(folder, size)}")
+            removed(folder)
+    except KeyboardInterrupt:
+        click.echo(f"python -m bench: {interrupted(record)}", err=True)
+        return EXIT_INTERRUPTED
+    finish(record, time.monotonic() - began_s)
+    return 0
+
+
+def finish(record: Record, took_s: float) -> None:
+    """Print what all rows say together."""
     click.echo("")
     for line in summary(record.rows):
         click.echo(line)
     click.echo(f"\n{silence([one.as_json() for one in record.rows], record.machine['cores'])}")
-    click.echo(f"{time.monotonic() - began_s:.0f} s; load of the machine {os.getloadavg()[0]:.1f}")
+    click.echo(f"{took_s:.0f} s; load of the machine {os.getloadavg()[0]:.1f}")
 
 
 def numbers(rows: str) -> set[str]:
@@ -102,11 +115,19 @@ def numbers(rows: str) -> set[str]:
     return chosen
 
 
-def record_in(file: Path | None, host: dict[str, object], size: Size, *, resume: bool) -> Record:
-    """Return what is known so far, which is nothing unless the run goes on with another; prints the machine."""
-    for name, value in host.items():
+def interrupted(record: Record) -> str:
+    """Return what somebody who ended the run wants to know: what of it is kept."""
+    if record.file is None:
+        return "interrupted: nothing is kept. --json FILE keeps each row, and --resume then goes on with the others"
+    if not record.rows:
+        return f"interrupted before the first row was complete: nothing was written to {record.file}"
+    return f"interrupted: rows kept in {record.file}: {len(record.rows)}. --resume goes on with the others"
+
+
+def known(record: Record, *, resume: bool) -> None:
+    """Print the machine and what is known so far, which is nothing unless the run goes on with another."""
+    for name, value in record.machine.items():
         click.echo(f"{name}: {', '.join(map(' '.join, value.items())) if isinstance(value, dict) else value}")
-    record = Record(file, host, size, [])
     if resume:
         try:
             record.resume()
@@ -114,7 +135,6 @@ def record_in(file: Path | None, host: dict[str, object], size: Size, *, resume:
             raise click.UsageError(f"{error}. Measure anew, without --resume") from error
         for found in record.rows:
             click.echo(f"known: row {found.number}, {found.title}: {found.tree}".rstrip(": "))
-    return record
 
 
 def measure_all(
@@ -143,4 +163,4 @@ def tasks(scratch: Path, size: Size) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("bench", main))

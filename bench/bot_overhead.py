@@ -26,6 +26,9 @@ from typing import Any
 
 import click
 
+from bench.command import run_program
+from bench.measure import Failed
+
 API = "/_ah/api/swarming/v1"
 BIN = Path(sys.executable).parent
 WARM_UP = 5
@@ -43,7 +46,7 @@ def running(*command: str, ready: str, **options: Any) -> Iterator[tuple[int, st
         assert stream is not None
         line = next((line for line in stream if ready in line), None)
         if line is None:
-            raise click.ClickException(f"{command[0]} does not start")
+            raise Failed(f"{command[0]} does not start")
         yield process.pid, line
     finally:
         process.terminate()
@@ -73,7 +76,7 @@ def run_task(url: str, isolated: str, pause_s: float) -> dict[str, Any]:
     while (found := call(url, f"/task/{task_id}/result"))["state"] in {"PENDING", "RUNNING"}:
         time.sleep(0.01)  # the interval of a poll
     if found["state"] != "COMPLETED":
-        raise click.ClickException(f"The task ended as {found['state']}")
+        raise Failed(f"The task ended as {found['state']}")
     output: str = call(url, f"/task/{task_id}/stdout")["output"]
     return {**found, "wall_s": time.monotonic() - started_s, "ran_at": float(output)}
 
@@ -168,4 +171,4 @@ def watch(bot: int, idle_s: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("bench.bot_overhead", main))

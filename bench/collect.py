@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 
+from bench.command import run_program
 from bench.tasks import BOT_API
 from isolate.archive import ArchiveOptions, Remote, archive_tree
 from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
@@ -77,12 +78,17 @@ async def measure(place: Path, shards: int, stdout_bytes: int, output_bytes: int
             await fleet.join()
             await trigger(http, place / "tasks.json", shards)
             collect = await start_collect(url, place)
-            async with asyncio.TaskGroup() as group:
-                watching = group.create_task(watch(collect.pid, figures))
-                ended_s = await fleet.run_all(shards, slowest_s)
-                figures.status = await collect.wait()
-                figures.after_last_s = time.monotonic() - ended_s
-                watching.cancel()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    watching = group.create_task(watch(collect.pid, figures))
+                    ended_s = await fleet.run_all(shards, slowest_s)
+                    figures.status = await collect.wait()
+                    figures.after_last_s = time.monotonic() - ended_s
+                    watching.cancel()
+            finally:
+                if collect.returncode is None:  # the benchmark is ended before it
+                    collect.terminate()
+                    await collect.wait()
         figures.files = sum(1 for _ in (place / "out").rglob("result.bin"))
     finally:
         server.terminate()
@@ -200,4 +206,4 @@ def _name(number: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("bench.collect", main))

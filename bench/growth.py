@@ -12,13 +12,14 @@ import json
 import math
 import os
 import statistics
-import tempfile
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
+from bench.command import OutputFile, run_program, working
 from bench.machine import machine
 from bench.measure import Sample
 from bench.place import Place, Server, Size, removed
@@ -26,6 +27,7 @@ from bench.plot import Panel, Series, svg
 from bench.rows_archive import archive_of
 from bench.rows_fetch import TRUE, run_of
 from bench.tree import generate
+from isolate.cas.files import write_atomic
 
 FILES = (10_000, 35_000, 120_000)
 MEGABYTES = (100, 500, 2_500)
@@ -56,15 +58,15 @@ class Point:
     help=f"Sizes of the trees of {LARGER_FILES:,} files.",
 )
 @click.option("--runs", default=1, show_default=True, help="Of each step; medians count.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures there.")
-@click.option("--svg", "svg_file", type=click.Path(dir_okay=False, path_type=Path), help="Draw them there.")
+@click.option("--json", "json_file", type=OutputFile(), help="Write all figures there.")
+@click.option("--svg", "svg_file", type=OutputFile(), help="Draw them there.")
 @click.option("--scratch", type=click.Path(file_okay=False, path_type=Path), help="Work here [default: a new folder].")
 def main(
     files: str, megabytes: str, runs: int, json_file: Path | None, svg_file: Path | None, scratch: Path | None
 ) -> None:  # fmt: skip
     """Measure how cost grows."""
-    with tempfile.TemporaryDirectory(prefix="bench-growth-", dir=scratch, ignore_cleanup_errors=True) as folder:
-        place = Path(folder)
+    with working("bench-growth-", scratch) as place:
+        host = machine(place)
         start = {point.step: point.cpu_s for point in measured(place, TINY, None, runs)}
         by_files = [point for number in numbers(files) for point in measured(place, number, None, runs)]
         by_bytes = [point for size in numbers(megabytes)
@@ -73,14 +75,14 @@ def main(
         for step in STEPS:
             click.echo(f"{step:14} grows with {name}: {power_text(exponent(points, step, name, start))}")
     if json_file:
-        content = {"machine": machine(Path(tempfile.gettempdir())), "load": os.getloadavg()[0],
+        content = {"machine": host, "load": os.getloadavg()[0],
                    "files": [asdict(point) for point in by_files], "bytes": [asdict(point) for point in by_bytes],
                    "start": start,
                    "exponents": {name: {step: exponent(points, step, name, start) for step in STEPS}
                                  for name, points in (("files", by_files), ("bytes", by_bytes))}}  # fmt: skip
-        json_file.write_text(json.dumps(content, indent=1))
+        write_atomic(json_file, json.dumps(content, indent=1).encode())
     if svg_file:
-        svg_file.write_text(svg([panel(by_files, "files", start), panel(by_bytes, "bytes", start)]))
+        write_atomic(svg_file, svg([panel(by_files, "files", start), panel(by_bytes, "bytes", start)]).encode())
 
 
 def numbers(text: str) -> list[int]:
@@ -163,4 +165,4 @@ def panel(points: Sequence[Point], name: str, start: Mapping[str, float]) -> Pan
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("bench.growth", main))

@@ -13,6 +13,7 @@ import asyncio
 import gc
 import os
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Coroutine
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 
 import click
 
+from bench.command import run_program
 from bench.pending import run_pending, seed
 from bench.simulated import API, Bot, Histogram, cpu_s, memory_mib, new_task, serving
 from bench.tasks import BOTS, measure_tasks
@@ -140,4 +142,4 @@ def pending(tasks: int, queues: int, claims: int, bots: int, data: Path | None) 
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("bench.load", main))

@@ -20,13 +20,14 @@ from typing import Any
 
 from bench.relay import Wire
 from bench.watching import Watch, cpu_s
+from isolate.errors import IsolateError
 
 # Who needs this long, and this many times as long as the fastest peer, gets no second turn: what it would show is
 # known, and what all rows take together is most of an hour as it is.
 SLOW_S, HOPELESS = 10.0, 1.25
 
 
-class Failed(Exception):
+class Failed(IsolateError):
     """A command did not do what it was asked for."""
 
 
@@ -65,6 +66,7 @@ class Race:
 
     contestants: Sequence[Contestant]
     before_turn: Callable[[int], object] | None = None
+    absent: Sequence[str] = ()  # who would take part, were it installed
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import contextlib
 import os
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from bench.command import run_program, working
 from bench.measure import Sample, run
 from bench.place import Place, Server, Size, removed
 from bench.rows_archive import archive_of
@@ -33,12 +33,9 @@ PER_FOLDER = 500
 @click.option("--scratch", type=click.Path(file_okay=False, path_type=Path), help="Work here [default: a new folder].")
 def main(files: int, scratch: Path | None) -> None:
     """Archive, fetch and map FILES files."""
-    with (
-        tempfile.TemporaryDirectory(prefix="bench-million-", dir=scratch, ignore_cleanup_errors=True) as folder,
-        contextlib.ExitStack() as stack,
-    ):
-        stack.callback(removed, Path(folder))
-        place = Place(Path(folder), Path(folder, "tree"), stack, Size())
+    with working("bench-million-", scratch) as folder, contextlib.ExitStack() as stack:
+        stack.callback(removed, folder)
+        place = Place(folder / "work", folder / "tree", stack, Size())
         is_fine = measure(place, files)
     sys.exit(0 if is_fine else 1)
 
@@ -120,4 +117,4 @@ def _timed(name: str, step: Callable[[], int | None]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("bench.million", main))

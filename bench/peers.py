@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -44,7 +44,12 @@ def _version(command: Sequence[str]) -> str:
 
 def installed(contestants: Sequence[Contestant]) -> list[Contestant]:
     """Leave out those whose program is not there, but for ours."""
-    return [one for one in contestants if one.name.startswith("isolate") or has(one.name)]
+    return [one for one in contestants if not absent([one.name])]
+
+
+def absent(names: Iterable[str]) -> tuple[str, ...]:
+    """Return those whose program is not there, but for ours."""
+    return tuple(name for name in names if not name.startswith("isolate") and not has(name))
 
 
 def has(name: str) -> bool:

@@ -6,14 +6,18 @@ Everything in the document comes from the files: the machine, the tables, and, f
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 import click
+import msgspec
 
+from bench.command import run_program
 from bench.growth import power_text
 from bench.table import HEADINGS, silence, took
+from isolate.cas.files import write_atomic
 
 DOCUMENT = Path(__file__).parent.parent / "doc" / "performance.md"
 PICTURE = "growth.svg"
@@ -21,6 +25,59 @@ METHOD = """Measured by the committed benchmark ([method and how to read it](../
 seconds belong to the machine. A target that was missed is said to be missed."""
 COLUMNS = """Medians; memory is the highest of all runs. CPU seconds are those of all processes of a command; those of
 our server stand beside it. Bytes and requests as the client sees them."""
+
+
+Shape = TypeVar("Shape")
+
+
+class VerdictShape(TypedDict):
+    """How a goal ended."""
+
+    text: str
+    measured: str
+    is_met: bool | None
+
+
+class RowShape(TypedDict):
+    """What the document says of a row."""
+
+    row: str
+    title: str
+    on: str
+    verdicts: list[VerdictShape]
+    cells: list[list[str]]
+    figures: dict[str, dict[str, float]]
+    seconds: NotRequired[dict[str, float]]
+    elsewhere_cpu_s: NotRequired[float]
+
+
+class TableShape(TypedDict):
+    """What `bench --json` writes, as far as the document goes."""
+
+    machine: dict[str, Any]
+    load: float
+    sittings: int
+    rows: list[RowShape]
+
+
+class PointShape(TypedDict):
+    """What one step cost on one tree."""
+
+    step: str
+    files: int
+    size_bytes: int
+    cpu_s: float
+    wall_s: float
+
+
+class GrowthShape(TypedDict):
+    """What `bench.growth --json` writes, as far as the document goes."""
+
+    machine: dict[str, Any]
+    load: float
+    files: list[PointShape]
+    bytes: list[PointShape]
+    exponents: dict[str, dict[str, float]]
 
 
 @click.command()
@@ -32,14 +89,21 @@ def main(tables: tuple[Path, ...], growth: Path | None, note: str, output: Path)
     """Write the document on performance."""
     if not tables and growth is None:
         raise click.UsageError("Name what bench --json has written, or --growth")
-    found = [json.loads(table.read_text()) for table in tables]
-    lines = [*document(found, note)]
+    lines = [*document([read(table, TableShape, "table of bench --json") for table in tables], note)]
     if growth:
-        lines += growing(json.loads(growth.read_text()))
-    output.write_text("\n".join(lines).rstrip() + "\n")
+        lines += growing(read(growth, GrowthShape, "growth of bench.growth --json"))
+    write_atomic(output, ("\n".join(lines).rstrip() + "\n").encode())
 
 
-def document(found: Sequence[dict[str, Any]], note: str) -> Iterator[str]:
+def read(file: Path, shape: type[Shape], what: str) -> Shape:
+    """Return what another program has written; raises UsageError if it is something else."""
+    try:
+        return msgspec.convert(json.loads(file.read_text()), shape)  # not msgspec's JSON, which knows no NaN
+    except ValueError as error:  # no UTF-8, no JSON, or another shape
+        raise click.UsageError(f"{file} is no {what}: {error}") from error
+
+
+def document(found: Sequence[TableShape], note: str) -> Iterator[str]:
     """Yield the document, without the growth."""
     yield "# Performance"
     yield ""
@@ -57,12 +121,12 @@ def document(found: Sequence[dict[str, Any]], note: str) -> Iterator[str]:
             yield f"\n### {row['row']} {row['title']}{': ' + place(row['on']) if row['on'] else ''}\n"
             yield from markdown(HEADINGS, row["cells"])
             if seconds := row.get("seconds"):
-                yield f"\n{took(seconds, row['elsewhere_cpu_s'])}"
+                yield f"\n{took(seconds, row.get('elsewhere_cpu_s', 0.0))}"
             for name, figures in row["figures"].items():
                 yield f"\n{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
 
 
-def targets(rows: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+def targets(rows: Sequence[RowShape]) -> Iterator[list[str]]:
     words = {True: "met", False: "**missed**", None: "nobody to compare with"}
     for row in rows:
         for verdict in row["verdicts"]:
@@ -75,19 +139,21 @@ def place(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def machine_lines(table: dict[str, Any]) -> Iterator[str]:
+def machine_lines(table: TableShape) -> Iterator[str]:
     for name, value in table["machine"].items():
         text = ", ".join(f"{tool} ({version})" for tool, version in value.items()) if isinstance(value, dict) else value
         yield f"- {name}: {text}"
     yield f"- load of the machine at the end: {table['load']:.1f}"
-    if words := silence(table["rows"], table["machine"]["cores"]):
+    cores = table["machine"].get("cores")
+    if cores and (words := silence(table["rows"], cores)):
         yield f"- measured in {'one run' if table['sittings'] == 1 else str(table['sittings']) + ' runs'}; {words}"
 
 
-def growing(table: dict[str, Any]) -> Iterator[str]:
+def growing(table: GrowthShape) -> Iterator[str]:
     """Yield what is said of the growth."""
     yield "\n## Growth\n"
-    yield f"On {table['machine']['cores']} cores, load {table['load']:.1f}; {table['machine']['product']}.\n"
+    host = table["machine"]
+    yield f"On {host.get('cores', '?')} cores, load {table['load']:.1f}; {host.get('product', '?')}.\n"
     yield f"![CPU seconds of client and server against the number of files, and of bytes]({PICTURE})\n"
     for name, exponents in table["exponents"].items():
         powers = ", ".join(f"{step}: {power_text(power)}" for step, power in exponents.items())
@@ -110,4 +176,4 @@ def markdown(headings: Sequence[str], rows: Iterator[list[str]] | Sequence[Seque
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program("bench.report", main))

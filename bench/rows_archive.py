@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.goals import OURS
 from bench.measure import Contestant, Race, run
-from bench.peers import installed
+from bench.peers import absent, installed
 from bench.place import Place
 from bench.stores import Stores
 from bench.tree import Changer
@@ -21,28 +21,26 @@ def archive_cold(place: Place, stores: Stores) -> Race:
     """Row 1: nothing is known to anybody; ours is verified and durable at the end. The last stores are kept."""
     archive = place.fresh("tree.tar")
     tar = partial(run, ["tar", "-C", str(stores.tree), "-cf", str(archive), "."], place.env(place.scratch))
-    return Race(
-        installed(
-            [
-                on_new_server(place, stores),
-                *(on_new_repository(stores, name) for name in PEERS),
-                Contestant(CASYNC, partial(stores.backup, "casync"), prepare=partial(stores.empty, "casync")),
-                Contestant("tar (one file, not synced)", tar, tidy=archive.unlink),
-            ]
-        )
-    )
+    contestants = [
+        on_new_server(place, stores),
+        *(on_new_repository(stores, name) for name in PEERS),
+        Contestant(CASYNC, partial(stores.backup, "casync"), prepare=partial(stores.empty, "casync")),
+        Contestant("tar (one file, not synced)", tar, tidy=archive.unlink),
+    ]
+    return Race(installed(contestants), absent=absent(one.name for one in contestants))
 
 
 def archive_again(place: Place, stores: Stores) -> Race:
     """Row 2: everybody has seen the tree before, and nothing has changed."""
     flag = "--no-stat-cache"
-    return Race([_ours(place, stores), _ours(place, stores, flag), *_peers(stores)])
+    return Race([_ours(place, stores), _ours(place, stores, flag), *_peers(stores)], absent=absent(PEERS))
 
 
 def archive_changed(place: Place, stores: Stores) -> Race:
     """Row 3: everybody has seen the tree before; then, before each turn, some files change."""
     changer = Changer(stores.tree, CHANGED)
-    return Race([_ours(place, stores), *_peers(stores)], before_turn=lambda _turn: changer.change())
+    contestants = [_ours(place, stores), *_peers(stores)]
+    return Race(contestants, before_turn=lambda _turn: changer.change(), absent=absent(PEERS))
 
 
 def on_new_server(place: Place, stores: Stores) -> Contestant:

@@ -13,28 +13,31 @@ from pathlib import Path
 
 from bench.goals import OURS
 from bench.measure import Contestant, Race, Sample, run
-from bench.peers import Ostree
+from bench.peers import Ostree, absent
 from bench.place import NO_LIMITS, Place, Server
 from bench.stores import Stores
 from bench.tree import Changer
 
 CHANGED = 0.01
 TOLD_GENERATIONS = 20  # between two lines about how far it is
+PEERS = ("restic", "borg", "ostree archive", "casync")
 OVERLAY, MANY, ONE = "isolate --map overlay", "isolate, many generations", "isolate, one generation"
+LINKED = "ostree checkout -H"
 NO_REUSE = "isolate, no tree kept"
 
 
 def fetch_cold(place: Place, stores: Stores) -> Race:
     """Row 4: into an empty cache, and mapped. A bare copy shows what creating the files costs."""
     contestants = [_cold(place, OURS, stores.server, stores.archived())]
-    for name, keeper in stores.holders(("restic", "borg", "ostree archive", "casync")):
+    for name, keeper in stores.holders(PEERS):
         target = place.fresh("restored")
         contestants.append(
             Contestant(name, partial(keeper.restore, target), is_peer=True, tidy=partial(place.drop, target))
         )
     target = place.fresh("copy")
     copy = partial(run, ["cp", "-a", str(stores.tree), str(target)], dict(os.environ))
-    return Race([*contestants, Contestant("cp -a (no store)", copy, tidy=partial(place.drop, target))])
+    scale = Contestant("cp -a (no store)", copy, tidy=partial(place.drop, target))
+    return Race([*contestants, scale], absent=absent(PEERS))
 
 
 def fetch_generations(place: Place, stores: Stores) -> Race:
@@ -59,10 +62,10 @@ def map_warm(place: Place, stores: Stores) -> Race:
     for _, ostree in stores.holders(("ostree",)):
         assert isinstance(ostree, Ostree), "as its name says"
         checkout = partial(ostree.link, target)
-        contestants.append(Contestant("ostree checkout -H", checkout, is_peer=True, tidy=tidy))
+        contestants.append(Contestant(LINKED, checkout, is_peer=True, tidy=tidy))
     link = partial(run, ["cp", "-al", str(stores.tree), str(target)], dict(os.environ))
     contestants.append(Contestant("cp -al", link, is_peer=True, tidy=tidy))
-    return Race(contestants)
+    return Race(contestants, absent=absent([LINKED]))
 
 
 def map_again(place: Place, stores: Stores) -> Race:

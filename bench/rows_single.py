@@ -12,13 +12,14 @@ from pathlib import Path
 
 from bench.goals import OURS
 from bench.measure import Contestant, Race, Sample, run
-from bench.peers import has, installed
+from bench.peers import absent, has, installed
 from bench.place import Place, removed
 from bench.rows_archive import archive_of, on_new_repository, on_new_server
 from bench.rows_fetch import TRUE, run_of
 from bench.stores import Stores
 from bench.subjects import LARGE
 
+CC, RCLONE = "cc", "rclone copy"
 SUMS, READS, THREAD = "xargs -P sha256sum", "C: open, read, close", "isolate, one thread"
 LIBRARY, HELP = "BLAKE3, 8 MiB reads", "isolate --help"
 BARE = "bare write and fsync (no store)"
@@ -38,11 +39,11 @@ def hash_tree(place: Place, stores: Stores) -> Race:
         Contestant(THREAD, partial(_timed, [*ours, "--workers", "0"], 2)),
         Contestant(SUMS, partial(run, sums, env), is_peer=True),
     ]
-    if has("cc"):
+    if has(CC):
         program = place.fresh("read_all")
         subprocess.run(["cc", "-O2", "-o", program, Path(__file__).with_name("read_all.c")], check=True)
         contestants.append(Contestant(READS, partial(run, [str(program), str(names)], env)))
-    return Race(contestants)
+    return Race(contestants, absent=() if has(CC) else (READS,))
 
 
 def large_archive(place: Place, stores: Stores) -> Race:
@@ -53,9 +54,10 @@ def large_archive(place: Place, stores: Stores) -> Race:
     contestants = [
         on_new_server(place, stores),
         on_new_repository(stores, "restic"),
-        Contestant("rclone copy", copy, is_peer=True, tidy=partial(removed, copied)),
+        Contestant(RCLONE, copy, is_peer=True, tidy=partial(removed, copied)),
     ]
-    return Race([*installed(contestants), Contestant(BARE, partial(run, write, dict(os.environ)), tidy=bare.unlink)])
+    scale = Contestant(BARE, partial(run, write, dict(os.environ)), tidy=bare.unlink)
+    return Race([*installed(contestants), scale], absent=absent(one.name for one in contestants))
 
 
 def large_fetch(place: Place, stores: Stores) -> Race:
@@ -72,7 +74,8 @@ def large_fetch(place: Place, stores: Stores) -> Race:
     for name, keeper in stores.holders(("restic",)):
         contestants.append(Contestant(name, partial(keeper.restore, target), is_peer=True, tidy=tidied))
     copy = partial(_rclone, stores.tree, target)
-    return Race(installed([*contestants, Contestant("rclone copy", copy, is_peer=True, tidy=tidied)]))
+    contestants.append(Contestant(RCLONE, copy, is_peer=True, tidy=tidied))
+    return Race(installed(contestants), absent=absent(["restic", RCLONE]))
 
 
 def large_hash(_place: Place, stores: Stores) -> Race:

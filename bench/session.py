@@ -24,6 +24,7 @@ from bench.stores import Stores
 from bench.subjects import Subject, large_file
 from bench.table import Measured
 from bench.watching import elsewhere_cpu_s
+from isolate.cas.files import write_atomic
 
 MANY_NAMES, SETTLE_S = 20_000, 61  # ext4 calls an inode recently deleted for a minute
 
@@ -103,15 +104,20 @@ class Session:
             try:
                 with spent.on("setting up"):
                     race = row.make(place, stores)
+                absent = tuple(race.absent)
                 results = tuple(alternate(self._size.runs, race, spent))
                 verdicts = tuple(goal.judge(results) for goal in row.goals)
             except Failed as error:
-                results, verdicts = (), (Verdict("to work", str(error).partition("\n")[0][:100], is_met=False),)
+                absent, results, verdicts = (
+                    (),
+                    (),
+                    (Verdict("to work", str(error).partition("\n")[0][:100], is_met=False),),
+                )
             with spent.on("tidying"):
                 stack.close()
                 self._deleted += self._emptied()
         others_s = max(0.0, elsewhere_cpu_s() - before_s)
-        return Measured(row.number, row.title, str(subject), results, verdicts, spent.seconds, others_s)
+        return Measured(row.number, row.title, str(subject), results, verdicts, spent.seconds, others_s, absent)
 
     def _emptied(self) -> int:
         """Delete what was dropped, and return how many names that were."""
@@ -146,30 +152,37 @@ class Record:
             return
         content = {"machine": self.machine, "size": asdict(self.size), "sittings": self.sittings,
                    "load": os.getloadavg()[0], "rows": [one.as_json() for one in self.rows]}  # fmt: skip
-        temporary = self.file.with_name(f".{self.file.name}-{os.getpid()}")
-        temporary.write_text(json.dumps(content, indent=1))
-        temporary.replace(self.file)
+        write_atomic(self.file, json.dumps(content, indent=1).encode())
 
     def resume(self) -> None:
         """Take what a run before this one measured; raises Differs if that was not the same measurement."""
         if self.file is None or not self.file.exists():
             return
+        if not self.file.is_file():
+            raise Differs(f"{self.file} is no file that keeps anything")
         try:
             content = json.loads(self.file.read_text())
         except ValueError as error:
             raise Differs(f"{self.file} is no JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise Differs(f"{self.file} is no table of bench --json")
         for name, now in (("machine", self.machine), ("size", asdict(self.size))):
             if (then := content.get(name)) != json.loads(json.dumps(now)):
-                raise Differs(f"{self.file} was measured with another {name}: {_difference(then or {}, now)}")
-        found = map(Measured.from_json, content["rows"])
+                raise Differs(f"{self.file} was measured with another {name}: {_difference(then, now)}")
+        try:
+            found, sittings = [Measured.from_json(row) for row in content["rows"]], content["sittings"] + 1
+        except (KeyError, TypeError, AttributeError) as error:
+            raise Differs(f"{self.file} is no table of bench --json: {error!r}") from error
         # Memory sums up the others, and who failed may do better now.
         self.rows = [one for one in found if one.results and one.number in {row.number for row in ROWS}]
-        self.sittings = content["sittings"] + 1
+        self.sittings = sittings
 
 
 class Differs(Exception):
     """What was measured before cannot be gone on with."""
 
 
-def _difference(then: dict[str, Any], now: dict[str, Any]) -> str:
+def _difference(then: object, now: dict[str, Any]) -> str:
+    if not isinstance(then, dict):
+        return "it says none"
     return "; ".join(f"{key} was {then.get(key)}, is {now.get(key)}" for key in now if then.get(key) != now[key])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.place import Size
 from bench.tree import copy_of, generate
+from isolate.errors import InvalidInput
 
 MIB = 1 << 20
 LARGE = "blob.bin"
@@ -29,6 +30,16 @@ class Subject:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.files:,} files, {self.size_bytes / 1e6:,.0f} MB" if self.files else self.name
+
+
+def check_tree(tree: Path) -> None:
+    """Raise InvalidInput if there is nothing in a tree that could be measured."""
+    if not any(
+        os.path.isfile(path) and not os.path.islink(path)
+        for folder, _, names in os.walk(tree)
+        for path in (os.path.join(folder, name) for name in names)
+    ):
+        raise InvalidInput(f"There is no file in {tree}: name a tree that has some")
 
 
 def prepared(scratch: Path, trees: tuple[Path, ...], size: Size) -> Iterator[Subject]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -25,6 +25,7 @@ class Measured:
     verdicts: tuple[Verdict, ...]
     seconds: dict[str, float] = field(default_factory=dict)  # where the time of the whole row went
     elsewhere_cpu_s: float = 0.0  # processor time that went to others meanwhile, threads of the kernel included
+    absent: tuple[str, ...] = ()  # who would have taken part, were it installed
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -33,7 +34,8 @@ class Measured:
             "on": self.tree,
             "verdicts": [asdict(verdict) for verdict in self.verdicts],
             "results": [result.as_json() for result in self.results],
-            "cells": [list(cells(result)) for result in self.results],
+            "absent": list(self.absent),
+            "cells": [list(line) for line in lines(self)],
             "figures": {result.name: result.figures for result in self.results if result.figures},
             "seconds": self.seconds,
             "elsewhere_cpu_s": self.elsewhere_cpu_s,
@@ -45,7 +47,7 @@ class Measured:
         results = tuple(Result.from_json(result) for result in found["results"])
         verdicts = tuple(Verdict(**verdict) for verdict in found["verdicts"])
         return cls(found["row"], found["title"], found["on"], results, verdicts, found["seconds"],
-                   found["elsewhere_cpu_s"])  # fmt: skip
+                   found["elsewhere_cpu_s"], tuple(found.get("absent", ())))  # fmt: skip
 
 
 def took(seconds: dict[str, float], elsewhere_cpu_s: float) -> str:
@@ -55,7 +57,7 @@ def took(seconds: dict[str, float], elsewhere_cpu_s: float) -> str:
     return f"Took {total_s:.0f} s ({parts}); others and the kernel used {elsewhere_cpu_s:.0f} CPU s meanwhile."
 
 
-def silence(rows: Sequence[dict[str, Any]], cores: int) -> str:
+def silence(rows: Sequence[Mapping[str, Any]], cores: int) -> str:
     """Say how long all rows took, and how much of the processors others had meanwhile; nothing if it is not known."""
     total_s = sum(sum(row.get("seconds", {}).values()) for row in rows)
     elsewhere_s = sum(row.get("elsewhere_cpu_s", 0.0) for row in rows)
@@ -63,6 +65,13 @@ def silence(rows: Sequence[dict[str, Any]], cores: int) -> str:
         return ""
     share = elsewhere_s / (total_s * cores)
     return f"the rows took {total_s / 60:.0f} min; others and the kernel had {share:.0%} of the processors meanwhile"
+
+
+def lines(measured: Measured) -> Iterator[tuple[str, ...]]:
+    """Yield the lines of the table of one row: contestants, and who would have been one."""
+    yield from (tuple(cells(result)) for result in measured.results)
+    for name in measured.absent:
+        yield (f"{name}: absent", *[""] * (len(HEADINGS) - 1))
 
 
 def cells(result: Result) -> Iterator[str]:
@@ -94,7 +103,7 @@ def text(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def shown(measured: Measured) -> Iterator[str]:
     """Yield the lines of one row for a terminal."""
     yield f"\n{measured.number}  {measured.title}: {measured.tree}".rstrip(": ")
-    yield from text([HEADINGS, *(tuple(cells(result)) for result in measured.results)])
+    yield from text([HEADINGS, *lines(measured)])
     for result in measured.results:
         if result.figures:
             yield f"  {result.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in result.figures.items())

@@ -12,6 +12,8 @@ import stat
 import subprocess
 from pathlib import Path
 
+from bench.measure import Failed
+
 COPIES = 0.2
 FILES_PER_FOLDER = 40
 CORPUS_BYTES = 32 << 20
@@ -85,4 +87,6 @@ def copy_of(tree: Path, target: Path, leave_out: tuple[str, ...] = ()) -> None:
     """Copy a tree as it is, apart from top-level folders that are left out."""
     target.mkdir(parents=True)
     names = [entry.path for entry in os.scandir(tree) if entry.name not in leave_out]
-    subprocess.run(["cp", "-a", "--target-directory", str(target), *names], check=True)
+    done = subprocess.run(["cp", "-a", "--target-directory", str(target), *names], check=False, capture_output=True)
+    if done.returncode:
+        raise Failed(f"{tree} cannot be copied to be measured: {os.fsdecode(done.stderr).partition(chr(10))[0]}")

@@ -30,7 +30,7 @@ def test_what_is_in_the_file_is_not_measured_again(tmp_path: Path) -> None:
     again = bench(file, "--resume")
     assert (again.returncode, again.stderr) == (0, "")
     assert "known: row 9, ten files, all present\n" in again.stdout
-    assert list((tmp_path / "scratch").iterdir()) == []
+    assert list(tmp_path.iterdir()) == [file]
     other = bench(file, "--resume", "--runs", "2")
     assert other.returncode == 2
     assert "was measured with another size: runs was 1, is 2. Measure anew, without --resume" in other.stderr
@@ -45,6 +45,9 @@ def test_a_run_that_is_ended_leaves_no_process_and_no_file(tmp_path: Path) -> No
         started = family(running.pid)
         assert len(started) >= 2  # it, and a server
         running.send_signal(signal.SIGTERM)
-        assert running.wait() == 1
+        assert running.wait() == 130
+        lines = running.stderr.read().splitlines()
+    assert lines[-1].startswith("python -m bench: interrupted: nothing is kept. --json FILE keeps each row")
+    assert not [line for line in lines if "Traceback" in line or "Abort" in line]
     assert wait_until(lambda: not any(map(is_running, started)))
     assert list(tmp_path.iterdir()) == []
