@@ -58,7 +58,7 @@ def scatter(descriptor: int) -> bool:
 
     Else ext4 puts a tree where the last one has just been deleted, and each mkdir there first looks through all the
     inodes that were freed in the last minutes: 300 us instead of 25. So it is without a journal; with one, directories
-    that are scattered cost a little more (files in them 0.56-0.62 s instead of 0.55-0.58 s for 20,000).
+    that are scattered cost a little more (files in them 0.58-0.65 s instead of 0.55-0.58 s for 20,000).
     """
     return _change(descriptor, add=TOPDIR)
 
