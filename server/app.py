@@ -53,6 +53,7 @@ from server.stores.janitor import Janitor
 from server.stores.limits import BlobLimits
 from server.stores.open import open_blob_stores
 from server.stores.outputs import FileOutputs
+from server.stores.reserve import Reserve
 from server.stores.settled_outputs import SettledOutputs
 from server.stores.shared import SharedBlobStores
 from server.stores.sqlite_tasks import SqliteTaskStore
@@ -199,7 +200,9 @@ async def open_services(
     settings.load()
     local = await open_blob_stores(data.path, clock, monitor, limits)
     stack.push_async_callback(local.close)
-    janitor = Janitor(local, clock, stopped_cleanly=data.stopped_cleanly)
+    reserve = Reserve(data.path)
+    await asyncio.to_thread(reserve.take)
+    janitor = Janitor(local, clock, stopped_cleanly=data.stopped_cleanly, reserve=reserve)
     local.make_room = janitor.make_room
     blobs = SharedBlobStores(local)
     stack.push_async_callback(blobs.close)

@@ -116,7 +116,8 @@ def check(data: Path | None, read_data: float, seed: int | None, *, rebuild_inde
 def gc(data: Path | None, *, max_size: str | None, min_free: str | None, keep: str | None, dry_run: bool) -> None:
     """Delete what is too old or too much and give its space back, while no server runs.
 
-    A running server does this by itself, little by little. Nothing that was asked for within the last 6 hours goes.
+    A running server does this by itself, little by little. Nothing that was asked for within the last 6 hours goes,
+    also where more is stored than the limits allow; the line that is printed says so.
     """
     from server.config import blob_limits, data_dir
     from server.maintenance import collect_garbage

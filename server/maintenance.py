@@ -1,7 +1,8 @@
 """What the maintenance commands do: check, gc and stats on a data directory that no server uses.
 
 Knows no flags. The invariants: each takes the lock a server takes, and makes no directory; an unclean stop stays on
-record, because only time settles it; a result is one line, or one JSON object.
+record, because only time settles it; who only looks needs no room on the disk; a result is one line, or one JSON
+object.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from isolate.clock import SystemClock
-from isolate.errors import Busy, IndexCorrupt
+from isolate.errors import Busy, IndexCorrupt, NoSpace
 from isolate.monitor import Monitor, TallyMonitor
 from server.stores.blobs import LocalBlobStores
 from server.stores.check import Check, Checked
@@ -24,9 +25,10 @@ from server.stores.janitor import Janitor, Tidied
 from server.stores.limits import BlobLimits
 from server.stores.open import with_advice
 from server.stores.rebuild import Rebuild, Rebuilt
+from server.stores.reserve import RESERVE_BYTES, Reserve
 from server.stores.sqlite_index import Kind
 from server.stores.sqlite_tasks import SqliteTaskStore
-from server.units import bytes_text
+from server.units import bytes_text, counted
 
 GC_DEAD_SHARE = 0.1  # who asks for it wants the space, and has the time
 MAX_SEED = 1_000_000  # of those that are drawn: short enough to be typed again
@@ -75,7 +77,7 @@ async def _check(data_dir: Path, say: Say, read_share: float, seed: int, *, rebu
     data, bad = _open(data_dir), 0
     try:
         if rebuild:
-            rebuilt = await Rebuild(data_dir, SystemClock(), say).run()
+            rebuilt = await _rebuild(data_dir, say)
             bad = rebuilt.bad_ranges
             say(_rebuilt_line(rebuilt))
         async with _stores(data, _NO_FLOOR, SayingMonitor(say)) as stores:
@@ -94,12 +96,29 @@ async def _check(data_dir: Path, say: Say, read_share: float, seed: int, *, rebu
         data.close()
 
 
+async def _rebuild(data_dir: Path, say: Say) -> Rebuilt:
+    """Rebuild the index; the room that is kept for hard times goes to it if there is no other."""
+    try:
+        return await Rebuild(data_dir, SystemClock(), say).run()
+    except NoSpace:
+        if not Reserve(data_dir).give_up():
+            raise
+        return await Rebuild(data_dir, SystemClock(), say).run()
+
+
 async def _collect_garbage(data_dir: Path, limits: BlobLimits, say: Say, *, dry_run: bool) -> None:
     data = _open(data_dir)
     try:
         async with _stores(data, limits, SayingMonitor(say)) as stores:
-            janitor = Janitor(stores, SystemClock(), stopped_cleanly=data.stopped_cleanly, work_share=1.0)
-            tidied = await (janitor.preview(GC_DEAD_SHARE) if dry_run else janitor.run(GC_DEAD_SHARE))
+            clock, calm, reserve = SystemClock(), data.stopped_cleanly, Reserve(data_dir)
+            janitor = Janitor(stores, clock, stopped_cleanly=calm, work_share=1.0, reserve=reserve)
+            try:
+                tidied = await (janitor.preview(GC_DEAD_SHARE) if dry_run else janitor.run(GC_DEAD_SHARE))
+            except NoSpace as error:
+                needed = bytes_text(RESERVE_BYTES)
+                raise NoSpace(
+                    f"{error}, and noting what goes needs some: free {needed} in another way first"
+                ) from error
             say(_tidied_line(tidied, dry_run=dry_run))
             if not janitor.is_calm:
                 hours = limits.promised_s / 3600
@@ -113,7 +132,9 @@ async def _stats(data_dir: Path) -> dict[str, Any]:
     try:
         async with _stores(data, _NO_FLOOR, TallyMonitor()) as stores:
             upkeep = stores.upkeep
-            packs, ages, bad = await upkeep.packs(), await upkeep.ages(), await upkeep.quarantined()
+            rows, ages, bad = await upkeep.packs(), await upkeep.ages(), await upkeep.quarantined()
+            lengths = await stores.packs.lengths([row.pack for row in rows])
+            packs = [row for row in rows if lengths[row.pack] or not row.committed_bytes]
             namespaces: dict[int, dict[str, Any]] = {
                 age.namespace: {"name": age.name, "blobs": 0, "plain_bytes": 0, "records": 0, "composed": 0,
                                 "stored_bytes": 0}
@@ -131,7 +152,8 @@ async def _stats(data_dir: Path) -> dict[str, Any]:
     return {
         "data_dir": str(data_dir),
         "packs": len(packs),
-        "pack_bytes": sum(row.committed_bytes for row in packs),
+        "missing_packs": len(rows) - len(packs),
+        "pack_bytes": sum(min(row.committed_bytes, lengths[row.pack]) for row in packs),
         "live_bytes": sum(row.live_bytes for row in packs),
         "dead_bytes": sum(row.dead_bytes for row in packs),
         "quarantined_records": bad.blocks,
@@ -161,39 +183,51 @@ async def _stores(data: DataDirectory, limits: BlobLimits, monitor: Monitor) -> 
 
 def _rebuilt_line(rebuilt: Rebuilt) -> str:
     return (
-        f"Rebuilt the index from {rebuilt.packs} packs: {rebuilt.records} records, {rebuilt.blobs} blobs,"
-        f" {rebuilt.bad_ranges} bad ranges"
+        f"Rebuilt the index from {counted(rebuilt.packs, 'pack')}: {counted(rebuilt.records, 'record')},"
+        f" {counted(rebuilt.blobs, 'blob')}, {counted(rebuilt.bad_ranges, 'bad range')}"
     )
 
 
 def _checked_line(checked: Checked, bad_ranges: int, seed: int | None) -> str:
     read = bytes_text(checked.read_bytes)
     sample = "" if seed is None else f" in {checked.whole_records} of them (--seed={seed} chooses the same)"
-    parts = [f"Checked {checked.packs} packs, {checked.records} records, {read} read{sample}"]
-    for number, what in (
-        (bad_ranges, "bad ranges set aside"),
-        (checked.bad_records, "bad records quarantined"),
-        (checked.wrong_rows, "wrong index rows mended"),
-        (checked.unknown_packs, "packs not in the index"),
-        (checked.incomplete_blobs, "composed blobs incomplete"),
-        (checked.short_packs, "packs shorter than what was stored"),
-        (checked.lost_outputs, "outputs of tasks gone"),
+    looked = f"{counted(checked.packs, 'pack')}, {counted(checked.records, 'record')}"
+    parts = [f"Checked {looked}, {read} read{sample}"]
+    for number, noun, what in (
+        (bad_ranges, "bad range", "set aside"),
+        (checked.bad_records, "bad record", "quarantined"),
+        (checked.wrong_rows, "wrong index row", "mended"),
+        (checked.unknown_packs, "pack", "not in the index"),
+        (checked.incomplete_blobs, "composed blob", "incomplete"),
+        (checked.short_packs, "pack", "shorter than what was stored"),
+        (checked.lost_outputs, "output", "of tasks gone"),
+        (checked.unnoted, "change", "of the index not made: no space left"),
     ):
         if number:
-            parts.append(f"{number} {what}")
+            parts.append(f"{counted(number, noun)} {what}")
     return ": ".join((parts[0], ", ".join(parts[1:]) or "all is well"))
 
 
 def _tidied_line(tidied: Tidied, *, dry_run: bool) -> str:
-    verbs = ("Would evict", "would compact") if dry_run else ("Evicted", "compacted")
-    line = (
-        f"{verbs[0]} {tidied.evicted.blocks} blocks ({bytes_text(tidied.evicted.size_bytes)}); {verbs[1]}"
-        f" {tidied.packs} packs: {bytes_text(tidied.freed_bytes)} freed, {bytes_text(tidied.copied_bytes)} copied"
-    )
+    verbs = ("Would evict", "would compact", "would still be") if dry_run else ("Evicted", "compacted", "still")
+    evicted = f"{counted(tidied.evicted.blocks, 'block')} ({bytes_text(tidied.evicted.size_bytes)})"
+    line = f"{verbs[0]} {evicted}; {verbs[1]} {counted(tidied.packs, 'pack')}: {_gain(tidied)}"
     if tidied.stuck_packs:
-        line += f"; {tidied.stuck_packs} packs kept, which cannot be read"
-    over = f"; {bytes_text(tidied.short_bytes)} above the limits"
-    return line + over if dry_run and tidied.short_bytes else line
+        line += f"; {counted(tidied.stuck_packs, 'pack')} kept, which cannot be read"
+    if tidied.cramped_packs:
+        line += f"; {counted(tidied.cramped_packs, 'pack')} kept, for there is no room to copy what is alive"
+    if tidied.over_bytes:
+        line += f"; {verbs[2]} {bytes_text(tidied.over_bytes)} above the limits"
+    return line
+
+
+def _gain(tidied: Tidied) -> str:
+    """Say what the disk got back, and how: a pack goes once what is alive in it was copied."""
+    deleted, copied = bytes_text(tidied.freed_bytes), bytes_text(tidied.copied_bytes)
+    if tidied.gained_bytes < 0:  # copies out of packs that then had to be kept
+        return f"{bytes_text(-tidied.gained_bytes)} more in use ({deleted} deleted, {copied} copied)"
+    detail = f" ({deleted} deleted, {copied} of it copied first)" if tidied.copied_bytes else ""
+    return f"{bytes_text(tidied.gained_bytes)} gained{detail}"
 
 
 def _table(found: dict[str, Any]) -> list[str]:
@@ -201,12 +235,15 @@ def _table(found: dict[str, Any]) -> list[str]:
         f"{bytes_text(found[size])} {what}"
         for size, what in (("pack_bytes", "on disk"), ("live_bytes", "alive"), ("dead_bytes", "dead"))
     )
-    lines = [f"{found['data_dir']}: {found['packs']} packs, {sizes}"]
+    lines = [f"{found['data_dir']}: {counted(found['packs'], 'pack')}, {sizes}"]
+    if found["missing_packs"]:
+        lines.append(f"{counted(found['missing_packs'], 'pack')} gone from the disk: its contents count as missing")
     if found["quarantined_records"]:
-        lines.append(f"{found['quarantined_records']} records in quarantine, {bytes_text(found['quarantined_bytes'])}")
+        records = counted(found["quarantined_records"], "record")
+        lines.append(f"{records} in quarantine, {bytes_text(found['quarantined_bytes'])}")
     lines += [
-        f"  {entry['name']}: {entry['blobs']} blobs of {bytes_text(entry['plain_bytes'])} in {entry['records']} records"
-        f" of {bytes_text(entry['stored_bytes'])}"
+        f"  {entry['name']}: {counted(entry['blobs'], 'blob')} of {bytes_text(entry['plain_bytes'])}"
+        f" in {counted(entry['records'], 'record')} of {bytes_text(entry['stored_bytes'])}"
         for entry in found["namespaces"]
     ]
     return lines

@@ -31,6 +31,11 @@ def parse_duration_s(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2].lower()]
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with what it counts: 1 pack, 2 packs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def bytes_text(size_bytes: float) -> str:
     """Return a size for people, in at most four digits."""
     for unit in ("B", "KiB", "MiB", "GiB"):

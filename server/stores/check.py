@@ -1,7 +1,8 @@
 """The index and the packs compared, on demand: what is bad is set aside, what the index forgot is restored.
 
 Works on an open store that nobody else uses. The invariants: nothing is deleted but index rows that name nothing; a bad
-record goes to quarantine, its bytes stay; every problem is reported with the place where it lies.
+record goes to quarantine, its bytes stay; every problem is reported with the place where it lies, also where a full
+disk does not take the note.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import asyncio
 import math
 import random
 import sqlite3
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from isolate.cas.block import ChunkList
 from isolate.cas.digest import Algorithm
-from isolate.errors import IndexCorrupt, InvalidRecord
+from isolate.errors import IndexCorrupt, InvalidRecord, NoSpace
 from server.stores.blobs import LocalBlobStores
 from server.stores.pack_scan import Head, PackReader, fault_of
 from server.stores.pack_storage import Pack
@@ -47,6 +48,7 @@ class Checked:
     incomplete_blobs: int = 0  # composed ones that miss a chunk
     short_packs: int = 0  # files that are gone, or shorter than what was stored
     lost_outputs: int = 0  # runs of tasks that are known to have printed what is gone
+    unnoted: int = 0  # changes of the index that the disk had no room for
 
     @property
     def problems(self) -> int:
@@ -117,10 +119,12 @@ class Check:
         self._add(packs=1)
         path = self._root / "packs" / row.pack.namespace / f"{row.pack.name}.pack"
         algorithm = namespace_of(row.pack.namespace).algorithm
-        length = path.stat().st_size if path.exists() else 0
+        length = path.stat().st_size if path.is_file() else 0
         if length < row.committed_bytes:
             self._add(short_packs=1)
-            self._report(f"Pack {path} has {length} bytes, {row.committed_bytes} were stored")
+            is_special = path.exists() and not path.is_file()  # a pipe, for one
+            what = "is no regular file: it has no bytes" if is_special else f"has {length} bytes"
+            self._report(f"Pack {path} {what}, {row.committed_bytes} were stored")
         after = -1
         while blocks := await self._stores.upkeep.blocks_of(row.id, after):
             # Rounded up, so that a share of a small pack is not nothing, however often one asks.
@@ -133,12 +137,12 @@ class Check:
                     await self._condemn(row.pack, look.block, look.why)
             await self._compare(row, [look for look in looks if look.why is None], path)
             after = blocks[-1].offset
-        await self._stores.upkeep.settle(row.id, max(length, row.committed_bytes))
+        await self._note(self._stores.upkeep.settle(row.id, max(length, row.committed_bytes)))
 
     async def _condemn(self, pack: Pack, block: PlacedBlock, why: str) -> None:
         self._add(bad_records=1)
         self._report(f"Record at {block.offset} of pack {pack.name} is bad: {why}")
-        await self._stores.index.quarantine(block.id, why, self._now_s)
+        await self._note(self._stores.index.quarantine(block.id, why, self._now_s))
 
     async def _compare(self, row: PackRow, looks: Sequence[_Look], path: Path) -> None:
         """Compare the rows of blobs with what sound records hold."""
@@ -155,7 +159,7 @@ class Check:
             self._report(f"The index was wrong about blob {digest.hex()}; restored from pack {row.pack.name}")
         if lost:
             self._add(wrong_rows=len(lost))
-            await self._stores.upkeep.restore(lost, [])
+            await self._note(self._stores.upkeep.restore(lost, []))
 
     async def _recipe(self, row: PackRow, block: PlacedBlock, path: Path) -> None:
         """See that the index knows of every block a composed blob needs."""
@@ -186,16 +190,23 @@ class Check:
         if parts := {chunk.block for chunk in places if chunk is not None} - known:
             self._add(wrong_rows=len(parts))
             self._report(f"The index did not know all chunks of blob {recipe.blob.digest.hex()}; restored")
-            await self._stores.upkeep.restore([], [(block.id, part) for part in parts])
+            await self._note(self._stores.upkeep.restore([], [(block.id, part) for part in parts]))
 
     async def _drop_stale(self) -> None:
         after = (0, b"")
         while stale := await self._stores.upkeep.stale_blobs(after):
             for namespace in sorted({namespace for namespace, _ in stale}):
                 digests = [digest for one, digest in stale if one == namespace]
-                await self._stores.upkeep.forget_stale(namespace, digests)
+                await self._note(self._stores.upkeep.forget_stale(namespace, digests))
             self._add(stale_rows=len(stale))
             after = stale[-1]
+
+    async def _note(self, change: Awaitable[None]) -> None:
+        """Change the index if there is room for it: looking goes on without."""
+        try:
+            await change
+        except NoSpace:
+            self._add(unnoted=1)
 
     def _add(self, **more: int) -> None:
         self.found = replace(self.found, **{name: getattr(self.found, name) + more[name] for name in more})

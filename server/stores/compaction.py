@@ -3,17 +3,21 @@
 Knows no limit and no schedule: it is told which pack. The order keeps all readable at every moment: copies durable
 in another pack, then the index moves there, block by block; when nothing in the old pack is alive, the index marks it
 dead, then its file goes, then its row. Each step can be the last one before a crash: `finish_dead` completes it at the
-start. The invariants: a record is copied only if its check is right, a bad one is set aside and what
-is left of its bytes is saved before the pack goes; ids of blocks stay, so that blobs and recipes never notice.
+start. Only where the disk has no room for the index to note it the file of a pack without living records goes first;
+such a pack without a file is compacted like any other. The invariants: a record is copied only if its check is right, a
+bad one is set aside and what is left of its bytes is saved before the pack goes; ids of blocks stay, so that blobs and
+recipes never notice.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from isolate.errors import NoSpace
 from isolate.monitor import Monitor
-from server.stores.pack_scan import fault_of
+from server.stores.pack_scan import Head, fault_of
 from server.stores.pack_storage import Location, Pack, PackStorage
 from server.stores.presence import Presence
 from server.stores.records import MAGICS
@@ -33,6 +37,7 @@ class Reclaimed:
     copied_bytes: int = 0
     freed_bytes: int = 0
     is_stuck: bool = False
+    is_cramped: bool = False  # there is no room to copy what is alive
 
 
 class Compactor:
@@ -64,10 +69,16 @@ class Compactor:
             self._monitor.problem(f"Pack {row.pack.name} is kept: its bad records cannot be saved")
             self._stuck.add(row.pack)
             return Reclaimed(copied_bytes, is_stuck=True)
-        await self._sweep(row)
-        if row.state is not PackState.DEAD and not await self._index.mark_dead(row.id):
+        heads = await self._packs.heads(row.pack)
+        try:
+            is_gone = await self._bury(row, heads)
+        except NoSpace:
+            if row.state is PackState.OPEN or await self._index.blocks_of(row.id, -1):
+                raise
+            await self._packs.delete(row.pack)
+            is_gone = await self._bury(row, heads)
+        if not is_gone:
             return Reclaimed(copied_bytes)
-        await finish(row, self._index, self._packs)
         self._monitor.count("compacted_packs")
         self._monitor.count("copied_bytes", copied_bytes)
         return Reclaimed(copied_bytes, row.committed_bytes)
@@ -100,10 +111,18 @@ class Compactor:
         await self._index.move(row.id, [block for block, _ in good], locations)
         return sum(len(record) for _, record in good)
 
-    async def _sweep(self, row: PackRow) -> None:
+    async def _bury(self, row: PackRow, heads: Sequence[Head]) -> bool:
+        """Take the last steps of a pack; False when something in it is alive."""
+        await self._sweep(row, heads)
+        if row.state is not PackState.DEAD and not await self._index.mark_dead(row.id):
+            return False
+        await finish(row, self._index, self._packs)
+        return True
+
+    async def _sweep(self, row: PackRow, heads: Sequence[Head]) -> None:
         """Drop the rows of blobs whose records die with this pack: it is the last one to know their digests."""
         digests: list[bytes] = []
-        for head in await self._packs.heads(row.pack):
+        for head in heads:
             digests += [blob.digest for blob in head.blobs]
             if len(digests) >= 2_000:
                 await self._index.forget_stale(row.namespace, digests)
@@ -119,10 +138,11 @@ async def finish(row: PackRow, index: UpkeepIndex, packs: PackStorage) -> None:
 
 
 async def finish_dead(index: UpkeepIndex, packs: PackStorage) -> None:
-    """Complete what a crash interrupted."""
+    """Complete what a crash interrupted, or have the next round do it where there is no room."""
     for row in await index.packs():
         if row.state is PackState.DEAD:
-            await finish(row, index, packs)
+            with suppress(NoSpace):
+                await finish(row, index, packs)
 
 
 def _cut(blocks: Sequence[PlacedBlock]) -> Iterator[list[PlacedBlock]]:

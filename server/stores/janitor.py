@@ -9,14 +9,16 @@ upload waits for the room.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isolate.clock import Clock
-from isolate.errors import IsolateError
+from isolate.errors import IsolateError, NoSpace
 from server.stores.blobs import LocalBlobStores
 from server.stores.compaction import Compactor, Reclaimed
 from server.stores.limits import BlobLimits
 from server.stores.records import OUTPUT_SPACE
+from server.stores.reserve import Reserve
 from server.stores.sqlite_upkeep import Age, Freed, PackRow, PackState
 from server.stores.tidying import Rehearsal, StoreTidying, Tidying
 
@@ -37,7 +39,14 @@ class Tidied:
     freed_bytes: int
     copied_bytes: int
     stuck_packs: int = 0  # those the disk does not give back
-    short_bytes: int = 0  # what was, or would be, above the limits
+    short_bytes: int = 0  # what had to go
+    over_bytes: int = 0  # what still is, or would be, above the limits
+    cramped_packs: int = 0  # those whose living records the disk has no room to copy
+
+    @property
+    def gained_bytes(self) -> int:
+        """How much less the packs take: what is alive in a pack is copied before it goes."""
+        return self.freed_bytes - self.copied_bytes
 
 
 class Calm:
@@ -60,9 +69,15 @@ class Janitor:
     """Tidies one store; `run` is for a schedule, `make_room` for an upload that does not fit."""
 
     def __init__(
-        self, stores: LocalBlobStores, clock: Clock, *, stopped_cleanly: bool = True, work_share: float = WORK_SHARE
+        self,
+        stores: LocalBlobStores,
+        clock: Clock,
+        *,
+        stopped_cleanly: bool = True,
+        work_share: float = WORK_SHARE,
+        reserve: Reserve | None = None,
     ) -> None:
-        self._stores, self._clock, self._work_share = stores, clock, work_share
+        self._stores, self._clock, self._work_share, self._reserve = stores, clock, work_share, reserve
         self._calm = Calm(clock, stores.limits.promised_s, stopped_cleanly=stopped_cleanly)
         compactor = Compactor(stores.upkeep, stores.packs, stores.presence, stores.monitor, self._pause)
         self._store = StoreTidying(stores, compactor)
@@ -78,7 +93,12 @@ class Janitor:
     async def run(self, dead_share: float = WORTHWHILE) -> Tidied:
         """Evict what is too old or too much, compact what is mostly dead."""
         async with self._turn:
-            tidied = await self._round(self._store, dead_share)
+            try:
+                tidied = await self._round(self._store, dead_share)
+            except NoSpace:
+                tidied = await self._cramped_round(dead_share)
+            if self._reserve is not None:
+                await asyncio.to_thread(self._reserve.take)
         self._stores.monitor.count("evicted_blocks", tidied.evicted.blocks)
         return tidied
 
@@ -100,13 +120,27 @@ class Janitor:
         finally:
             self._waiting_uploads -= 1
 
-    async def _round(self, store: Tidying, dead_share: float) -> Tidied:
+    async def _cramped_round(self, dead_share: float) -> Tidied:
+        """Make room for the index to note what goes, with the reserve and packs of which nothing is alive; use it."""
+        if self._reserve is not None:
+            await asyncio.to_thread(self._reserve.give_up)
+        database = self._stores.index.database
+        database.has_short_log = True
+        try:
+            return await self._round(self._store, dead_share, await self._compact(self._store, 0, 1.0))
+        finally:
+            database.has_short_log = False
+
+    async def _round(self, store: Tidying, dead_share: float, before: Sequence[Reclaimed] = ()) -> Tidied:
         self._woke_s = self._clock.monotonic()
         evicted = await self._evict_unused(store) if self.is_calm else Freed()
         shortage = await self._shortage_bytes(0)
         if shortage and self.is_calm:
             evicted += await self._evict_oldest(store, shortage)
-        done = await self._compact(store, shortage, dead_share)
+        over_bytes = await self._over_bytes()
+        compacted = await self._compact(store, shortage, dead_share)
+        over_bytes -= sum(one.freed_bytes - one.copied_bytes for one in compacted)
+        done = [*before, *compacted]
         return Tidied(
             evicted,
             packs=sum(one.freed_bytes > 0 for one in done),
@@ -114,6 +148,8 @@ class Janitor:
             copied_bytes=sum(one.copied_bytes for one in done),
             stuck_packs=sum(one.is_stuck for one in done),
             short_bytes=shortage,
+            over_bytes=max(0, over_bytes),
+            cramped_packs=sum(one.is_cramped for one in compacted),
         )
 
     async def _evict_unused(self, store: Tidying) -> Freed:
@@ -146,9 +182,21 @@ class Janitor:
         for row in await store.packs():
             is_short = sum(one.freed_bytes - one.copied_bytes for one in done) < shortage_bytes
             if _is_worth(row, min(dead_share, URGENT) if is_short else dead_share):
-                done.append(await store.reclaim(row))
+                try:
+                    done.append(await store.reclaim(row))
+                except NoSpace as error:  # for what is alive in it; one that is more dead, or smaller, may go
+                    self._stores.monitor.problem(f"Pack {row.pack.name} is kept for now: {error}")
+                    done.append(Reclaimed(is_cramped=True))
                 await self._pause()
         return done
+
+    async def _over_bytes(self) -> int:
+        """Return how much is above the limits at this moment."""
+        limits = self._stores.limits
+        over = [limits.min_free_bytes - await self._stores.packs.free_bytes()]
+        if limits.max_bytes is not None:
+            over.append(self._stores.used_bytes - limits.max_bytes)
+        return max(0, *over)
 
     async def _shortage_bytes(self, size_bytes: int) -> int:
         """Return how much has to go so that `size_bytes` fit with some slack; 0 when they fit anyway."""

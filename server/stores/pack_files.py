@@ -1,12 +1,14 @@
 """The system calls behind packs: create, append, sync, read, truncate, look, unlink.
 
 Blocking, without state and without policy: `packs.py` decides, this does. One small class, so that a test can make any
-single call fail as a disk would. The invariant: a directory is synced after a name in it appears or goes.
+single call fail as a disk would. The invariants: a directory is synced after a name in it appears or goes; what took
+the name of a pack and is no regular file, a pipe for one, is not waited for and has no length.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +29,7 @@ class PackFiles:
 
     def open_end(self, path: Path) -> tuple[int, int]:
         """Return a descriptor for writing at the end, and where that is."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         return descriptor, os.lseek(descriptor, 0, os.SEEK_END)
 
     def write(self, descriptor: int, pieces: Sequence[bytes]) -> None:
@@ -48,18 +50,19 @@ class PackFiles:
 
     def read(self, path: Path, places: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes at each (offset, length); fewer where the file ends before."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             return [_pread(descriptor, offset, length) for offset, length in places]
         finally:
             os.close(descriptor)
 
     def length(self, path: Path) -> int:
-        """Return the size of a file, 0 when it is not there."""
+        """Return the size of a file, 0 when it is not there or no regular file."""
         try:
-            return os.stat(path).st_size
+            found = os.stat(path)
         except FileNotFoundError:
             return 0
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
     def unlink(self, path: Path) -> None:
         """Remove a file for good; one that is gone already is fine."""

@@ -6,7 +6,9 @@ sound record are reported as one range up to the next sound one, so that one rot
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,11 +57,18 @@ def fault_of(record: bytes) -> str | None:
 
 
 class PackReader:
-    """One pack file, open for reading; every method may raise OSError."""
+    """One pack file, open for reading; every method may raise OSError.
+
+    What is no regular file is none: FileNotFoundError.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.length = os.fstat(self._descriptor).st_size
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is not waited for
+        found = os.fstat(self._descriptor)
+        self.length = found.st_size
+        if not stat.S_ISREG(found.st_mode):
+            os.close(self._descriptor)
+            raise FileNotFoundError(errno.ENOENT, "it is no regular file", str(path))
 
     def __enter__(self) -> Self:
         return self

@@ -71,7 +71,7 @@ class LocalPacks:
         if whole and (pack.namespace, "") not in self._open:
             self._open[pack.namespace, ""] = (pack, committed_bytes)
         else:
-            await self._journal.seal(pack)
+            await self._seal(pack)
 
     async def append(self, namespace: str, group: Sequence[bytes], lane: str = "") -> list[Location]:
         size_bytes = sum(map(len, group))
@@ -206,6 +206,9 @@ class LocalPacks:
         if end is not None:
             with suppress(OSError):  # garbage behind the acknowledged end wastes space and harms nobody
                 await self._run(lambda: self._files.truncate(self._path(pack), end))
+        await self._seal(pack)
+
+    async def _seal(self, pack: Pack) -> None:
         try:
             await self._journal.seal(pack)
         except (NoSpace, Unavailable) as error:

@@ -63,8 +63,16 @@ class Rebuild:
     async def run(self) -> Rebuilt:
         """Make the index and put it in its place; raises OSError, NoSpace."""
         fresh = self._root / f"{INDEX}.new"
-        for leftover in (fresh, *(fresh.with_name(fresh.name + side) for side in _SIDE_FILES)):
-            leftover.unlink(missing_ok=True)
+        _remove(fresh)  # of one that was killed
+        try:
+            await self._make(fresh)
+        except BaseException:
+            _remove(fresh)  # on a full disk others need the room
+            raise
+        await asyncio.to_thread(self._replace, fresh)
+        return self.found
+
+    async def _make(self, fresh: Path) -> None:
         self._index = BlobIndex(fresh, self._clock, NullMonitor())
         self._upkeep = UpkeepIndex(self._index.database)
         try:
@@ -73,8 +81,6 @@ class Rebuild:
             await self._settle()
         finally:
             await self._index.close()
-        await asyncio.to_thread(self._replace, fresh)
-        return self.found
 
     async def _namespace(self, directory: Path) -> None:
         try:
@@ -84,6 +90,10 @@ class Rebuild:
             return
         later = _Later()
         for path in sorted(directory.glob("*.pack")):
+            if not path.is_file():
+                self.found.bad_ranges += 1
+                self._report(f"Pack {path} is no regular file and is left alone")
+                continue
             await self._pack(path, Pack(directory.name, path.stem), algorithm, later)
         for location in later.recipes:
             await self._recipe(location, algorithm)
@@ -195,6 +205,11 @@ class Rebuild:
             os.link(index, kept)
         os.replace(fresh, index)
         PackFiles().sync_directory(self._root)
+
+
+def _remove(index: Path) -> None:
+    for path in (index, *(index.with_name(index.name + side) for side in _SIDE_FILES)):
+        path.unlink(missing_ok=True)
 
 
 async def _records(path: Path) -> AsyncIterator[Found]:

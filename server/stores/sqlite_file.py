@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,18 +19,24 @@ BUSY_TIMEOUT_S = 5.0  # somebody looks at the file with another program
 KEPT_LOG_BYTES = 64 << 20  # a log that had to grow is cut back to this
 
 _FULL = 13  # SQLITE_FULL; the low byte of an extended code is the primary one
+_SHARED_FULL = 4874  # SQLITE_IOERR_SHMSIZE: the memory that connections share is a file, which needs room as well
 _CORRUPT = {11, 26}  # SQLITE_CORRUPT, SQLITE_NOTADB
 _TRY_LATER = {5, 6, 10, 14}  # SQLITE_BUSY, _LOCKED, _IOERR, _CANTOPEN
 
 
-def connect(path: Path, cache_bytes: int, checkpoint_pages: int) -> sqlite3.Connection:
+def connect(path: Path, cache_bytes: int, checkpoint_pages: int, *, alone: bool = False) -> sqlite3.Connection:
     """Open the file, or create one that is its owner's alone.
 
-    `checkpoint_pages` in the log make a commit move them into the file itself.
+    `checkpoint_pages` in the log make a commit move them into the file itself. A connection that is `alone` lets no
+    other one use the file, and needs no room on the disk as long as it only reads.
     Raises IndexCorrupt, Unavailable, NoSpace.
     """
     with suppress(OSError):  # where it cannot be made SQLite says why; its log gets the mode of the file
-        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+        mode = os.fstat(descriptor).st_mode
+        os.close(descriptor)
+        if not stat.S_ISREG(mode):  # SQLite would wait for who writes into a pipe
+            raise IndexCorrupt(f"{path.name} is damaged: it is no regular file")
     try:
         connection = sqlite3.connect(
             path,
@@ -39,6 +46,8 @@ def connect(path: Path, cache_bytes: int, checkpoint_pages: int) -> sqlite3.Conn
             cached_statements=512,
         )
         try:
+            if alone:
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA temp_store = MEMORY")
@@ -56,9 +65,10 @@ def connect(path: Path, cache_bytes: int, checkpoint_pages: int) -> sqlite3.Conn
 
 def translated(error: sqlite3.Error, path: Path) -> Exception:
     """Return the error of ours that says what the caller can do; one about the statement itself stays as it is."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    extended = getattr(error, "sqlite_errorcode", 0)
+    code = extended & 0xFF
     failure: IsolateError
-    if code == _FULL:
+    if code == _FULL or extended == _SHARED_FULL:
         failure = NoSpace(f"No space left for {path.name}")
     elif code in _CORRUPT:
         failure = IndexCorrupt(f"{path.name} is damaged: {error}")

@@ -4,12 +4,10 @@ Knows no table: jobs bring their statements, a list of migrations brings the sch
 only after the commit that holds its job is durable (WAL, synchronous=FULL); a job that raises leaves no trace and does
 not disturb its neighbours; nothing here runs in the event loop.
 
-Why groups: a durable commit costs one fsync whatever it holds. While one is being written the next jobs gather, so the
-number of commits per second is the disk's, and the number of jobs per second is not.
-
-Why a group is run without savepoints first: nearly no job raises, and two statements less for each is two hand-overs
-of the interpreter less to the event loop, which wants it as much. When one does raise, the group is undone and run
-again with a savepoint around every job; so a job may run twice, the first time without effect.
+Why groups: a durable commit costs one fsync whatever it holds, so the next jobs gather while one is being written. Why
+a group is run without savepoints first: nearly no job raises, and two statements less for each is two hand-overs
+of the interpreter less. When one does raise, the group is undone and run again with a savepoint around every job; so a
+job may run twice, the first time without effect.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from isolate.clock import Clock, SystemClock
-from isolate.errors import Unavailable
+from isolate.errors import NoSpace, Unavailable
 from isolate.monitor import Monitor, NullMonitor
 from server.stores.sqlite_file import connect, migrate, translated
 
@@ -44,6 +43,7 @@ class DatabasePolicy:
     cache_bytes: int = 16 * 2**20  # page cache of each connection
     checkpoint_rows: int = 4_000  # changed rows after which the log is moved into the file, beside the writer
     max_log_pages: int = 50_000  # 200 MiB of log: only then the writer itself stops to do it
+    alone_log_pages: int = 500  # the same where one connection does everything, because the disk is full
 
 
 @dataclass(slots=True)
@@ -60,7 +60,8 @@ class Database:
     """One SQLite file, written by one thread.
 
     `migrations` are SQL scripts, one per schema version, applied once each and in order; released ones never change.
-    Raises FormatTooNew for a file with more versions than that, IndexCorrupt for one that is no database.
+    Raises FormatTooNew for a file with more versions than that, IndexCorrupt for one that is no database. Where a full
+    disk has no room for the memory that connections share, one does everything: reading goes on.
     """
 
     def __init__(
@@ -77,23 +78,15 @@ class Database:
         self._clock = clock or SystemClock()
         self._monitor = monitor or NullMonitor()
         self._closing = self._told_to_stop = False
+        self.has_short_log = False  # set where there is little room for it: moved into the file after every commit
         self._waiting_readers = 0
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._connections: list[sqlite3.Connection] = []
+        self._idle_readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         try:
-            self._writer = self._connect(self._policy.max_log_pages)
-            migrate(self._writer, migrations, path)
-            self._checkpointer = self._connect(0)
-            self._idle_readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
-            for _ in range(self._policy.readers):
-                reader = self._connect(0)
-                reader.execute("PRAGMA query_only = ON")
-                self._idle_readers.put(reader)
-        except BaseException as error:
-            self._close_connections()
-            if isinstance(error, sqlite3.Error):
-                raise translated(error, path) from error
-            raise
+            self._open(migrations, alone=False)
+        except NoSpace:
+            self._open(migrations, alone=True)
         self._readers = ThreadPoolExecutor(self._policy.readers, thread_name_prefix=f"read-{path.stem}")
         self._checkpoints = ThreadPoolExecutor(1, thread_name_prefix=f"checkpoint-{path.stem}")
         self._checkpointed_rows = 0
@@ -115,6 +108,8 @@ class Database:
 
     async def read(self, job: Job[T]) -> T:
         """Run `job` on one consistent snapshot in a reader thread; it sees every write that has returned."""
+        if self._is_alone:
+            return await self.write(job)
         self._admit(self._waiting_readers)
         self._waiting_readers += 1
         try:
@@ -128,9 +123,8 @@ class Database:
             return
         self._closing = True
         self._requests.put(None)
-        await asyncio.to_thread(self._thread.join)
-        await asyncio.to_thread(self._checkpoints.shutdown)
-        await asyncio.to_thread(self._readers.shutdown)
+        for end in (self._thread.join, self._checkpoints.shutdown, self._readers.shutdown):
+            await asyncio.to_thread(end)
         await asyncio.to_thread(self._close_connections)  # the last one to go moves the log into the file
 
     def _admit(self, waiting: int) -> None:
@@ -139,14 +133,33 @@ class Database:
         if waiting >= self._policy.max_waiting_jobs:
             raise Unavailable(f"{self.path.name} has {waiting} jobs waiting", retry_after_s=1.0)
 
+    def _open(self, migrations: Sequence[str], *, alone: bool) -> None:
+        policy, self._is_alone = self._policy, alone
+        try:
+            self._writer = self._connect(policy.alone_log_pages if alone else policy.max_log_pages)
+            migrate(self._writer, migrations, self.path)
+            if alone:
+                return
+            self._checkpointer = self._connect(0)
+            for _ in range(policy.readers):
+                reader = self._connect(0)
+                reader.execute("PRAGMA query_only = ON")
+                self._idle_readers.put(reader)
+        except BaseException as error:
+            self._close_connections()
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, self.path) from error
+            raise
+
     def _connect(self, checkpoint_pages: int) -> sqlite3.Connection:
-        connection = connect(self.path, self._policy.cache_bytes, checkpoint_pages)
+        connection = connect(self.path, self._policy.cache_bytes, checkpoint_pages, alone=self._is_alone)
         self._connections.append(connection)
         return connection
 
     def _close_connections(self) -> None:
         for connection in self._connections:
             connection.close()
+        self._connections.clear()
 
     def _read(self, job: Job[T]) -> T:
         connection = self._idle_readers.get()
@@ -208,7 +221,7 @@ class Database:
         return True
 
     def _run_each(self, group: Sequence[_Request]) -> None:
-        """Begin a transaction and run each of the group so that it can fail alone."""
+        """Begin a transaction in which each of the group can fail alone."""
         self._writer.execute("BEGIN IMMEDIATE")
         for request in group:
             self._attempt(request)
@@ -220,7 +233,8 @@ class Database:
     def _checkpoint_soon(self) -> None:
         """Have the log moved into the file by another thread: of a large index this takes longer than a commit may."""
         rows = self._writer.total_changes
-        if rows - self._checkpointed_rows < self._policy.checkpoint_rows:
+        enough = 0 if self.has_short_log else self._policy.checkpoint_rows
+        if self._is_alone or rows - self._checkpointed_rows < enough:
             return
         if self._checkpoint is None or self._checkpoint.done():
             self._checkpointed_rows = rows
@@ -233,7 +247,7 @@ class Database:
             self._monitor.problem(translated(error, self.path))  # the log keeps everything; the next one may work
 
     def _next(self) -> _Request | None:
-        """Return a request that waits already."""
+        """Return one that waits already."""
         try:
             request = self._requests.get_nowait()
         except queue.Empty:
@@ -264,9 +278,9 @@ def _fail(group: Sequence[_Request], error: Exception) -> None:
 
 def _answer(group: Sequence[_Request]) -> None:
     """Wake the callers: one hop into each event loop for the whole group."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Request]] = {}
+    by_loop: defaultdict[asyncio.AbstractEventLoop, list[_Request]] = defaultdict(list)
     for request in group:
-        by_loop.setdefault(request.future.get_loop(), []).append(request)
+        by_loop[request.future.get_loop()].append(request)
     for loop, requests in by_loop.items():
         try:
             loop.call_soon_threadsafe(_resolve, requests)

@@ -14,7 +14,7 @@ import pytest
 
 from isolate.cas.block import Absent, Block
 from isolate.cas.digest import Algorithm, Blob, Namespace
-from isolate.errors import IndexCorrupt
+from isolate.errors import IndexCorrupt, NoSpace
 from isolate.monitor import TallyMonitor
 from server.stores.blobs import LocalBlobStore, LocalBlobStores
 from server.stores.check import Check, Checked
@@ -24,6 +24,7 @@ from server.stores.old_blobs import OldBlobs
 from server.stores.pack_scan import PackReader
 from server.stores.rebuild import Rebuild, Rebuilt
 from server.stores.records import wrong_in
+from server.stores.sqlite_index import BlobIndex
 from tests.clock import ManualClock
 from tests.records import blob_of, block_of, stream
 
@@ -196,6 +197,63 @@ async def test_a_pack_that_is_gone_is_a_problem_until_nothing_is_to_be_in_it(sit
     assert (await site.check()).short_packs == 0
 
 
+async def test_looking_at_a_sound_store_writes_nothing(site: Site) -> None:
+    assert (await site.check()).problems == 0
+    assert (site.root / "blobs.sqlite-wal").stat().st_size == 0
+
+
+async def test_a_full_disk_takes_no_note_of_what_is_reported_all_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> None:
+        raise NoSpace("No space left for blobs.sqlite")
+
+    flip(site.packs[0], 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(BlobIndex, "quarantine", full)
+        checked = await site.check()
+    assert (checked.bad_records, checked.unnoted, len(site.said)) == (1, 1, 1)
+    checked = await site.check()
+    assert (checked.bad_records, checked.unnoted) == (1, 0)
+
+
+async def test_a_pipe_in_place_of_a_pack_is_a_pack_that_is_gone(site: Site) -> None:
+    pipe = site.packs[0]
+    size = pipe.stat().st_size
+    pipe.unlink()
+    os.mkfifo(pipe)
+    checked = await site.check()
+    assert site.said[0] == f"Pack {pipe} is no regular file: it has no bytes, {size} were stored"
+    assert (checked.short_packs, checked.bad_records > 0) == (1, True)
+    await site.fill()
+    assert await site.contents() == EVERYTHING
+    await Janitor(site.stores, site.clock, work_share=1.0).run(0.1)
+    assert not pipe.exists()
+    assert await site.contents() == EVERYTHING
+
+
+async def test_a_pipe_in_place_of_a_pack_is_left_alone_by_rebuilding(site: Site) -> None:
+    pipe = site.packs[0]
+    pipe.unlink()
+    os.mkfifo(pipe)
+    rebuilt = await site.rebuild()
+    assert (rebuilt.bad_ranges, site.said) == (1, [f"Pack {pipe} is no regular file and is left alone"])
+    await site.fill()
+    assert await site.contents() == EVERYTHING
+
+
+async def test_a_pipe_in_place_of_the_index_is_a_damaged_index(site: Site) -> None:
+    await site.stores.close()
+    index = site.root / "blobs.sqlite"
+    index.unlink()
+    os.mkfifo(index)
+    with pytest.raises(IndexCorrupt, match=r"blobs\.sqlite is damaged: it is no regular file"):
+        await site.open()
+    await Rebuild(site.root, site.clock, site.said.append).run()
+    await site.open()
+    assert await site.contents() == EVERYTHING
+
+
 async def test_a_bad_record_keeps_its_bytes(site: Site) -> None:
     before = site.packs[0].stat().st_size
     flip(site.packs[0], 300)
@@ -349,6 +407,7 @@ async def test_nothing_is_replaced_when_rebuilding_fails(site: Site, monkeypatch
         with pytest.raises(OSError, match="Input/output"):
             await Rebuild(site.root, site.clock, site.said.append).run()
     assert (site.root / "blobs.sqlite").read_bytes() == before
+    assert not list(site.root.glob("*.new*"))
     await site.open()
     assert await site.contents() == EVERYTHING
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from isolate.errors import Busy, FormatTooNew, InvalidInput
+from isolate.errors import Busy, FormatTooNew, InvalidInput, NoSpace
 from server.bot_archive import FOLDER
 from server.bot_config import FILE
 from server.settings import SETTINGS_DIR
+from server.stores import datadir
 from server.stores.datadir import FORMAT, DataDirectory
 
 
@@ -85,3 +88,50 @@ def test_a_file_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidInput, match="Cannot keep data"):
         DataDirectory.open(tmp_path / "file")
+
+
+def test_who_only_looks_leaves_no_mark(tmp_path: Path) -> None:
+    DataDirectory.open(tmp_path).close()
+    looking = DataDirectory.open_existing(tmp_path)
+    assert not (tmp_path / "running").exists()
+    looking.close()
+    (tmp_path / "running").write_text("")
+    looking = DataDirectory.open_existing(tmp_path)
+    looking.close()
+    assert not looking.stopped_cleanly
+    assert (tmp_path / "running").exists()
+
+
+def test_a_full_disk_takes_the_mark_which_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    DataDirectory.open(tmp_path).close()
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    directory = DataDirectory.open(tmp_path)
+    assert (tmp_path / "running").stat().st_size == 0
+    directory.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_without_room_for_a_name_is_no_mistake_of_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    DataDirectory.open(tmp_path).close()
+
+    def full(_: Path) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(datadir, "_mark", full)
+        with pytest.raises(NoSpace, match=f"Cannot keep data in {tmp_path}: {os.strerror(code)}"):
+            DataDirectory.open(tmp_path)
+        DataDirectory.open_existing(tmp_path).close()
+    DataDirectory.open(tmp_path).close()
+
+
+def test_a_pipe_in_place_of_the_format_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "format.json")
+    with pytest.raises(InvalidInput, match="does not say"):
+        DataDirectory.open(tmp_path)

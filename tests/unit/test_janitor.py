@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,8 @@ from server.stores.blobs import LocalBlobStore, LocalBlobStores
 from server.stores.janitor import JUMP_S, Calm, Janitor
 from server.stores.limits import BlobLimits
 from server.stores.packs import TRUST_S
+from server.stores.reserve import PLENTY, RESERVE_BYTES, Reserve
+from server.stores.writer import Job
 from tests.clock import ManualClock
 from tests.pack_faults import FaultyFiles
 from tests.records import blob_of, block_of, stream
@@ -439,6 +443,82 @@ async def test_preview_says_what_then_happens(site: Site, limits: BlobLimits, mo
     assert await site.janitor.run(dead_share=0.1) == previewed
 
 
+async def test_what_is_promised_may_stay_above_the_limits_and_both_say_so(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    await site.open()
+    for number in range(8):
+        await site.put(content(number))
+    await site.stores.close()
+    await site.open(BlobLimits(min_free_bytes=0, max_bytes=10_000))
+    previewed = await site.janitor.preview(dead_share=0.1)
+    assert previewed.over_bytes == 8 * RECORD_BYTES - 10_000
+    assert await site.janitor.run(dead_share=0.1) == previewed
+    site.clock.advance(DAY_S)
+    previewed = await site.janitor.preview(dead_share=0.1)
+    assert (previewed.over_bytes, previewed.gained_bytes >= 8 * RECORD_BYTES - 10_000) == (0, True)
+    assert await site.janitor.run(dead_share=0.1) == previewed
+    await site.stores.close()
+
+
+class FullIndex:
+    """Lets an index refuse every job for as long as something takes the room."""
+
+    def __init__(self, site: Site, taken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.refused, database = 0, site.stores.index.database
+        write = database.write
+
+        async def full(job: Job[Any]) -> Any:
+            if taken.exists():
+                self.refused += 1
+                raise NoSpace("No space left for blobs.sqlite")
+            return await write(job)
+
+        monkeypatch.setattr(database, "write", full)
+
+
+async def test_the_reserve_is_room_to_note_what_goes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = [blob for number in range(6) for blob in await site.put(content(number))]
+    site.clock.advance(8 * DAY_S)
+    (site.root / "reserve").write_bytes(b"room")
+    index = FullIndex(site, site.root / "reserve", monkeypatch)
+    with pytest.raises(NoSpace):
+        await site.janitor.run()
+    janitor = Janitor(site.stores, site.clock, work_share=1.0, reserve=Reserve(site.root))
+    tidied = await janitor.run()
+    assert (tidied.evicted.blocks, site.pack_bytes, index.refused > 0) == (6, 0, True)
+    assert await site.gone(*blobs) == blobs
+
+
+async def test_on_a_full_disk_a_pack_without_living_records_is_the_first_room(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = [blob for number in range(6) for blob in await site.put(content(number))]
+    dead = next(site.root.rglob("*.pack"))
+    later = [blob for number in range(6, 18) for blob in await site.put(content(number))]
+    site.clock.advance(8 * DAY_S)
+    while (await site.stores.upkeep.evict(1, int(site.clock.now() // 3600), 1)).blocks and await in_pack(site, dead):
+        pass
+    index = FullIndex(site, dead, monkeypatch)
+    tidied = await Janitor(site.stores, site.clock, work_share=1.0).run()
+    assert (index.refused > 0, dead.exists(), site.pack_bytes) == (True, False, 0)
+    assert tidied.freed_bytes == 18 * RECORD_BYTES
+    assert await site.gone(*first, *later) == [*first, *later]
+
+
+async def in_pack(site: Site, path: Path) -> int:
+    """Return how many bytes of a pack are alive."""
+    return next(row.live_bytes for row in await site.stores.upkeep.packs() if row.pack.name == path.stem)
+
+
+async def test_a_pack_that_there_is_no_room_to_copy_keeps_no_other_one(site: Site) -> None:
+    blobs = await half_dead(site)
+    site.files.fail("write", errno.ENOSPC)
+    tidied = await site.janitor.run()
+    assert (tidied.cramped_packs, tidied.packs) == (1, 1)
+    assert (await site.janitor.run()).cramped_packs == 0
+    assert len(await site.read(*blobs)) == len(blobs)
+
+
 async def test_no_more_is_evicted_than_is_needed(tmp_path: Path) -> None:
     site = Site(tmp_path)
     await site.open(BlobLimits(min_free_bytes=0, max_bytes=200_000))
@@ -475,3 +555,28 @@ async def test_preview_changes_nothing(site: Site) -> None:
     previewed = await site.janitor.preview()
     assert (previewed.evicted.blocks, previewed.evicted.size_bytes) == (6, 6 * RECORD_BYTES)
     assert site.monitor.counters["committed_transactions"] == before
+
+
+def test_the_reserve_is_taken_where_there_is_plenty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reserve, real = Reserve(tmp_path), os.statvfs(tmp_path)
+    assert not reserve.give_up()
+
+    def free(size_bytes: int) -> None:
+        blocks = size_bytes // real.f_frsize
+        monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((*real[:4], blocks, *real[5:])))
+
+    free(PLENTY * RESERVE_BYTES - real.f_frsize)
+    reserve.take()
+    assert not list(tmp_path.iterdir())
+    free(PLENTY * RESERVE_BYTES)
+    for _ in range(2):
+        reserve.take()
+        assert [path.stat().st_size for path in tmp_path.iterdir()] == [RESERVE_BYTES]
+    assert reserve.give_up()
+    monkeypatch.setattr(os, "posix_fallocate", _full)
+    reserve.take()
+    assert not list(tmp_path.iterdir())
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

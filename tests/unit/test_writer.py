@@ -12,6 +12,8 @@ import pytest
 
 from isolate.errors import FormatTooNew, IndexCorrupt, NoSpace, Unavailable
 from isolate.monitor import TallyMonitor
+from server.stores import writer
+from server.stores.sqlite_file import connect, translated
 from server.stores.writer import Database, DatabasePolicy
 from tests.clock import ManualClock
 
@@ -232,4 +234,51 @@ async def test_the_log_is_moved_into_the_file_beside_the_writer(tmp_path: Path) 
     await asyncio.wrap_future(database._checkpoint)
     assert path.stat().st_size > empty_bytes + 50_000
     assert len(await database.read(names)) == 10
+    await database.close()
+
+
+async def test_without_room_for_shared_memory_one_connection_does_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "things.sqlite"
+
+    def full(path: Path, cache_bytes: int, checkpoint_pages: int, *, alone: bool = False) -> sqlite3.Connection:
+        if not alone:
+            raise NoSpace("No space left for things.sqlite")
+        return connect(path, cache_bytes, checkpoint_pages, alone=True)
+
+    first = Database(path, [SCHEMA])
+    await first.write(insert("a"))
+    await first.close()
+    monkeypatch.setattr(writer, "connect", full)
+    alone = Database(path, [SCHEMA])
+    assert await alone.read(names) == ["a"]
+    assert not path.with_name("things.sqlite-shm").exists()
+    assert path.with_name("things.sqlite-wal").stat().st_size == 0
+    assert await alone.write(insert("b")) == "b"
+    assert await alone.read(names) == ["a", "b"]
+    await alone.close()
+    monkeypatch.undo()
+    again = Database(path, [SCHEMA])
+    assert await again.read(names) == ["a", "b"]
+    await again.close()
+
+
+def test_no_room_for_shared_memory_is_no_room() -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = 4874
+    assert isinstance(translated(error, Path("things.sqlite")), NoSpace)
+    error.sqlite_errorcode = 10
+    assert isinstance(translated(error, Path("things.sqlite")), Unavailable)
+
+
+async def test_a_log_that_is_to_be_short_is_moved_after_each_commit(tmp_path: Path) -> None:
+    path = tmp_path / "things.sqlite"
+    database = Database(path, [SCHEMA])
+    database.has_short_log = True
+    for number in range(20):
+        await database.write(insert(f"{number}", 100_000))
+        assert database._checkpoint is not None
+        await asyncio.wrap_future(database._checkpoint)
+    assert path.with_name("things.sqlite-wal").stat().st_size < 300_000
     await database.close()

@@ -64,11 +64,13 @@ DELETE FROM pack WHERE id = :id AND state = 2;
 INSERT INTO quarantine (pack, offset, length, why, found_at) VALUES (:pack, :offset, :length, :why, :found_at);
 
 -- settle_pack --
--- Count anew what is alive in a pack that is :length long.
-UPDATE pack SET committed_bytes = :length,
-    live_bytes = (SELECT COALESCE(SUM(block.length), 0) FROM block WHERE block.pack = pack.id),
-    dead_bytes = :length - (SELECT COALESCE(SUM(block.length), 0) FROM block WHERE block.pack = pack.id)
-WHERE id = :id;
+-- Count anew what is alive in a pack that is :length long; nothing is written where that is known.
+UPDATE pack SET committed_bytes = :length, live_bytes = found.live_bytes, dead_bytes = :length - found.live_bytes
+FROM (SELECT COALESCE(SUM(length), 0) AS live_bytes FROM block WHERE pack = :id) AS found
+WHERE pack.id = :id AND (
+    pack.committed_bytes <> :length OR pack.live_bytes <> found.live_bytes
+    OR pack.dead_bytes <> :length - found.live_bytes
+);
 
 -- add_part --
 INSERT INTO recipe (block, part) VALUES (?, ?) ON CONFLICT DO NOTHING;
