@@ -99,7 +99,8 @@ class Check:
         for path in sorted((self._root / "packs").glob("*/*.pack")):
             if Pack(path.parent.name, path.stem) not in known:
                 self._add(unknown_packs=1)
-                self._report(f"Pack {path} is not in the index (--rebuild-index takes it in)")
+                advice = "--rebuild-index takes it in" if path.is_file() else "it is no regular file: remove it"
+                self._report(f"Pack {path} is not in the index ({advice})")
         await self._drop_stale()
         return self.found
 

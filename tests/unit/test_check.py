@@ -238,6 +238,8 @@ async def test_a_pipe_in_place_of_a_pack_is_left_alone_by_rebuilding(site: Site)
     os.mkfifo(pipe)
     rebuilt = await site.rebuild()
     assert (rebuilt.bad_ranges, site.said) == (1, [f"Pack {pipe} is no regular file and is left alone"])
+    assert (await site.check()).unknown_packs == 1
+    assert site.said[-1] == f"Pack {pipe} is not in the index (it is no regular file: remove it)"
     await site.fill()
     assert await site.contents() == EVERYTHING
 
