@@ -34,11 +34,13 @@ from tests.processes import is_running, wait_until, workers_of
 
 NAMESPACE = Namespace.parse("blake3-zstd")
 BIN = Path(sys.executable).parent
-FILES = 2_800  # so many that worker processes are started
+FEW, MANY = "few", "many"
+FILES = {FEW: 1_500, MANY: 9_400}  # of many, so many change that worker processes are started
 LARGE_BYTES = 9 << 20  # in chunks
 VICTIMS = ("client", "worker", "server")
 KINDS = ("archive", "fetch")
 PATIENCE_S = 120.0
+ENOUGH = 20  # rounds in which each victim has its turn
 TOLD_ROUNDS = 20  # between two lines about how far it is
 OUR_STATUSES = {0, 1, 101, -signal.SIGKILL}
 
@@ -65,22 +67,23 @@ class Site:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.draw = folder, random.Random(seed)
-        self.tree, self.cache = folder / "tree", folder / "cache"
+        self.tree, self.cache = folder / FEW, folder / "cache"
         self.acknowledged: dict[str, str] = {}  # hash of a tree to what we know of its contents
         self.typical_s = dict.fromkeys(KINDS, 1.0)
         self.tally = Tally()
         self.server = ServerProcess(folder / "data")
-        for number in range(FILES):
-            path = self.tree / f"{number % 40}" / f"{number}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.draw.randbytes(50))
+        for name, files in FILES.items():
+            for number in range(files):
+                path = folder / name / f"{number % 40}" / f"{number}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self.draw.randbytes(50))
 
     def round(self) -> None:
         """Do one thing, kill somebody meanwhile, do it again."""
         victim = self.draw.choice(VICTIMS)
         kind = "archive" if victim == "worker" else self.draw.choice(KINDS)
         if kind == "archive" or not self.acknowledged:
-            self._change()
+            self._change(MANY if victim == "worker" else self.draw.choice([FEW, FEW, MANY]))
             self._attempt("archive", victim)
         else:
             self._attempt("fetch", victim)
@@ -97,9 +100,10 @@ class Site:
         if done.returncode or "all is well" not in done.stdout:
             raise Lost(done.stdout + done.stderr)
 
-    def _change(self) -> None:
-        """Give most of the files new contents, and sometimes the large one."""
-        for number in self.draw.sample(range(FILES), FILES * 9 // 10):
+    def _change(self, name: str) -> None:
+        """Give most of the files of a tree new contents, and sometimes the large one; it is archived next."""
+        self.tree = self.folder / name
+        for number in self.draw.sample(range(FILES[name]), FILES[name] * 9 // 10):
             (self.tree / f"{number % 40}" / f"{number}").write_bytes(self.draw.randbytes(self.draw.randrange(1, 400)))
         if self.draw.random() < 0.4:
             (self.tree / "large").write_bytes(self.draw.randbytes(LARGE_BYTES))
@@ -217,6 +221,8 @@ def kill_rounds(folder: Path, rounds: int, seed: int, told: Callable[[int, Tally
                 raise Lost(f"Round {number} of seed {seed}: {error}\n{site.server.log()[-2000:]}") from error
             told(number + 1, site.tally)
         site.finish()
+        if rounds >= ENOUGH and (spared := set(VICTIMS) - set(site.tally.kills)):
+            raise Lost(f"Nothing was lost, but no {' and no '.join(sorted(spared))} was ever killed in {rounds} rounds")
     finally:
         site.server.kill()
     return site.tally
