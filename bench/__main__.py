@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from bench.command import OutputFile, made, run_program, working
+from bench.command import SETTINGS, OutputFile, made, run_program, working
 from bench.machine import machine
 from bench.measure import alternate
 from bench.peers import versions
@@ -36,7 +36,7 @@ QUICK = Size(runs=1, tree_files=1_000, generations=10, large_bytes=64 << 20, ind
 TASKS = "13"
 
 
-@click.command()
+@click.command(context_settings=SETTINGS)
 @click.option(
     "--tree",
     "trees",

@@ -26,7 +26,7 @@ from typing import Any
 
 import click
 
-from bench.command import run_program
+from bench.command import SETTINGS, run_program
 from bench.measure import Failed
 
 API = "/_ah/api/swarming/v1"
@@ -121,7 +121,7 @@ def _milliseconds(later: str, earlier: str) -> float:
     return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds() * 1e3
 
 
-@click.command()
+@click.command(context_settings=SETTINGS)
 @click.option("--tasks", default=50, show_default=True, type=click.IntRange(1), help="How many are counted.")
 @click.option("--pause-s", default=1.0, show_default=True, help="Between two tasks.")
 @click.option("--idle-s", default=60.0, show_default=True, help="How long the idle bot is watched; 0: not at all.")

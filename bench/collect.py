@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from bench.command import run_program
+from bench.command import SETTINGS, run_program
 from bench.tasks import BOT_API
 from isolate.archive import ArchiveOptions, Remote, archive_tree
 from isolate.cas.digest import DEFAULT_NAMESPACE, Namespace
@@ -48,7 +48,7 @@ class Figures:
     said: list[str] = field(default_factory=list)
 
 
-@click.command()
+@click.command(context_settings=SETTINGS)
 @click.option("--shards", default=1000, show_default=True)
 @click.option("--stdout-bytes", default=20_000, show_default=True, help="That each shard prints.")
 @click.option("--output-bytes", default=20_000, show_default=True, help="Of the file each shard leaves.")

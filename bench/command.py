@@ -38,10 +38,12 @@ class OutputFile(click.Path):
         return path
 
 
+SETTINGS = {"help_option_names": ["-h", "--help"]}  # of each program
+
+
 def run_program(program: str, command: click.Command, arguments: Sequence[str] | None = None) -> int:
     """Run a program and return its exit status; signals that end it let it end servers and remove folders first."""
     ending.listen()
-    command.context_settings.setdefault("help_option_names", ["-h", "--help"])
     if not any("--verbose" in parameter.opts for parameter in command.params):
         verbose_option(command)
     return run_command(f"python -m {program}", command, arguments)

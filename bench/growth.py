@@ -19,7 +19,7 @@ from pathlib import Path
 
 import click
 
-from bench.command import OutputFile, run_program, working
+from bench.command import SETTINGS, OutputFile, run_program, working
 from bench.machine import machine
 from bench.measure import Sample
 from bench.place import Place, Server, Size, removed
@@ -47,7 +47,7 @@ class Point:
     wall_s: float
 
 
-@click.command()
+@click.command(context_settings=SETTINGS)
 @click.option(
     "--files", default=",".join(map(str, FILES)), show_default=True, help="Sizes of the trees of small files."
 )

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bench.command import run_program
+from bench.command import SETTINGS, run_program
 from bench.pending import run_pending, seed
 from bench.simulated import API, Bot, Histogram, cpu_s, memory_mib, new_task, serving
 from bench.tasks import BOTS, measure_tasks
@@ -34,7 +34,7 @@ T = TypeVar("T")
 SPARE_FILES = 500  # the server keeps them for its own files
 
 
-@click.group()
+@click.group(context_settings=SETTINGS)
 def main() -> None:
     """Load on the scheduler."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

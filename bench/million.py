@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from bench.command import run_program, working
+from bench.command import SETTINGS, run_program, working
 from bench.measure import Sample, run
 from bench.place import Place, Server, Size, removed
 from bench.rows_archive import archive_of
@@ -28,7 +28,7 @@ FILE_BYTES = 4096
 PER_FOLDER = 500
 
 
-@click.command()
+@click.command(context_settings=SETTINGS)
 @click.option("--files", default=1_000_000, show_default=True)
 @click.option("--scratch", type=click.Path(file_okay=False, path_type=Path), help="Work here [default: a new folder].")
 def main(files: int, scratch: Path | None) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NotRequired, TypedDict, TypeVar
 import click
 import msgspec
 
-from bench.command import run_program
+from bench.command import SETTINGS, run_program
 from bench.growth import power_text
 from bench.table import HEADINGS, silence, took
 from isolate.cas.files import write_atomic
@@ -80,7 +80,7 @@ class GrowthShape(TypedDict):
     exponents: dict[str, dict[str, float]]
 
 
-@click.command()
+@click.command(context_settings=SETTINGS)
 @click.argument("tables", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--growth", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Of bench.growth --json.")
 @click.option("--note", default="", help="Circumstances, for the head of the document.")

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import click
 
-from bench.command import run_program
+from bench.command import SETTINGS, run_program
 from bench.place import BIN, Place, Size
 from isolate.clock import SystemClock
 from isolate.monitor import NullMonitor
@@ -43,7 +43,7 @@ WARM_UP = 3
 Sample = tuple[float, float]  # seconds of wall time and of processor time
 
 
-@click.command()
+@click.command(context_settings=SETTINGS)
 @click.option("--runs", type=click.IntRange(1), default=30, show_default=True)
 @click.option("--bin", "folder", type=click.Path(path_type=Path), default=BIN, help="Where `run_isolated` is.")
 @click.option("--json", "as_json", is_flag=True, help="Print every sample.")

@@ -36,7 +36,11 @@ class Exposure:
         """
         with suppress(OSError):  # no cache, or one that we may not write to, and so nor may the command
             self._held = self._opened()
-            when_free(partial(fcntl.flock, self._held, fcntl.LOCK_SH | fcntl.LOCK_NB), check)
+            try:
+                when_free(partial(fcntl.flock, self._held, fcntl.LOCK_SH | fcntl.LOCK_NB), check)
+            except BaseException:
+                self.end()
+                raise
             os.pwrite(self._held, os.urandom(_NUMBER_BYTES), 0)
 
     def end(self) -> None:

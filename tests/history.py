@@ -74,8 +74,15 @@ class History:
         for task_id, result in results.items():
             ended = finished.get(task_id[:-1])
             own = not result.get("deduped_from") and str(result.get("run_id", ""))[:-1] == task_id[:-1]
-            if ended is not None and own and result.get("duration") != ended.duration and result["state"] != "CANCELED":
+            if ended is None or not own or result["state"] == "CANCELED" or self._left(result, results):
+                continue
+            if result.get("duration") != ended.duration:
                 yield f"{task_id} has a result that is not the one acknowledged to {ended.bot}: {result}"
+
+    def _left(self, result: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether a task was cancelled in a run that others shared, which went on without it."""
+        is_shared = any(other.get("deduped_from") == result.get("run_id") for other in results.values())
+        return is_shared and result["state"] == "KILLED" and "duration" not in result
 
     def _different(self, results: Mapping[str, Mapping[str, Any]], outputs: Mapping[str, str]) -> Iterator[str]:
         by_run = {run.run_id: run for run in self.runs}

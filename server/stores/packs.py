@@ -110,11 +110,14 @@ class LocalPacks:
 
     async def lengths(self, packs: Collection[Pack]) -> Mapping[Pack, int]:
         now_s = self._clock.monotonic()
-        stale = [pack for pack in packs if pack not in self._seen or now_s - self._seen[pack][0] >= TRUST_S]
-        if stale:
+        known = {pack: seen[1] for pack in packs if (seen := self._seen.get(pack)) and now_s - seen[0] < TRUST_S}
+        stale = [pack for pack in packs if pack not in known]
+        if stale:  # others may forget what they have seen meanwhile
             found = await self._tried(lambda: [self._files.length(self._path(pack)) for pack in stale])
-            self._seen.update({pack: (now_s, length) for pack, length in zip(stale, found, strict=True)})
-        return {pack: self._seen[pack][1] for pack in packs}
+            lengths = dict(zip(stale, found, strict=True))
+            self._seen.update({pack: (now_s, length) for pack, length in lengths.items()})
+            known |= lengths
+        return known
 
     async def retire(self, pack: Pack) -> None:
         await self._retire(pack, None)

@@ -23,6 +23,14 @@ def test_a_right_history_is_right() -> None:
     assert list(History.violations(*world())) == []
 
 
+def test_who_was_cancelled_in_a_shared_run_has_no_part_in_its_end() -> None:
+    history, results, outputs = world()
+    results["a10"] = {"name": "one", "state": "KILLED", "run_id": "a11"}
+    assert list(history.violations(results, outputs)) == []
+    results["b10"].update(state="CANCELED", deduped_from="")
+    assert any("not the one acknowledged" in one for one in history.violations(results, outputs))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

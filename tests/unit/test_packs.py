@@ -217,6 +217,22 @@ async def test_lengths_are_believed_for_ten_seconds(site: Site) -> None:
     assert site.files.calls == []
 
 
+async def test_what_others_forget_while_lengths_are_looked_up_is_known_all_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (old,) = await site.packs.append("old", [b"first"])
+    site.clock.advance(TRUST_S)
+    (new,) = await site.packs.append("new", [b"second"])
+    length = site.files.length
+
+    def forgotten(path: Path) -> int:
+        site.packs._seen.clear()
+        return length(path)
+
+    monkeypatch.setattr(site.files, "length", forgotten)
+    assert await site.packs.lengths([old.pack, new.pack]) == {old.pack: 5, new.pack: 6}
+
+
 async def test_a_failed_read_ends_the_trust(site: Site) -> None:
     (location,) = await site.packs.append("default", [b"first"])
     site.path(location.pack).unlink()
