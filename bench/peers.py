@@ -133,18 +133,21 @@ class Casync:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._store, self._index = place.fresh("store").with_suffix(".castr"), place.fresh("tree").with_suffix(".caidx")
+        self.repository, self._index = (
+            place.fresh("store").with_suffix(".castr"),
+            place.fresh("tree").with_suffix(".caidx"),
+        )
 
     def backup(self, tree: Path) -> Sample:
-        argv = ["casync", "make", f"--store={self._store}", str(self._index), str(tree)]
+        argv = ["casync", "make", f"--store={self.repository}", str(self._index), str(tree)]
         return run(argv, dict(os.environ))
 
     def restore(self, target: Path) -> Sample:
-        argv = ["casync", "extract", f"--store={self._store}", str(self._index), str(target)]
+        argv = ["casync", "extract", f"--store={self.repository}", str(self._index), str(target)]
         return run(argv, dict(os.environ))
 
     def remove(self) -> None:
-        self._place.drop(self._store)
+        self._place.drop(self.repository)
         self._index.unlink(missing_ok=True)
 
 

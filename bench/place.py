@@ -24,6 +24,7 @@ class Server:
 
     url: str
     pid: int
+    data: Path  # where it keeps everything
 
     @property
     def port(self) -> int:
@@ -99,7 +100,7 @@ class Place:
                 self.drop(place)
 
         try:
-            return Server(process.stdout.readline().split()[1].rstrip("/"), process.pid), end
+            return Server(process.stdout.readline().split()[1].rstrip("/"), process.pid, place), end
         except IndexError:
             end()
             raise SystemExit("The server did not start") from None
@@ -123,6 +124,16 @@ class Place:
         """Archive a tree outside of any measurement; returns its hash."""
         env = self.env(self.fresh("cache"), server.url)
         return run(["isolate", "archive", str(tree or self.tree)], env).stdout.split()[0]
+
+
+def warmed(folder: Path) -> None:
+    """Read all that is in a store, so that the page cache has it: what was restored before may have pushed it out."""
+    piece = bytearray(1 << 20)
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError), open(os.path.join(path, name), "rb", buffering=0) as file:
+                while file.readinto(piece):
+                    pass
 
 
 def removed(path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.goals import OURS
 from bench.measure import Contestant, Race, Sample, run
 from bench.peers import Ostree, absent
-from bench.place import NO_LIMITS, Place, Server
+from bench.place import NO_LIMITS, Place, Server, removed, warmed
 from bench.stores import Stores
 from bench.tree import Changer
 
@@ -32,11 +32,18 @@ def fetch_cold(place: Place, stores: Stores) -> Race:
     for name, keeper in stores.holders(PEERS):
         target = place.fresh("restored")
         contestants.append(
-            Contestant(name, partial(keeper.restore, target), is_peer=True, tidy=partial(place.drop, target))
+            Contestant(
+                name,
+                partial(keeper.restore, target),
+                is_peer=True,
+                prepare=partial(warmed, keeper.repository),
+                tidy=partial(place.drop, target),
+            )
         )
     target = place.fresh("copy")
     copy = partial(run, ["cp", "-a", str(stores.tree), str(target)], dict(os.environ))
-    scale = Contestant("cp -a (no store)", copy, tidy=partial(place.drop, target))
+    warm = partial(warmed, stores.tree)
+    scale = Contestant("cp -a (no store)", copy, prepare=warm, tidy=partial(place.drop, target))
     return Race([*contestants, scale], absent=absent(PEERS))
 
 
@@ -57,7 +64,7 @@ def fetch_generations(place: Place, stores: Stores) -> Race:
 def map_warm(place: Place, stores: Stores) -> Race:
     """Row 5: everything is in the cache, and no tree is kept."""
     target = place.fresh("copy")
-    tidy = partial(place.drop, target)
+    tidy = partial(removed, target)
     contestants = [_mapped_anew(place, OURS, stores)]
     for _, ostree in stores.holders(("ostree",)):
         assert isinstance(ostree, Ostree), "as its name says"
@@ -90,7 +97,7 @@ def _cold(place: Place, name: str, server: Server, digest: str) -> Contestant:
         place.drop(root)
         place.drop(cache)
 
-    return Contestant(name, once, tidy=tidy)
+    return Contestant(name, once, prepare=partial(warmed, server.data), tidy=tidy)
 
 
 def _mapped_anew(place: Place, name: str, stores: Stores) -> Contestant:
@@ -98,7 +105,7 @@ def _mapped_anew(place: Place, name: str, stores: Stores) -> Contestant:
     cache, root = place.fresh("blobs"), place.fresh("root")
     argv = [*run_of(stores.archived(), cache, root), "--leak-temp-dir", *TRUE]
     once = partial(place.ours, name, argv, stores.server, place.fresh("cache"))
-    return Contestant(name, once, prepare=partial(_forget_trees, place, cache), tidy=partial(place.drop, root))
+    return Contestant(name, once, prepare=partial(_forget_trees, cache), tidy=partial(removed, root))
 
 
 def _mapped_again(place: Place, name: str, stores: Stores, how: str) -> Contestant:
@@ -107,10 +114,10 @@ def _mapped_again(place: Place, name: str, stores: Stores, how: str) -> Contesta
     return Contestant(name, partial(place.ours, name, argv, stores.server, place.fresh("cache")))
 
 
-def _forget_trees(place: Place, cache: Path) -> None:
+def _forget_trees(cache: Path) -> None:
     for depth in ("", "*/", "*/*/"):
         for trees in cache.glob(f"{depth}trees"):
-            place.drop(trees)
+            removed(trees)
 
 
 TRUE = ("--raw-cmd", "--", "true")
