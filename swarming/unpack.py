@@ -1,7 +1,7 @@
 """Brings a bot to a machine that has only a Python: fetch an archive, unpack it once, become the bot.
 
 Needs nothing but the standard library, because its text is what `/bootstrap` serves; a bot that updates itself uses the
-same functions. The invariant: a folder named by a version is whole, because it gets its name last.
+same functions. The invariant: a folder named by a version is whole, because it gets its name last and loses it first.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 FOLDER = "code"  # below the directory of the bot: one folder per version
@@ -61,7 +62,16 @@ def _fill(fresh: Path, archive: Path) -> None:
 def discard(folder: Path, version: str) -> None:
     """Delete a version that does not work here, unless it is what would be started."""
     if _VERSION.fullmatch(version) and version not in {_target(folder / CURRENT), _target(folder / PREVIOUS)}:
-        shutil.rmtree(folder / version, ignore_errors=True)
+        _delete(folder / version)
+
+
+def _delete(place: Path) -> None:
+    """Delete a version as well as it goes; it loses its name first, so that half of it is never taken for all."""
+    gone = place.with_name(f".{place.name}.{os.getpid()}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    with suppress(OSError):  # not there, or the disk cannot be written now
+        place.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def choose(folder: Path, version: str) -> None:
@@ -79,7 +89,7 @@ def choose(folder: Path, version: str) -> None:
         if not _VERSION.fullmatch(entry.name):
             continue
         if entry.name not in kept and not (before == version and entry.name == _target(folder / PREVIOUS)):
-            shutil.rmtree(entry, ignore_errors=True)
+            _delete(entry)
 
 
 def go_back(folder: Path, version: str) -> bool:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from isolate.errors import InvalidInput
+from swarming.bot import runner
 
 RUNNER_COMMAND = (
     sys.executable,
     "-P",  # a file of a task must not shadow a module
     "-m",
-    "swarming.bot.runner",
+    runner.__name__,  # imported here, for what is said there
 )
 
 

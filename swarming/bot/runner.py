@@ -1,99 +1,27 @@
 """The process that runs one task: started ahead of time, it waits for a job, runs it, answers and ends.
 
-Runs as `python -m swarming.bot.runner SOCKET PIPE OWNER`. Knows no server and no lease: it obeys its bot, and should
-the bot die, this process is killed by the kernel and the launcher below it ends the task. What the task prints goes
-into the pipe, whose other end is the bot's.
+Runs as `python -m swarming.bot.runner SOCKET PIPE OWNER`. Knows nothing of jobs (that is `running`): it obeys its
+bot, and should the bot die, this process is killed by the kernel and the launcher below it ends the task. The
+invariant: until the kernel has been told so, nothing is imported but what the bot has imported too, so that Python
+writes no file beside it: whoever sees a bot die may delete its program at once.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import signal
-import socket
 import sys
-from pathlib import Path
 
-from isolate.clock import Clock, SystemClock
 from run_isolated import linux
-from run_isolated.run import preload, run
-from run_isolated.spec import RunSpec
-from swarming.bot.channel import Channel
-from swarming.bot.job import Finished, job_of
 
-SIGN_EVERY_S = 1.0  # how often the bot hears that something goes on, beside the output it sees itself
 OOM_SCORE = "500"  # when memory runs out, the kernel is to take a task rather than the bot or somebody else's work
 NICE = 5  # a third of the weight of the bot, whose heartbeats a task with many busy processes must not hold up
-
-log = logging.getLogger(__name__)
-
-
-class SignsOfLife:
-    """A monitor whose every call is a sign of life; `told` is set, from any thread, until somebody clears it."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.told = asyncio.Event()
-        self._loop = loop
-
-    def touch(self) -> None:
-        if not self.told.is_set():  # what a race costs is one more wake-up
-            self._loop.call_soon_threadsafe(self.told.set)
-
-    def count(self, counter: str, amount: int = 1) -> None:  # noqa: ARG002 - the protocol of a monitor
-        self.touch()
-
-    def expect(self, counter: str, more: int) -> None:
-        pass
-
-    def problem(self, message: object) -> None:
-        log.warning("%s", message)
-
-
-async def serve(channel: Channel, output: int, clock: Clock) -> None:
-    """Wait for one job, run it with its output going to the descriptor `output`, and answer.
-
-    Returns when the bot goes away before there is a job; raises ConnectionError in a group when it does so later.
-    """
-    await channel.send({"ready": True})
-    message = await channel.receive()
-    if message is None:
-        return
-    signs = SignsOfLife(asyncio.get_running_loop())
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        helpers = [group.create_task(_obey(channel, stop)), group.create_task(_tell(channel, signs, clock))]
-        finished = await _run(job_of(message), output, stop, signs, clock)
-        for helper in helpers:
-            helper.cancel()
-    await channel.send({"finished": finished.to_message()})
-
-
-async def _run(spec: RunSpec, output: int, stop: asyncio.Event, signs: SignsOfLife, clock: Clock) -> Finished:
-    """Run the job; whatever is wrong with this program becomes a failure that names it."""
-    try:
-        return Finished.of(await run(spec, stdout=output, stop=stop, monitor=signs, clock=clock))
-    except Exception as error:
-        log.exception("The run failed")
-        return Finished(failure=f"Execution failed: {type(error).__name__}: {error}")
-
-
-async def _obey(channel: Channel, stop: asyncio.Event) -> None:
-    while await channel.receive() is not None:
-        stop.set()  # the only order there is
-    raise ConnectionError("The bot is gone")  # which cancels the run, and that kills the task at once
-
-
-async def _tell(channel: Channel, signs: SignsOfLife, clock: Clock) -> None:
-    while True:
-        await signs.told.wait()
-        signs.told.clear()
-        await channel.send({"alive": True})
-        await clock.sleep(SIGN_EVERY_S)
 
 
 def _come_after_the_bot() -> None:
     """Let the machine prefer the bot to its task where both want the same."""
+    from pathlib import Path
+
     os.nice(NICE)
     try:
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")
@@ -101,22 +29,22 @@ def _come_after_the_bot() -> None:
         return  # not Linux, or forbidden here
 
 
-async def _main(descriptor: int, output: int) -> None:
-    channel = await Channel.over(socket.socket(fileno=descriptor))
-    preload()  # a job that comes meanwhile waits in the socket
-    try:
-        await serve(channel, output, SystemClock())
-    except* ConnectionError:
-        log.warning("The bot went away")
-    await channel.close()
-
-
-if __name__ == "__main__":
+def main(control: int, printed: int, owner: int) -> None:
+    """Serve the bot with the process id `owner` once, over the sockets and pipes that it named."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the bot, which finishes the task first
-    control, printed, owner = map(int, sys.argv[1:])
     os.set_inheritable(control, False)
     os.set_inheritable(printed, False)
     linux.die_with_parent(signal.SIGKILL, owner)
     _come_after_the_bot()
+
+    import asyncio
+    import logging
+
+    from swarming.bot.running import serve_process
+
     logging.basicConfig(format="%(asctime)s %(process)d %(levelname)s %(message)s")
-    asyncio.run(_main(control, printed))
+    asyncio.run(serve_process(control, printed))
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

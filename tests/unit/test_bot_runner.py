@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
+import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from subprocess import PIPE, run
 from types import NoneType, UnionType
 from typing import Any, get_args, get_type_hints
 
@@ -17,6 +21,7 @@ from isolate.cas.digest import Namespace
 from run_isolated.cgroups import Limits
 from run_isolated.spec import NamedCache, RunSpec
 from swarming.bot import job as job_module
+from swarming.bot import launch
 from swarming.bot.crew import RunnerProcess
 from swarming.bot.job import Finished, job_message, job_of
 from swarming.bot.launch import RUNNER_COMMAND, Launch
@@ -82,6 +87,34 @@ def test_a_job_survives_the_way_to_the_runner(tmp_path: Path) -> None:
         limits=Limits(1, 2, 0.5),
     )
     assert repr(job_of(json.loads(json.dumps(job_message(spec))))) == repr(spec).replace("=()", "=[]")
+
+
+def test_a_runner_whose_bot_is_gone_writes_nothing_beside_the_program(tmp_path: Path) -> None:
+    """Who saw the bot die deletes its program, and must not find new files in it meanwhile."""
+    for package in ("isolate", "run_isolated", "swarming"):
+        sources = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(Path(launch.__file__).parents[2] / package, tmp_path / package, ignore=sources)
+    with socket.socket() as channel:
+        arguments = [str(channel.fileno()), str(channel.fileno()), str(os.getppid())]
+        code = f"import subprocess; from {launch.__name__} import RUNNER_COMMAND as command; "
+        code += (
+            f"found = subprocess.run([*command, *{arguments}], pass_fds=[{channel.fileno()}])\nprint(found.returncode)"
+        )
+        env = {"PYTHONPATH": str(tmp_path)}
+
+        def bot_and_runner() -> tuple[str, list[Path]]:
+            found = run(
+                [sys.executable, "-P", "-c", code], env=env, pass_fds=[channel.fileno()], check=True, stdout=PIPE
+            )
+            return found.stdout.decode().strip(), sorted(tmp_path.rglob("*"))
+
+        def bot() -> list[Path]:
+            run([sys.executable, "-P", "-c", f"import {launch.__name__}"], env=env, check=True)
+            return sorted(tmp_path.rglob("*"))
+
+        before = bot()
+        assert any(path.suffix == ".pyc" for path in before)
+        assert bot_and_runner() == (str(-signal.SIGKILL), before)
 
 
 def test_what_json_has_no_type_for_is_made_again() -> None:

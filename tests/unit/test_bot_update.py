@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import shutil
 import zipfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -130,3 +131,21 @@ def test_what_would_be_started_is_not_discarded(tmp_path: Path) -> None:
     for letter in "ab":
         unpack.discard(tmp_path, letter * 64)
     assert [entry.name for entry in tmp_path.iterdir() if not entry.is_symlink()] == ["a" * 64]
+
+
+def test_half_a_version_has_no_name_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is being deleted, or was when the machine stopped, is not taken for a version."""
+    version = "a" * 64
+    (tmp_path / version / "lib").mkdir(parents=True)
+    names: list[list[str]] = []
+
+    def rmtree(path: Path, **options: Any) -> None:
+        names.append([entry.name for entry in tmp_path.iterdir()])
+        real(path, **options)
+
+    real = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    unpack.discard(tmp_path, version)
+    assert list(tmp_path.iterdir()) == []
+    (name,) = names[-1]
+    assert name != version  # which `choose` and `unpack` would believe
