@@ -47,13 +47,15 @@ class Linkers:
         sources: Sequence[str],
         paths: Sequence[str],
         make_one: Callable[[int], None],
+        prepare: Callable[[int], None] = lambda _number: None,
     ) -> None:
         """Link those of `sources` that have these numbers to the paths beside them; `make_one` makes one here.
 
-        After an error nobody makes links any more, as after `end`.
+        Before a link is made, here or elsewhere, `prepare` is called with a number above its own: what it needs is to
+        be there then. After an error nobody makes links any more, as after `end`.
         """
         try:
-            self._share_out(places, _Todo(numbers), sources, paths, make_one)
+            self._share_out(places, _Todo(numbers, prepare), sources, paths, make_one)
             for linker in self._started:
                 for failed in linker.collect(wait=True):
                     make_one(failed)
@@ -92,11 +94,13 @@ def _is_made(source: str, path: str) -> bool:
 
 
 class _Todo:
-    """Numbers, given out in turn."""
+    """Numbers, given out in turn, when all is prepared for them."""
 
-    def __init__(self, numbers: range) -> None:
-        self._left = numbers
+    def __init__(self, numbers: range, prepare: Callable[[int], None]) -> None:
+        self._left, self._prepare = numbers, prepare
 
     def take(self, count: int) -> range:
         taken, self._left = self._left[:count], self._left[count:]
+        if taken:
+            self._prepare(taken.stop)
         return taken

@@ -1,9 +1,9 @@
 """A tree is made as it was planned.
 
 Knows no store: what it maps is in the cache already, and pinned. `apply` makes the directories of a
-run parents first, then its files, and the links of all runs at the very end, so that nothing is ever written through a
-link, whatever the manifest or the file system (case, normalisation) make of the names. The invariants: nothing outside
-the destination is created or changed; memory does not depend on the size of the tree.
+run parents first, each before the files in it, and the links of all runs at the very end, so that nothing is ever
+written through a link, whatever the manifest or the file system (case, normalisation) make of the names. The
+invariants: nothing outside the destination is created or changed; memory does not depend on the size of the tree.
 
 Mapped by hard link a file is the cache's own: read-only, 0444 or 0555. Of its mode the executable bit is promised.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,8 +88,8 @@ def apply(
                 sources = cache.paths(
                     [(entry.blob, shares and entry.is_executable) for entry in run.files if entry.blob]
                 )
-                maker.make_directories(run)
-                linked.append(maker.make_files(run.files, [source[above:] for source in sources]))
+                linked.append(maker.make_files(run, [source[above:] for source in sources]))
+                maker.make_empty_files(run)
                 late.add(run)
                 names += run.names
             late.extract_tars(destination)
@@ -151,16 +152,16 @@ class _Maker:
         self.copied_files = 0
         self.problem = ""
 
-    def make_directories(self, tree: Plan) -> None:
-        """Make all directories and, since they need no content, the empty files."""
-        for path in checked(tree.directories, self._check):
-            os.mkdir(path, dir_fd=self._root)
+    def make_empty_files(self, tree: Plan) -> None:
+        """Make the files that need no content."""
         for entry in tree.empty_files:
             os.close(os.open(entry.path, _CREATE, own_mode(entry), dir_fd=self._root))
 
-    def make_files(self, entries: Sequence[Entry], sources: Sequence[str]) -> list[Variant]:
-        """Make files and return which of the cache they are links to, each once."""
+    def make_files(self, tree: Plan, sources: Sequence[str]) -> list[Variant]:
+        """Make all directories, and files; return which of the cache they are links to, each once."""
+        entries = tree.files
         copied: set[int] = set()
+        directories = _Directories(tree, self._root, self._check)
 
         def make_one(number: int) -> None:
             self._check()
@@ -170,13 +171,16 @@ class _Maker:
                 shared_mode = 0o555 if entry.is_executable else 0o444
                 self._copy(source, entry.path, shared_mode if self._copies_are_shared else own_mode(entry))
 
+        directories.make_until(1)
         for number in range(len(entries))[:1]:
             make_one(number)
         others = range(1, len(entries))
         linkers = self._many.for_links(len(others)) if self._may_link else None
         if linkers is not None:
-            linkers.make(self._places, others, sources, [entry.path for entry in entries], make_one)
-        else:
+            paths = [entry.path for entry in entries]
+            linkers.make(self._places, others, sources, paths, make_one, directories.make_until)
+        directories.make_all()
+        if linkers is None:
             for number in others:
                 make_one(number)
         linked = [(entry.blob, entry.is_executable) for number, entry in enumerate(entries) if number not in copied]
@@ -214,6 +218,26 @@ class _Maker:
                 os.close(writing)
         finally:
             os.close(reading)
+
+
+class _Directories:
+    """The directories of one run, made as they are needed: others make links in the first ones meanwhile."""
+
+    def __init__(self, tree: Plan, root: int, check: Check) -> None:
+        self._tree, self._root, self._check = tree, root, check
+        self._made = 0
+
+    def make_until(self, number: int) -> None:
+        """Make those that the first `number` files need."""
+        self._make(bisect_left(self._tree.files_before, number, self._made))
+
+    def make_all(self) -> None:
+        self._make(len(self._tree.directories))
+
+    def _make(self, count: int) -> None:
+        for path in checked(self._tree.directories[self._made : count], self._check):
+            os.mkdir(path, dir_fd=self._root)
+        self._made = max(self._made, count)
 
 
 def _make_destination(destination: Path) -> None:

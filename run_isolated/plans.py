@@ -5,6 +5,7 @@ Pure. The invariant: a directory is in the plan of the first run that needs it, 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ class Plan:
     """What to make of one run of a tree, in this order; the links when all runs are made."""
 
     directories: tuple[str, ...]  # parents first, without those of earlier runs
+    files_before: Sequence[int]  # of each directory: how many `files` need it not, and come before those that do
     empty_files: tuple[Entry, ...]
     files: tuple[Entry, ...]
     tars: tuple[Entry, ...]
@@ -57,6 +59,7 @@ class Plans:
 def plan(entries: Sequence[Entry], known: Collection[str] = ()) -> Plan:
     """Return how a run of a tree is made; the directories `known` are there already."""
     directories: dict[str, None] = dict.fromkeys(known)
+    files_before = array("L")
     empty_files: list[Entry] = []
     files: list[Entry] = []
     tars: list[Entry] = []
@@ -64,6 +67,11 @@ def plan(entries: Sequence[Entry], known: Collection[str] = ()) -> Plan:
     file, folder, link = Kind.FILE, Kind.DIR, Kind.LINK  # looking up a member takes longer than all else here
     for entry in entries:
         path, kind, blob, _, _ = entry
+        parent = path if kind is folder else path.rpartition("/")[0]
+        if parent and parent not in directories:
+            directories |= dict.fromkeys(RelPath(parent).parents)
+            directories[parent] = None
+            files_before.extend([len(files)] * (len(directories) - len(known) - len(files_before)))
         if blob is not None:
             if kind is file:
                 (files if blob.size else empty_files).append(entry)
@@ -71,10 +79,6 @@ def plan(entries: Sequence[Entry], known: Collection[str] = ()) -> Plan:
                 tars.append(entry)
         elif kind is link:
             links.append(entry)
-        parent = path if kind is folder else path.rpartition("/")[0]
-        if parent and parent not in directories:
-            directories |= dict.fromkeys(RelPath(parent).parents)
-            directories[parent] = None
     last = entries[-1].path if entries else ""
     new = tuple(directories)[len(known) :]
-    return Plan(new, tuple(empty_files), tuple(files), tuple(tars), tuple(links), last)
+    return Plan(new, files_before, tuple(empty_files), tuple(files), tuple(tars), tuple(links), last)

@@ -107,6 +107,24 @@ def test_each_link_is_made_by_one_process(work: Work, started: list[subprocess.P
     assert len(os.listdir(work.place / "root/e")) >= 2 * 2 * BATCH
 
 
+def test_what_links_need_is_made_while_others_are_at_the_links_before(work: Work) -> None:
+    prepared: list[tuple[int, int]] = []  # up to which number, and how many links there were
+    work.paths = [f"d/{number}/p" for number in range(COUNT)]
+
+    def prepare(number: int) -> None:
+        made = prepared[-1][0] if prepared else 0
+        prepared.append((number, len(work.made_here)))
+        for folder in range(made, number):
+            os.mkdir(f"d/{folder}", dir_fd=work.root)
+
+    with Linkers(2) as linkers:
+        linkers.make(work.places, range(COUNT), work.sources, work.paths, work.make_one, prepare)
+    work.check()
+    assert 0 < len(work.made_here) < COUNT  # nothing that another process tried was left to us
+    assert prepared[0][0] <= OWN_BATCH + BATCH
+    assert prepared[-1] > (COUNT - 1, OWN_BATCH - 1)
+
+
 def test_what_another_process_cannot_link_is_left_to_us(work: Work) -> None:
     lacking = COUNT // 2
     (work.place / "files" / f"s{lacking}").unlink()

@@ -75,6 +75,7 @@ def test_plan_puts_parents_first() -> None:
     )
     tree = plan(manifest.entries)
     assert tree.directories == ("a", "a/b", "a/b/c", "a/b/e", "k", "t")
+    assert list(tree.files_before) == [0, 0, 0, 1, 1, 1]
     assert [entry.path for entry in tree.files] == ["a/b/c/f"]
     assert [entry.path for entry in tree.empty_files] == ["a/z"]
     assert [entry.path for entry in tree.links] == ["k/l"]
