@@ -16,7 +16,6 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Self, cast
 
 from isolate import errors
@@ -30,13 +29,13 @@ from isolate.urls import is_loopback, normalize_url
 
 @contextmanager
 def _no_certificates() -> Iterator[None]:
-    """Let no import read the certificates of the system, as aiohttp does at once: doc/decisions/028."""
-    real, bare = ssl.create_default_context, cast("Any", partial(ssl.SSLContext, ssl.PROTOCOL_TLS_CLIENT))
-    ssl.create_default_context = bare
+    """Let no import read the certificates of the system, as aiohttp does at once, twice: doc/decisions/028."""
+    contexts = cast("Any", ssl.SSLContext)
+    real, contexts.set_default_verify_paths = contexts.set_default_verify_paths, lambda _context: None
     try:
         yield
     finally:
-        ssl.create_default_context = real
+        contexts.set_default_verify_paths = real
 
 
 with _no_certificates():
