@@ -102,16 +102,24 @@ class Block:
             raise InvalidRecord(f"Block holds {len(plain)} bytes of content, its entries say {plain_bytes}")
         return plain
 
+    def pieces(self) -> Iterator[tuple[Blob, memoryview]]:
+        """Yield each blob with its content, not verified: for who verifies a whole that they are parts of.
+
+        Raises InvalidRecord.
+        """
+        plain, start = self.plain(), 0
+        for blob in self.entries:
+            yield blob, plain[start : start + blob.size]
+            start += blob.size
+
     def contents(self) -> Iterator[tuple[Blob, memoryview]]:
         """Yield each blob with its content, verified; raises InvalidRecord, or BlobCorrupt at the first wrong one."""
-        plain, digest, start = self.plain(), self.algorithm.digest, 0
-        for blob in self.entries:
-            content = plain[start : start + blob.size]
+        digest = self.algorithm.digest
+        for blob, content in self.pieces():
             found = digest(content)
             if found != blob.digest:
                 raise BlobCorrupt(blob, found)
             yield blob, content
-            start += blob.size
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,16 @@ from isolate.errors import InvalidRecord
 
 
 class RecordReader:
-    """Turns the bytes of a stream into records, whatever the pieces they arrive in; holds one record at most."""
+    """Turns the bytes of a stream into records, whatever the pieces they arrive in; holds one record at most.
+
+    The pieces are kept as they came until a record is whole, so that each byte is copied once.
+    """
 
     def __init__(self, algorithm: Algorithm) -> None:
         self._algorithm = algorithm
-        self._buffer = bytearray()
-        self._wanted = 0  # length of the record at the start of the buffer, 0 while unknown
+        self._pieces: list[bytes | memoryview] = []
+        self._held = 0  # bytes in the pieces
+        self._wanted = 0  # length of the record at the start of the pieces, 0 while unknown
         self.ended = False  # whether the end mark was seen
 
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Record]:
@@ -27,20 +31,16 @@ class RecordReader:
         Raises InvalidRecord at the first bad one, after those before it; then the stream is lost. Bytes behind the end
         mark are an error.
         """
-        self._buffer += data
-        while self._buffer:
+        if data:
+            self._pieces.append(bytes(data))  # no copy of bytes; anything else is the caller's to use again
+            self._held += len(data)
+        while self._held:
             if self.ended:
                 raise InvalidRecord("Stream goes on behind its end mark")
-            if not self._wanted:
-                with memoryview(self._buffer) as view, view[:MAX_HEADER_BYTES] as head:
-                    self._wanted = record_length(head) or 0
-            if not self._wanted or len(self._buffer) < self._wanted:
+            self._wanted = self._wanted or record_length(self._head()) or 0
+            if not self._wanted or self._held < self._wanted:
                 return
-            with memoryview(self._buffer) as view, view[: self._wanted] as whole:
-                data = bytes(whole)
-            del self._buffer[: self._wanted]
-            self._wanted = 0
-            record = decode_record(data, self._algorithm)
+            record = decode_record(self._cut(), self._algorithm)
             self.ended = isinstance(record, End)
             yield record
 
@@ -48,3 +48,20 @@ class RecordReader:
         """Accept that no more bytes come; raises InvalidRecord when the end mark was not seen."""
         if not self.ended:
             raise InvalidRecord("Stream was cut off: it has no end mark")
+
+    def _head(self) -> bytes | memoryview:
+        """Return what may be the header of the next record; many pieces that are shorter become one."""
+        if len(self._pieces) > 1 and len(self._pieces[0]) < MAX_HEADER_BYTES:
+            self._pieces = [b"".join(self._pieces)]
+        return self._pieces[0][:MAX_HEADER_BYTES]
+
+    def _cut(self) -> bytes:
+        """Take the record at the start, which is whole, out of the pieces."""
+        whole, self._wanted = self._wanted, 0
+        last = memoryview(self._pieces[-1])
+        self._held -= whole
+        kept = len(last) - self._held  # of the last piece, that belongs to the record
+        self._pieces[-1] = last[:kept]
+        data = b"".join(self._pieces)
+        self._pieces = [last[kept:]] if self._held else []
+        return data

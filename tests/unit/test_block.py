@@ -226,6 +226,17 @@ def test_a_stream_may_arrive_byte_by_byte() -> None:
     assert (records, reader.ended) == (STREAM, True)
 
 
+def test_a_stream_may_arrive_in_a_buffer_that_is_used_again() -> None:
+    reader, buffer = RecordReader(BLAKE3), bytearray(7)
+    records: list[Record] = []
+    for start in range(0, len(STREAM_BYTES), len(buffer)):
+        piece = STREAM_BYTES[start : start + len(buffer)]
+        buffer[: len(piece)] = piece
+        records += reader.feed(memoryview(buffer)[: len(piece)])
+    reader.finish()
+    assert records == STREAM
+
+
 def test_a_stream_without_its_end_counts_as_cut_off() -> None:
     reader = RecordReader(BLAKE3)
     assert list(reader.feed(STREAM_BYTES[:-1])) == STREAM[:-1]

@@ -233,6 +233,25 @@ async def test_wrong_bytes_are_the_stores_fault(store: WatchedStore, cache: Loca
     assert cache.usage().items == 0
 
 
+async def test_wrong_bytes_of_a_large_file_are_found_in_the_whole(
+    store: WatchedStore, cache: LocalCache, tmp_path: Path
+) -> None:
+    large = await put_large(store, [b"a" * 1000, b"b" * 1000, b"c" * 1000])
+    root = await put_manifest(store, Manifest(algorithm=NS.algorithm, entries=(Entry("big", Kind.FILE, large),)))
+
+    def flipped(record: Record) -> Record:
+        if not isinstance(record, Block) or b"b" * 1000 not in (plain := bytes(record.plain())):
+            return record
+        return Block(record.algorithm, Codec.IDENTITY, record.entries, plain.replace(b"bb", b"bc", 1))
+
+    store.change = flipped
+    with pytest.raises(StoredCorrupt, match="in the store") as caught:
+        await fetched_from(store, cache, root)
+    assert caught.value.blob == large
+    assert cache.absent([large]) == [large]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size == large.size]
+
+
 async def test_a_damaged_block_is_one_clear_error(store: WatchedStore, cache: LocalCache) -> None:
     root = await put_tree(store, TREE)
 
