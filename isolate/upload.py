@@ -51,7 +51,7 @@ class Uploader:
         if not blob.size or not await self._store.missing([blob]):
             return Written(0, 1, 0)
         if blob.size <= CHUNKED_ABOVE_BYTES:
-            return await self._store.write(self._from_thread(iter([self._pack(blob, content)])))
+            return await self._store.write(self._from_thread(self._pack(*one) for one in ((blob, content),)))
         pieces = list(self._pieces(content))
         contents = dict(pieces)
         missing = await self._store.missing(list(contents))
