@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
+from bisect import bisect_left
 from collections.abc import Container, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -160,8 +161,8 @@ class StatCache:
 
     def _next_frame(self) -> None:
         self._dead.update(self._frame)
-        paths, records = next(self._frames, ([], []))
-        self._frame = dict(zip(paths, records, strict=True))
+        paths, packed = next(self._frames, ([], b""))
+        self._frame = dict(zip(paths, self._record.iter_unpack(packed), strict=True))
         # Behind every path there is, so that `find` does not ask again.
         self._last = paths[-1] if paths else _END
 
@@ -184,8 +185,8 @@ class StatCache:
         self._monitor.problem(f"Digests of unchanged files are not remembered: {error}")
         self._is_off = True
 
-    def _read(self) -> Generator[tuple[list[str], list[Record]], None, None]:
-        """Yield the frames of the old cache; ends early, with a report, where it is damaged."""
+    def _read(self) -> Generator[tuple[list[str], bytes], None, None]:
+        """Yield the frames of the old cache, paths and packed records; ends early, with a report, if it is damaged."""
         try:
             with open_frames(self._path) as file:
                 if read_frame(file) != self._head:
@@ -199,27 +200,32 @@ class StatCache:
                 self._monitor.problem(f"Stat cache {str(self._path)!r} is damaged and will be replaced: {error}")
             self._is_damaged = True
 
-    def _split(self, payload: bytes) -> tuple[list[str], list[Record]]:
+    def _split(self, payload: bytes) -> tuple[list[str], bytes]:
         (paths_bytes,) = _LENGTH.unpack_from(payload)
         records_at = _LENGTH.size + paths_bytes
         paths = os.fsdecode(payload[_LENGTH.size : records_at]).split("\0")
-        records = list(self._record.iter_unpack(memoryview(payload)[records_at:]))
-        if len(records) != len(paths):
+        packed = payload[records_at:]
+        if len(packed) != len(paths) * self._record.size:
             raise ValueError("paths and records do not match")
-        return paths, records
+        return paths, packed
 
 
 class _Merger:
-    """Writes the new cache from the old one and what is new, under a temporary name until it is whole."""
+    """Writes the new cache from the old one and what is new, under a temporary name until it is whole.
+
+    What stays is copied as it is packed, in pieces between what is new or dead: one changed file of a hundred costs
+    hardly more than that file.
+    """
 
     def __init__(
-        self, folder: Path, head: bytes, record: struct.Struct, old: Iterator[tuple[list[str], list[Record]]]
+        self, folder: Path, head: bytes, record: struct.Struct, old: Iterator[tuple[list[str], bytes]]
     ) -> None:
         descriptor, self._name = tempfile.mkstemp(prefix=UNFINISHED, dir=folder)
         self._file: BinaryIO = os.fdopen(descriptor, "wb")
         self._record = record
-        self._old = (pair for paths, records in old for pair in zip(paths, records, strict=True))
-        self._next = next(self._old, None)
+        self._old = old
+        self._old_paths, self._old_packed = next(old, ([], b""))
+        self._at = 0  # in them: all before is copied or left out
         self._paths: list[str] = []
         self._packed: list[bytes] = []
         self._open = True
@@ -228,21 +234,24 @@ class _Merger:
     def add(self, files: Iterable[tuple[str, Stamp, bytes]], dead: set[str]) -> None:
         """Write new records, each behind those old ones that come before it and are not dead."""
         for path, stamp, digest in files:
-            if self._next is not None:
-                self.advance(path, dead)
-                if self._next is not None and self._next[0] == path:
-                    self._next = next(self._old, None)
-            self._write(path, (*stamp, digest))
+            self.advance(path, dead)
+            if self._old_paths and self._old_paths[self._at] == path:
+                self._pass(1)
+            self._write([path], self._record.pack(*stamp, digest))
 
     def advance(self, path: str, dead: set[str]) -> None:
         """Write those old ones that come before `path` and are not dead; the dead are forgotten."""
-        while (old := self._next) is not None and old[0] < path:
-            self._copy(*old, dead)
+        while self._old_paths:
+            end = bisect_left(self._old_paths, path, self._at)
+            is_behind = end < len(self._old_paths)
+            self._copy(end, dead)
+            if is_behind:
+                return
 
     def finish(self, path: Path, dead: set[str]) -> None:
         """Write what is left of the old ones, and let the new cache take the name `path`."""
-        while (old := self._next) is not None:
-            self._copy(*old, dead)
+        while self._old_paths:
+            self._copy(len(self._old_paths), dead)
         self._flush()
         self._file.close()
         os.replace(self._name, path)
@@ -255,21 +264,36 @@ class _Merger:
             self._file.close()
             os.unlink(self._name)
 
-    def _copy(self, path: str, record: Record, dead: set[str]) -> None:
-        if path in dead:
-            dead.remove(path)
-        else:
-            self._write(path, record)
-        self._next = next(self._old, None)
+    def _copy(self, end: int, dead: set[str]) -> None:
+        """Write the old ones before `end` of their frame that are not dead."""
+        paths, packed, size = self._old_paths[self._at : end], self._old_packed, self._record.size
+        start = 0
+        for gone in sorted(dead.intersection(paths)):
+            index = bisect_left(paths, gone, start)
+            self._write(paths[start:index], packed[(self._at + start) * size : (self._at + index) * size])
+            start = index + 1
+            dead.remove(gone)
+        self._write(paths[start:], packed[(self._at + start) * size : end * size])
+        self._pass(len(paths))
 
-    def _write(self, path: str, record: Record) -> None:
-        self._paths.append(path)
-        self._packed.append(self._record.pack(*record))
-        if len(self._paths) == FRAME_FILES:
+    def _pass(self, count: int) -> None:
+        """Go on behind so many old ones of this frame."""
+        self._at += count
+        if self._at == len(self._old_paths):
+            self._old_paths, self._old_packed = next(self._old, ([], b""))
+            self._at = 0
+
+    def _write(self, paths: list[str], packed: bytes) -> None:
+        self._paths += paths
+        self._packed.append(packed)
+        while len(self._paths) >= FRAME_FILES:
             self._flush()
 
     def _flush(self) -> None:
+        """Write what waits, as much as a frame holds."""
         if self._paths:
-            paths = os.fsencode("\0".join(self._paths))
-            write_frame(self._file, _LENGTH.pack(len(paths)) + paths + b"".join(self._packed))
-            self._paths, self._packed = [], []
+            paths, self._paths = self._paths[:FRAME_FILES], self._paths[FRAME_FILES:]
+            packed, path_text = b"".join(self._packed), os.fsencode("\0".join(paths))
+            end = len(paths) * self._record.size
+            write_frame(self._file, _LENGTH.pack(len(path_text)) + path_text + packed[:end])
+            self._packed = [packed[end:]]

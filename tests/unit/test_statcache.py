@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from isolate import statcache
 from isolate.cas.digest import BLAKE3, SHA1, Algorithm
 from isolate.frames import KEPT_S
 from isolate.monitor import TallyMonitor
@@ -227,3 +232,31 @@ def test_caches_nobody_used_for_a_month_go(tmp_path: Path) -> None:
         os.utime(path, (CLOCK.now() - age_s,) * 2)
     remember(tmp_path, ["a"])
     assert (stale.exists(), fresh.exists(), len(list(tmp_path.iterdir()))) == (False, True, 2)
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.text("ab/", min_size=1, max_size=3), st.integers(1, 3), max_size=25), min_size=2, max_size=4
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_what_is_remembered_is_what_was_seen_last(trees: list[Mapping[str, int]]) -> None:
+    """Frames of three, so that what is new, changed and gone falls into, between and behind them."""
+
+    def stamp(version: int) -> Stamp:
+        return (version, *STAMP[1:])
+
+    def digest(path: str, version: int) -> bytes:
+        return f"{path} {version}".encode().ljust(32)
+
+    with pytest.MonkeyPatch.context() as patched, tempfile.TemporaryDirectory() as folder:
+        patched.setattr(statcache, "FRAME_FILES", 3)
+        before: Mapping[str, int] = {}
+        for tree in [*trees, trees[-1]]:
+            with opened(Path(folder)) as cache:
+                found = {path: cache.find(path, stamp(tree[path])) for path in sorted(tree)}
+                new = [path for path, known in found.items() if known is None]
+                cache.store([(path, stamp(tree[path]), digest(path, tree[path])) for path in new])
+            assert all(known in {None, digest(path, tree[path])} for path, known in found.items())
+            assert all(before.get(path) != tree[path] for path in new)
+            before = tree
