@@ -1,7 +1,7 @@
 """The blob store of one machine: packs and their index, behind the `BlobStore` protocol.
 
-Knows no HTTP. The invariants: a block is verified in a thread before it is believed; what `write` and `compose` return
-for is durable, then indexed, then acknowledged, in this order and in groups; the bytes in flight are bounded.
+Knows no HTTP. The invariant: what `write` and `compose` return for was verified, then durable, then indexed, then
+acknowledged, in this order and in groups.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from isolate.cas.block import Absent, Block, ChunkList, check_recipe
 from isolate.cas.digest import Blob, Namespace
 from isolate.cas.store import MAX_BATCH, Written
 from isolate.clock import Clock
-from isolate.errors import IsolateError, NoSpace, TooLarge, Unavailable
+from isolate.errors import NoSpace, TooLarge, Unavailable
 from isolate.monitor import Monitor
 from server.stores.budget import ByteBudget
 from server.stores.committer import GroupCommitter
@@ -33,16 +33,17 @@ from server.stores.packs import ROTATE_BYTES, LocalPacks
 from server.stores.plain import PlainSource
 from server.stores.presence import Presence
 from server.stores.reading import RecordSource, Wanted, plan
+from server.stores.receiving import Receiver
 from server.stores.recipes import verified_recipe
 from server.stores.sqlite_index import BlobIndex, Kind, Lookup, NewRecord
 from server.stores.sqlite_upkeep import UpkeepIndex
 from server.stores.streamed import PassingBlob, StreamedBlobs
-from server.stores.uploading import Tally, Turn, Upload, passed, verified
+from server.stores.uploading import Upload
 from server.units import bytes_text
 
 LOOKUP_DIGESTS = 20_000  # per index query: keeps the loop's share of the work below 10 ms
 GROUP_BYTES = 32 << 20  # one fsync for this much; about 12 ms on a plain SSD
-ENTRY_BYTES = 250  # what one entry of a block costs in memory while it is in flight
+GATHERED_SHARE = 4  # of what may be in flight; measured: half of it saves no more
 
 T = TypeVar("T")
 MakeRoom = Callable[[int], Awaitable[None]]
@@ -57,7 +58,7 @@ class LocalBlobStores:
         self.index, self.packs = index, packs
         self.presence = Presence(index, packs, clock, monitor)
         self.compositions, self.streamed = Compositions(), StreamedBlobs()
-        self.ingest = ByteBudget(limits.ingest_bytes, "uploads")
+        self.ingest = ByteBudget(limits.ingest_bytes, "uploads", when_short=self._press)
         self.egress = ByteBudget(limits.egress_bytes, "downloads")
         self.threads = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="blobs")
         self.upkeep = UpkeepIndex(index.database)
@@ -159,6 +160,11 @@ class LocalBlobStores:
             return f"The disk of the blob store is full: {bytes_text(size_bytes)} more do not fit{floor}"
         return None
 
+    def _press(self) -> None:
+        """Have no blocks gather: somebody waits for the memory they hold."""
+        for store in list(self._stores.values()):
+            store.press()
+
     def _turn(self, namespace: str) -> asyncio.Lock:
         """Return the lock that whoever appends to a namespace holds until what it appended is indexed."""
         return self._turns.setdefault(namespace, asyncio.Lock())
@@ -171,7 +177,9 @@ class LocalBlobStore:
         self._stores, self._namespace = stores, namespace
         self._source = RecordSource(namespace, stores.presence, stores.egress, stores.threads)
         self._find = partial(stores.presence.find, namespace)
-        self._committer = GroupCommitter(self._commit, lambda upload: len(upload.record), GROUP_BYTES)
+        gathered_bytes = stores.limits.ingest_bytes // GATHERED_SHARE
+        self._committer = GroupCommitter(self._commit, _weight, GROUP_BYTES, gathered_bytes)
+        self._receiver = Receiver(namespace, stores.ingest, stores.run, self._committer)
 
     @property
     def namespace(self) -> Namespace:
@@ -191,24 +199,10 @@ class LocalBlobStore:
         return sizes
 
     async def write(self, blocks: AsyncIterator[Block]) -> Written:
-        tally, before, number, whole = Tally(), passed(), 0, PassingBlob(self._namespace.algorithm)
-        async with asyncio.TaskGroup() as group:
-            try:
-                async for block in blocks:
-                    if tally.error is not None:
-                        break
-                    cost = len(block.payload) + block.plain_size + ENTRY_BYTES * len(block.entries)
-                    lease = await self._stores.ingest.acquire(cost)
-                    turn = Turn(number, before, after=asyncio.Event())
-                    task = group.create_task(self._take(block, turn, tally, whole))
-                    task.add_done_callback(partial(self._give_back, lease))  # also of a task that never began
-                    before, number = turn.after, number + 1
-            except Exception as error:  # noqa: BLE001 - raised below, after the blocks before it are stored
-                tally.fail(number, error)
-        if tally.error is not None:
-            raise tally.error
+        whole = PassingBlob(self._namespace.algorithm)
+        written = await self._receiver.receive(blocks, whole)
         self._stores.streamed.remember(self._namespace.name, whole)
-        return tally.written
+        return written
 
     async def compose(self, blob: Blob, chunks: Sequence[Blob]) -> None:
         await self.compose_within(blob, chunks, None)
@@ -231,6 +225,10 @@ class LocalBlobStore:
         """Yield plain bytes of one blob, also of a composed one; raises BlobsMissing."""
         return PlainSource(self._source, self._find_readable, self._stores.egress).pieces(digest, start, stop)
 
+    def press(self) -> None:
+        """Have what was verified committed, whoever may still be sending."""
+        self._committer.press()
+
     async def settle(self) -> None:
         """Return when no commit is under way."""
         await self._committer.close()
@@ -243,22 +241,6 @@ class LocalBlobStore:
 
     async def _find_readable(self, digests: Collection[bytes]) -> Lookup:
         return await self._stores.presence.find_readable(self._namespace, digests)
-
-    async def _take(self, block: Block, turn: Turn, tally: Tally, whole: PassingBlob) -> None:
-        """Verify one block and see it committed, unless one before it was bad."""
-        try:
-            record = await self._stores.run(lambda: verified(block, self._namespace, partial(whole.add, turn.number)))
-            await turn.before.wait()
-            if not tally.failed_before(turn.number):
-                turn.after.set()
-                tally.add(await self._committer.add(Upload(record, Kind.BLOCK, block.entries)))
-        except IsolateError as error:
-            tally.fail(turn.number, error)
-        finally:
-            turn.after.set()
-
-    def _give_back(self, lease: int, _task: asyncio.Task[None]) -> None:
-        self._stores.ingest.release(lease)
 
     async def _commit(self, group: Sequence[Upload]) -> list[Written]:
         """Store what is new in a group of verified records; the one caller of `append` in this namespace."""
@@ -293,6 +275,10 @@ class LocalBlobStore:
         if not await self._stores.index.touch(parts, self._stores.presence.hour()):
             raise Unavailable("A chunk went while the blob was verified", retry_after_s=1.0)
         await self._committer.add(Upload(record, Kind.RECIPE, (blob,), parts))
+
+
+def _weight(upload: Upload) -> int:
+    return max(upload.held_bytes, len(upload.record))
 
 
 def _check_batch(items: Sequence[object]) -> None:

@@ -1,15 +1,16 @@
 """A budget of bytes in flight: who wants to hold memory waits for its turn.
 
-Knows nothing of what the bytes are. The invariant: leases together never exceed the total, except that one larger than
-the total gets all of it. A lease is taken once and whole; nobody may wait for a second one while holding a first of the
-same budget, or two of them could wait for each other.
+Knows nothing of what the bytes are; who may be able to give some back is told when somebody begins to wait. The
+invariant: leases together never exceed the total, except that one larger than the total gets all of it. A lease is
+taken once and whole; nobody may wait for a second one while holding a first of the same budget, or two of them could
+wait for each other.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from isolate.errors import Unavailable
@@ -18,11 +19,20 @@ from isolate.errors import Unavailable
 class ByteBudget:
     """At most `total_bytes` leased at a time, first come first served; used in one event loop."""
 
-    def __init__(self, total_bytes: int, what: str, *, max_waiting: int = 1_000, patience_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        total_bytes: int,
+        what: str,
+        *,
+        max_waiting: int = 1_000,
+        patience_s: float = 30.0,
+        when_short: Callable[[], object] | None = None,
+    ) -> None:
         self._total_bytes = total_bytes
         self._what = what
         self._max_waiting = max_waiting
         self._patience_s = patience_s
+        self._when_short = when_short
         self._used_bytes = 0
         self._leased_bytes = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -30,6 +40,11 @@ class ByteBudget:
     @property
     def used_bytes(self) -> int:
         return self._used_bytes
+
+    @property
+    def is_short(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._waiting)
 
     @property
     def leased_bytes(self) -> int:
@@ -56,6 +71,8 @@ class ByteBudget:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         place = (size_bytes, turn)
         self._waiting.append(place)
+        if self._when_short is not None:
+            self._when_short()
         try:
             async with asyncio.timeout(self._patience_s):
                 await turn

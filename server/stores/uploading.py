@@ -26,6 +26,7 @@ class Upload:
     kind: Kind
     blobs: tuple[Blob, ...]
     parts: frozenset[int] = frozenset()
+    held_bytes: int = 0  # of memory, until it is committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,13 @@ class Tally:
         self.written = Written(0, 0, 0)
         self.error: Exception | None = None
         self._number = 0
+        self.verifying = 0  # blocks that are here and not yet on their way to a commit
+        self.has_ended = False  # no more blocks will come
+
+    @property
+    def waits_for_commit(self) -> bool:
+        """Whether a commit of what there is would answer the upload."""
+        return self.has_ended and not self.verifying
 
     def add(self, more: Written) -> None:
         so_far = self.written

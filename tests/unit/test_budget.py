@@ -104,3 +104,16 @@ async def test_nobody_waits_for_ever() -> None:
         await budget.acquire(1)
     budget.release(first)
     assert await budget.acquire(100) == 100
+
+
+async def test_who_could_give_back_is_told_when_somebody_begins_to_wait() -> None:
+    told: list[bool] = []
+    budget = ByteBudget(100, "tests", when_short=lambda: told.append(budget.is_short))
+    lease = await budget.acquire(100)
+    assert (told, budget.is_short) == ([], False)
+    waiting = asyncio.ensure_future(budget.acquire(1))
+    await settle()
+    assert told == [True]
+    budget.release(lease)
+    budget.release(await waiting)
+    assert not budget.is_short

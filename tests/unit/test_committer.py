@@ -106,3 +106,36 @@ async def test_close_waits_for_what_was_added() -> None:
     disk.turns.release()
     await closing
     assert await task == "did 1"
+
+
+async def test_those_who_can_wait_do_so_until_one_cannot() -> None:
+    disk = Disk()
+    committer = GroupCommitter(disk.commit, lambda item: item, 100, enough_weight=10)
+    disk.turns.release()
+    patient = [asyncio.ensure_future(committer.add(item, can_wait=True)) for item in (2, 3)]
+    await settle()
+    assert disk.groups == []
+    assert await committer.add(1) == "did 1"
+    assert await asyncio.gather(*patient) == ["did 2", "did 3"]
+    assert disk.groups == [[2, 3, 1]]
+
+
+async def test_those_who_can_wait_do_so_until_somebody_presses_or_there_is_enough() -> None:
+    disk = Disk()
+    committer = GroupCommitter(disk.commit, lambda item: item, 100, enough_weight=10)
+    for _ in range(3):
+        disk.turns.release()
+    tasks = [asyncio.ensure_future(committer.add(2, can_wait=True))]
+    await settle()
+    committer.press()
+    await settle()
+    tasks += [asyncio.ensure_future(committer.add(item, can_wait=True)) for item in (9, 1, 3)]
+    await settle()
+    assert disk.groups == [[2], [9, 1, 3]]
+    committer.press()
+    tasks.append(asyncio.ensure_future(committer.add(4, can_wait=True)))
+    await settle()
+    assert disk.groups == [[2], [9, 1, 3]]
+    await committer.close()
+    assert disk.groups == [[2], [9, 1, 3], [4]]
+    assert len(await asyncio.gather(*tasks)) == 5

@@ -166,6 +166,25 @@ async def test_bytes_in_flight_are_bounded_and_all_arrive(tmp_path: Path) -> Non
     await site.stores.close()
 
 
+async def test_blocks_of_a_silent_sender_do_not_keep_memory_from_others(tmp_path: Path) -> None:
+    site, is_sent, goes_on = Site(tmp_path), asyncio.Event(), asyncio.Event()
+    await site.open(BlobLimits(min_free_bytes=0, ingest_bytes=100_000))
+
+    async def silent() -> AsyncIterator[Block]:
+        yield block_of(*contents(10))
+        is_sent.set()
+        await goes_on.wait()
+
+    upload = asyncio.ensure_future(site.store.write(silent()))
+    await is_sent.wait()
+    other = site.stores.namespace(Namespace.parse("blake3-flat"))
+    assert await other.write(stream(block_of(*contents(40, seed=2)))) == Written(40, 0, 40_000)
+    assert await site.store.missing([blob_of(contents(1)[0])]) == []
+    goes_on.set()
+    assert await upload == Written(10, 0, 10_000)
+    await site.stores.close()
+
+
 async def test_the_configured_limit_is_an_answer(tmp_path: Path) -> None:
     site = Site(tmp_path)
     await site.open(BlobLimits(min_free_bytes=0, max_bytes=5_000))
