@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 from isolate.cas.cache import LocalCache, Pin
+from isolate.cas.cache_checks import Eyes
 from isolate.cas.digest import Blob
 from isolate.entries import Entry
 from isolate.errors import BlobsMissing, InvalidManifest, LostFromCache
@@ -46,18 +47,27 @@ class Fetched:
 Counted = Callable[[int], object]  # hears how many entries of a tree are known by now, before most are in memory
 
 
+FindEyes = Callable[[], Eyes | None]
+
+
 def ignore(_entries: int) -> None:
     """Be told, and do nothing."""
 
 
-def found(cache: LocalCache, root: bytes, monitor: Monitor, counted: Counted = ignore) -> Fetched | None:
+def no_eyes() -> None:
+    """Leave it to the cache to look at its files."""
+
+
+def found(
+    cache: LocalCache, root: bytes, monitor: Monitor, counted: Counted = ignore, eyes: FindEyes = no_eyes
+) -> Fetched | None:
     """Return the tree whose manifest is `root` if all of it is in `cache`, pinned; None when a store has to be asked.
 
-    Raises InvalidManifest.
+    `eyes` says who shares the work of looking at its files, once their number is known. Raises InvalidManifest.
     """
     pin = cache.pin([root])
     try:
-        fetched = _found(cache, root, pin, monitor, counted)
+        fetched = _found(cache, root, pin, monitor, counted, eyes)
     except BlobsMissing:  # evicted by somebody's hand between two looks
         fetched = None
     except BaseException:
@@ -68,7 +78,9 @@ def found(cache: LocalCache, root: bytes, monitor: Monitor, counted: Counted = i
     return fetched
 
 
-def _found(cache: LocalCache, root: bytes, pin: Pin, monitor: Monitor, counted: Counted) -> Fetched | None:
+def _found(
+    cache: LocalCache, root: bytes, pin: Pin, monitor: Monitor, counted: Counted, eyes: FindEyes
+) -> Fetched | None:
     namespace = cache.namespace
     manifests, parts = Manifests(cache, counted), Parts(namespace.algorithm)
     level, hot = [root], array("Q")
@@ -80,7 +92,7 @@ def _found(cache: LocalCache, root: bytes, pin: Pin, monitor: Monitor, counted: 
             hot.append(size)
         level = parts.below(level)
     tree = parts.tree(root, manifests.part)
-    looking = Looking(cache, pin, namespace.algorithm.digest_bytes, verify=False)
+    looking = Looking(cache, pin, namespace.algorithm.digest_bytes, verify=False, eyes=eyes())
     looking.run(tree, until_absent=True)
     if looking.absent_blobs:
         return None
@@ -121,8 +133,10 @@ class Manifests:
 class Looking:
     """A look at the cache for all blobs of a tree, run by run: pins them, and notes on disk what is absent."""
 
-    def __init__(self, cache: LocalCache, pin: Pin, digest_bytes: int, *, verify: bool) -> None:
-        self._cache, self._pin, self._verify = cache, pin, verify
+    def __init__(
+        self, cache: LocalCache, pin: Pin, digest_bytes: int, *, verify: bool, eyes: Eyes | None = None
+    ) -> None:
+        self._cache, self._pin, self._verify, self._eyes = cache, pin, verify, eyes
         self._layout = Struct(f"<{digest_bytes}sQ")
         self._absent = Spool(cache.temporary)  # a record for each batch
         self._waiting: list[Blob] = []
@@ -154,9 +168,11 @@ class Looking:
                     raise InvalidManifest(f"{path!r} gives blob {blob[0].hex()} a second size, {blob[1]} bytes")
         executables = list(dict.fromkeys(entry.blob for entry in entries if entry.blob and entry.is_executable))
         self._pin.extend(blob.digest for blob in blobs)
-        absent = self._cache.absent(blobs)
+        absent = self._cache.absent(blobs, eyes=self._eyes)
         lacking = set(absent)
-        variants = set(self._cache.absent(executables, executable=True))  # drops those that were damaged
+        variants = set(
+            self._cache.absent(executables, executable=True, eyes=self._eyes)
+        )  # drops those that were damaged
         if self._verify:  # drops those that are wrong
             files = [(blob, False) for blob in blobs if blob not in lacking]
             right = self._cache.recheck(files + [(blob, True) for blob in executables if blob not in variants])

@@ -10,23 +10,27 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from isolate.cas.cache import CachePolicy, Evicted, LocalCache, Usage
 from isolate.cas.digest import Namespace
 from isolate.clock import Clock
 from isolate.errors import BlobCorrupt, InternalFailure, LostFromCache
-from isolate.found import Fetched, found, ignore
+from isolate.found import Counted, Fetched, found, ignore
 from isolate.monitor import Monitor
 from run_isolated.command import Layers
 from run_isolated.deletion import delete_tree
-from run_isolated.many_links import ManyLinks
+from run_isolated.many_links import ManyLinks, ManyLooks
 from run_isolated.mapper import How
 from run_isolated.mapping import Ready, map_fetched
 from run_isolated.result import Transfer
 from run_isolated.reuse import Trees
 from run_isolated.stopping import Check, go_on
+
+if TYPE_CHECKING:
+    from run_isolated.looking import Expected
 
 
 class Inputs:
@@ -75,10 +79,13 @@ class Inputs:
 
                 ready = reuse(cache, trees, digest, destination, check)
             if ready is None:
-                with ManyLinks(check) as others:
-                    fetched = found(cache, digest, monitor, others.expect if how.is_shared else ignore)
+                with ManyLinks(check) as others, ManyLooks(cache, check) as looks:
+                    fetched = found(
+                        cache, digest, monitor, _both(others, looks) if how.is_shared else ignore, looks.eyes
+                    )
                     if fetched is not None:
-                        ready = mapped(cache, trees, fetched, destination, how, monitor, check, others)
+                        mapping = partial(mapped, cache, trees, fetched, destination, how, monitor, check, others)
+                        ready = mapping(looks.expected())
         except BaseException:
             cache.close()
             raise
@@ -131,6 +138,15 @@ def trees_of(cache: LocalCache, how: How, monitor: Monitor, *, keep: bool) -> Tr
     return Trees(cache, monitor) if keep and how.is_shared else None
 
 
+def _both(others: ManyLinks, looks: ManyLooks) -> Counted:
+
+    def counted(entries: int) -> None:
+        others.expect(entries)
+        looks.expect(entries)
+
+    return counted
+
+
 def mapped(
     cache: LocalCache,
     trees: Trees | None,
@@ -140,13 +156,14 @@ def mapped(
     monitor: Monitor,
     check: Check,
     others: ManyLinks,
+    expected: Expected | None = None,
 ) -> Ready | None:
     """Map the tree; None, with nothing left of it, when a file was found wrong meanwhile and has to be fetched again.
 
-    The directory itself stays: somebody knows its inode.
+    The directory itself stays: somebody knows its inode. `expected` are its files in the cache, if that is known.
     """
     with suppress(LostFromCache, BlobCorrupt):
-        ready = map_fetched(cache, trees, fetched, destination, how, monitor, check, others)
+        ready = map_fetched(cache, trees, fetched, destination, how, monitor, check, others, expected)
         if not cache.poisoned_since(fetched.pin):
             return ready
     fetched.pin.release()

@@ -11,7 +11,7 @@ import os
 import struct
 import sys
 
-from isolate.cas.cache_names import name_of
+from isolate.cas.cache_names import differing
 
 # As the launcher does it. Arguments: the folder of this package, a descriptor of the files of one algorithm.
 _CODE = "import sys as s; s.path.append(s.argv[1]); from run_isolated.looker import main as m; m(int(s.argv[2]))"
@@ -24,30 +24,6 @@ def batch_of(packed: bytes, layout: struct.Struct, before_ns: int) -> bytes:
     return _HEADER.pack(len(packed), layout.format.encode(), before_ns) + packed
 
 
-def differing(files: int, packed: bytes, layout: struct.Struct, before_ns: int) -> list[int]:
-    """Return the numbers of the facts that do not hold, or not since before `before_ns`.
-
-    `files` is the directory of the files of their algorithm. A fact is size, mtime_ns, inode, whether it is the
-    executable variant, and digest.
-    """
-    found: list[int] = []
-    look = os.stat
-    for number, (size, mtime_ns, inode, executable, digest) in enumerate(layout.iter_unpack(packed)):
-        try:
-            status = look(name_of(digest, executable), dir_fd=files, follow_symlinks=False)
-        except OSError:  # gone although it is pinned, or out of reach
-            found.append(number)
-            continue
-        if (
-            status.st_ino != inode
-            or status.st_size != size
-            or status.st_mtime_ns != mtime_ns
-            or status.st_ctime_ns >= before_ns
-        ):
-            found.append(number)
-    return found
-
-
 def main(files: int) -> None:
     """Look at piece after piece."""
     with os.fdopen(0, "rb") as incoming:
@@ -56,7 +32,6 @@ def main(files: int) -> None:
             packed = incoming.read(length)
             if len(packed) < length:
                 return  # whoever sent it is gone
-            sys.stdout.write(
-                "0\n" if differing(files, packed, struct.Struct(layout.rstrip(b"\0")), before_ns) else "\n"
-            )
+            facts = struct.iter_unpack(layout.rstrip(b"\0"), packed)
+            sys.stdout.write("0\n" if differing(files, facts, before_ns) else "\n")
             sys.stdout.flush()

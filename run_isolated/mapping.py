@@ -30,6 +30,7 @@ from run_isolated.stopping import Check, go_on
 if TYPE_CHECKING:  # what concerns kept trees is imported when there is one, or is to be
     from run_isolated.folders import Folder
     from run_isolated.kept import About, Shared, Taken
+    from run_isolated.looking import Expected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,8 @@ class Ready:
     def _described(self, cache: LocalCache) -> tuple[About, Shared, Iterable[Folder] | Taken] | None:
         if self.about is not None and self.shared is not None and self.taken is not None:
             return self.about.proven_at(self.proof.marker_ns), self.shared, self.taken
-        if self.plans is None or self.names < MIN_NAMES or self.proof.facts is None:
+        known = None if self.plans is None or self.names < MIN_NAMES else self.proof.facts()
+        if self.plans is None or known is None:
             return None
         from run_isolated.folders import folders_of
         from run_isolated.kept import About, Shared
@@ -74,9 +76,8 @@ class Ready:
             names=self.names,
             sketch=sketch(self.plans),
         )
-        known = map(facts.known, self.proof.facts)
-        folders = folders_of(zip(self.plans, known, strict=True), facts, cache.temporary)
-        return about, Shared(array("Q", self.cold) + array("Q", self.hot), self.proof.facts), folders
+        folders = folders_of(zip(self.plans, map(facts.known, known), strict=True), facts, cache.temporary)
+        return about, Shared(array("Q", self.cold) + array("Q", self.hot), known), folders
 
 
 def map_fetched(
@@ -88,8 +89,12 @@ def map_fetched(
     monitor: Monitor,
     check: Check = go_on,
     others: ManyLinks | None = None,
+    expected: Expected | None = None,
 ) -> Ready:
-    """Map a tree that is in the cache at `destination`, an empty directory; `others` and errors are as of `apply`."""
+    """Map a tree that is in the cache at `destination`, an empty directory; `others` and errors are as of `apply`.
+
+    `expected` are all its files in the cache, and perhaps more, if that is known.
+    """
     plans = Plans(fetched.tree)
     mapped = None
     if trees is not None and how.is_shared and trees.has_any():
@@ -101,7 +106,13 @@ def map_fetched(
     return Ready(
         root=fetched.root,
         pin=fetched.pin,
-        proof=Proof.start(cache, mapped.linked, fetched.pin, layout_of(destination, plans)),
+        proof=Proof.start(
+            cache,
+            mapped.linked,
+            fetched.pin,
+            layout_of(destination, plans),
+            None if fetched.tree.whole is None else expected,
+        ),
         command=fetched.tree.command,
         relative_cwd=fetched.tree.relative_cwd,
         cold=fetched.cold,

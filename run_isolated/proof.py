@@ -61,20 +61,39 @@ class Proof:
     """One run's proof: `start` after mapping and before the command, `check` after it."""
 
     def __init__(
-        self, cache: LocalCache, linked: Linked | Expected, pin: Pin, standing: Standing | None, marker_ns: int
+        self,
+        cache: LocalCache,
+        linked: Linked | Expected,
+        pin: Pin,
+        standing: Standing | None,
+        marker_ns: int,
+        expected: Expected | None = None,
     ) -> None:
         """Use `start`; `standing` is None when nothing is shared."""
         self._cache, self._linked, self._pin, self._standing = cache, linked, pin, standing
+        self._expected = expected
         self.marker_ns = marker_ns  # ctime that the first write of the command has, or a later one; 0 when not known
-        self.facts: Spool | None = None  # of the files, list by list, after a `check` that found all of them right
+        self._facts: Sequence[bytes] | None = None  # as noted by a `check` that found all files right
+        self._is_as_expected = False  # as a `check` found
         self._started_s = cache.clock.monotonic()
 
     @classmethod
-    def start(cls, cache: LocalCache, linked: Linked | Expected, pin: Pin, layout: Layout) -> Self:
-        """Set the marker: when this returns, the command may start."""
+    def start(
+        cls, cache: LocalCache, linked: Linked | Expected, pin: Pin, layout: Layout, expected: Expected | None = None
+    ) -> Self:
+        """Set the marker: when this returns, the command may start.
+
+        `expected` is what all that is `linked` was when it was found, and perhaps more: one list for the whole tree.
+        """
         if not linked.files:
             return cls(cache, linked, pin, None, 0)
-        return cls(cache, linked, pin, Standing.note(layout), new_marker_ns(cache))
+        return cls(cache, linked, pin, Standing.note(layout), new_marker_ns(cache), expected)
+
+    def facts(self) -> Sequence[bytes] | None:
+        """Return what the files are, list by list, after a `check` that found all of them right; else None."""
+        if self._is_as_expected and self._expected is not None:
+            return [b"".join(self._expected.pieces)]
+        return self._facts
 
     def is_in_place(self) -> bool:
         """Whether the tree is where it was mapped."""
@@ -89,7 +108,10 @@ class Proof:
             return Verdict(0, ())
         since_ns = 0 if self._clock_was_set_back() else self.marker_ns
         linked, standing = self._linked, self._standing
-        if isinstance(linked, Linked):
+        self._is_as_expected = self._expected is not None and self._holds(self._expected, standing, since_ns)
+        if self._is_as_expected:
+            rehashed_files = 0
+        elif isinstance(linked, Linked):
             self._doubt_moved(standing, since_ns)
             rehashed_files = self._noted(linked, since_ns)
         else:
@@ -105,6 +127,15 @@ class Proof:
             for variants in self._linked:
                 self._cache.doubt(variants)
 
+    def _holds(self, expected: Expected, standing: Standing, since_ns: int) -> bool:
+        """Whether nothing was written to; what may have got another name is in doubt by then."""
+        from run_isolated.looking import Look
+
+        # A process that is being born counts as one of our size, and the whole tree is in memory: nobody is started.
+        with Look(self._cache, expected, since_ns, may_start=False) as look:
+            self._doubt_moved(standing, since_ns)
+            return next(look.differing(), None) is None
+
     def _noted(self, linked: Linked, since_ns: int) -> int:
         """Hash what may have been written to, note what all are now, and return how many were hashed."""
         facts, packer = Spool(self._cache.temporary), Facts(self._cache.namespace.algorithm)
@@ -118,7 +149,7 @@ class Proof:
                 rehashed_files += len(suspects)
             all_right = all_right and len(known) == len(variants)
             facts.append(packer.pack((*seen, executable, blob[0]) for (blob, executable), seen in known.items()))
-        self.facts = facts if all_right else None
+        self._facts = facts if all_right else None
         return rehashed_files
 
     def _seen(self, expected: Expected, standing: Standing, since_ns: int) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from isolate.cas import cache_session
-from isolate.cas.cache_checks import Checks
+from isolate.cas.cache_checks import Checks, Eyes
 from isolate.cas.cache_doubt import Doubts
 from isolate.cas.cache_files import BlobWriter, Content, key_of, translated
 from isolate.cas.cache_filling import Filling
@@ -111,15 +111,16 @@ class LocalCache:
         """Return how full the cache is."""
         return self._index.usage()
 
-    def absent(self, blobs: Sequence[Blob], *, executable: bool = False) -> list[Blob]:
+    def absent(self, blobs: Sequence[Blob], *, executable: bool = False, eyes: Eyes | None = None) -> list[Blob]:
         """Return those of `blobs` that are not here, in order; what is here counts as used now.
 
         A file that changed since it was verified is hashed; a wrong one is dropped as `recheck` says, and absent.
-        Executable variants are absent until `paths` makes them.
+        Executable variants are absent until `paths` makes them. `eyes` may share the work, if they are many.
         """
         keys = [self._key(blob.digest, executable=executable) for blob in blobs]
         with translated(self.root):
-            there = self._doubts.usable({key: blob.size for key, blob in zip(keys, blobs, strict=True)})
+            sizes = {key: blob.size for key, blob in zip(keys, blobs, strict=True) if blob.size}
+            there = self._doubts.usable(sizes, eyes)
             now_s = int(self.clock.now())
             used = [row.key for row in there if row.boot != self._index.boot or row.used_s + TOUCH_S <= now_s]
             if used:

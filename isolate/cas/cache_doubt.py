@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from isolate.cas import cache_session
-from isolate.cas.cache_checks import Checks
+from isolate.cas.cache_checks import Checks, Eyes
 from isolate.cas.cache_files import Hashed, discard, mode_of, stage_copy
 from isolate.cas.cache_form import fresh_form
 from isolate.cas.cache_index import Row
@@ -32,6 +32,8 @@ from isolate.cas.mounts import has_mounts, nameless_inodes
 from isolate.errors import BlobCorrupt, NoSpace
 from isolate.monitor import Monitor
 
+PIECE = 2048  # files that are looked up in one go: 5 ms
+
 
 class Doubts:
     """The files in doubt of one cache, of one algorithm."""
@@ -42,11 +44,21 @@ class Doubts:
         self._root, self._shelf, self._checks, self._session = root, shelf, checks, session
         self._algorithm, self._monitor = algorithm, monitor
 
-    def usable(self, sizes: Mapping[bytes, int]) -> list[Row]:
-        """Return those of the files, listed with these `sizes`, that can be used: they are right."""
-        rows = [row for key, row in self._shelf.index.look_up(list(sizes)).items() if row.size == sizes[key]]
-        is_intact = self._checks.is_intact
-        intact = [row for row in rows if is_intact(row)]
+    def usable(self, sizes: Mapping[bytes, int], eyes: Eyes | None = None) -> list[Row]:
+        """Return those of the files, listed with these `sizes`, that can be used: they are right.
+
+        What `eyes` begin to look at is looked at while the next rows are looked up.
+        """
+        eyes, index, is_intact = eyes or self._checks.eyes(), self._shelf.index, self._checks.is_intact
+        rows: list[Row] = []
+        keys = sorted(sizes)  # neighbours share the pages they are on
+        for start in range(0, len(keys), PIECE):
+            listed = index.look_up(keys[start : start + PIECE])
+            piece = [row for key, row in listed.items() if row.size == sizes[key]]
+            eyes.look([row for row in piece if row.boot == index.boot])
+            rows += piece
+        differing = eyes.differing(len(keys))
+        intact = [row for row in rows if (row.boot == index.boot and row.key not in differing) or is_intact(row)]
         if len(intact) < len(rows):
             known = {row.key for row in intact}
             right = self.settle([row.key for row in rows if row.key not in known])
