@@ -32,8 +32,6 @@ from isolate.scanned import Run
 
 FORMAT = b"isolate part cache 1"
 SUFFIX = "-parts"
-MAX_BEGINNINGS_BYTES = 64 << 10  # of about a thousand parts, eight million files
-BEGINNING_BYTES = 16  # beside the path
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +68,12 @@ def proof_of(entries: Sequence[Found]) -> bytes:
 def beginnings(folder: Path, tree: str, algorithm: Algorithm) -> list[tuple[str, int]]:
     """Return where the parts of `tree` begin that are remembered, and how many entries each has: for a scanner.
 
-    What cannot be read is left out, and what would be too much for a command line.
+    What cannot be read is left out.
     """
     found: list[tuple[str, int]] = []
-    left_bytes = MAX_BEGINNINGS_BYTES
     with suppress(OSError, ValueError, struct.error):
-        for part in _parts_at(path_of(folder, tree, algorithm), _head_of(tree, algorithm), algorithm):
-            left_bytes -= len(os.fsencode(part.first)) + BEGINNING_BYTES
-            if left_bytes < 0:
-                break
-            found.append((part.first, part.entries))
+        parts = _parts_at(path_of(folder, tree, algorithm), _head_of(tree, algorithm), algorithm)
+        found.extend((part.first, part.entries) for part in parts)  # what came before the damage stays
     return found
 
 

@@ -1,6 +1,6 @@
-"""A scan in a process of its own, `python -m isolate.scanner`, for a parent that has other things to do meanwhile.
+"""A scan in a process of its own, for a parent that has other things to do meanwhile.
 
-Knows no digests. Entries go to stdout as `scanned` packs them: what begins where a part of the manifest began before,
+Knows no digests. Entries go to a pipe as `scanned` packs them: what begins where a part of the manifest began before,
 and is as long, in one run with its proof; all else as it comes. The invariants: what cannot be told as entries is not
 told; a scanner does not outlive its parent by more than a piece, because then nobody reads.
 """
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
-import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
 
-from isolate.denylist import denylist
+from isolate.cycles import collect_seldom
 from isolate.entries import Kind
 from isolate.errors import IsolateError
 from isolate.partcache import proof_of
@@ -24,7 +24,6 @@ from isolate.scanned import UNPROVEN, pack, pack_end
 BATCH_ENTRIES = 2_048
 PIECE_BYTES = 256 << 10
 HELD_PIECES = 40  # 10 MB, for a parent that is not there yet, or reads what is before
-WITH_DEFAULTS, WITHOUT_DEFAULTS = "defaults", "none"
 
 
 def runs_of(entries: Iterable[Found], known: Mapping[str, int]) -> Iterator[tuple[list[Found], bool]]:
@@ -44,30 +43,33 @@ def runs_of(entries: Iterable[Found], known: Mapping[str, int]) -> Iterator[tupl
         yield batch, len(batch) == wanted
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Scan the directory `arguments[0]`, leaving out the defaults or not, from a path to another or "".
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to scan: what is below the directory `root`, by `rules`, from the path `start` to another, "" for all."""
 
-    Behind them are the number of known parts, for each its first path and its entries, and what else is left out.
-    """
-    # Ctrl-C reaches the whole group; the parent decides. It started us with SIGINT blocked.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    root, defaults, start, end, parts, *others = arguments
-    told, patterns = others[: 2 * int(parts)], others[2 * int(parts) :]
-    known = dict(zip(told[::2], map(int, told[1::2]), strict=True))
+    root: str
+    rules: ScanRules
+    start: str
+    end: str
+    known: Mapping[str, int]  # first paths of the parts there were, and how many entries they had
+
+
+def tell(order: Order, descriptor: int) -> NoReturn:
+    """Scan, tell what is found to `descriptor`, and end this process."""
+    collect_seldom()
     pieces: queue.Queue[bytes] = queue.Queue(HELD_PIECES)
-    threading.Thread(target=_write, args=(pieces,), daemon=True).start()
-    rules = ScanRules(is_denied=denylist(patterns, defaults=defaults == WITH_DEFAULTS))
+    threading.Thread(target=_write, args=(pieces, descriptor), daemon=True).start()
     behind: list[str] = []
+    entries = _before(order.end, scan(order.root, order.rules, order.start), behind)
     try:
-        for batch, is_known in runs_of(_before(end, scan(root, rules, start), behind), known):
+        for batch, is_known in runs_of(entries, order.known):
             _put(pieces, pack(batch, proof_of(batch) if is_known else UNPROVEN))
     except IsolateError:
-        return 1  # whoever meets it at the same place can tell it better
+        os._exit(1)  # whoever meets it at the same place can tell it better
     _put(pieces, pack_end("".join(behind)))
     pieces.put(b"")
     pieces.join()
-    return 0
+    os._exit(0)
 
 
 def _before(end: str, entries: Iterator[Found], behind: list[str]) -> Iterator[Found]:
@@ -84,17 +86,13 @@ def _put(pieces: queue.Queue[bytes], data: bytes) -> None:
         pieces.put(data[at : at + PIECE_BYTES])
 
 
-def _write(pieces: queue.Queue[bytes]) -> None:
+def _write(pieces: queue.Queue[bytes], descriptor: int) -> None:
     try:
         while piece := pieces.get():
             data = memoryview(piece)
             while data:
-                data = data[os.write(sys.stdout.fileno(), data) :]
+                data = data[os.write(descriptor, data) :]
             pieces.task_done()
     except OSError:  # nobody reads any more
         os._exit(1)
     pieces.task_done()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -80,8 +80,10 @@ def scanned_ahead(paths: Sequence[str], namespace: str, given: dict[str, Any]) -
         return
     with ending.put_off():
         from isolate.ahead import ScanAhead
+        from isolate.denylist import denylist
+        from isolate.scan import ScanRules
 
-    with ScanAhead(root, given["denied"], known, defaults=False) as ahead:
+    with ScanAhead(root, ScanRules(is_denied=denylist(given["denied"], defaults=False)), known) as ahead:
         yield ahead
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import queue
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -51,7 +51,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def ahead_of(root: Path, known: Sequence[tuple[str, int]] = ()) -> ScanAhead:
-    return ScanAhead(str(root), ["skipped"], known, defaults=False)
+    return ScanAhead(str(root), RULES, known)
 
 
 def told(ahead: ScanAhead) -> list[Found]:
@@ -101,9 +101,7 @@ def test_both_scanners_see_one_place_between_them(root: Path) -> None:
     """As if a directory above that place had changed while one of them had seen it and the other had not."""
     with ahead_of(root, KNOWN) as ahead:
         ahead.start_all()
-        second = ahead._processes[1]
-        assert second.stdout is not None
-        _received(second.stdout)
+        _received(ahead._scanners[1].line)
         with pytest.raises(FileChanged, match="140"):
             told(ahead)
         assert told(ahead) == list(scan(str(root), RULES))  # which is what an archive does next
@@ -111,7 +109,6 @@ def test_both_scanners_see_one_place_between_them(root: Path) -> None:
 
 def test_the_process_is_gone_when_the_context_is_left(root: Path) -> None:
     with ahead_of(root, KNOWN) as unread:
-        assert len(unread.pids) == 1
         unread.start_all()
         assert all(Path(f"/proc/{pid}").exists() for pid in unread.pids)
     with ahead_of(root, KNOWN) as begun:
@@ -121,27 +118,47 @@ def test_the_process_is_gone_when_the_context_is_left(root: Path) -> None:
 
 
 def test_a_scanner_leaves_when_nobody_reads(root: Path) -> None:
-    argv = [sys.executable, "-P", "-m", "isolate.scanner", str(root), scanner.WITHOUT_DEFAULTS, "", "", "0"]
+    with ahead_of(root) as ahead:
+        ahead._scanners[0].line.close()
+        ended = os.waitid(os.P_PID, ahead.pids[0], os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        assert (ended.si_code, ended.si_status) == (os.CLD_EXITED, 1)
+
+
+def test_a_scanner_that_waits_leaves_with_who_started_it(root: Path) -> None:
+    with ahead_of(root, KNOWN) as ahead:
+        waiting = ahead._scanners[1]
+        os.close(waiting._tell)
+        waiting._tell = -1
+        ended = os.waitid(os.P_PID, waiting.pid, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        assert (ended.si_code, ended.si_status) == (os.CLD_EXITED, 1)
+        assert told(ahead) == list(scan(str(root), RULES))
+
+
+def test_a_scanner_has_nothing_of_its_parent(root: Path) -> None:
+    """Else somebody who waits for the end of our output would wait for the scanners as well."""
     reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        assert subprocess.run(argv, stdout=writing, check=False).returncode == 1
-    finally:
+    os.set_inheritable(writing, True)
+    with ahead_of(root, KNOWN) as ahead, open(reading, "rb") as output:
         os.close(writing)
+        assert output.read() == b""  # while one of them waits to be told
+        assert told(ahead) == list(scan(str(root), RULES))
 
 
-@pytest.fixture(params=["exit 1", "yes", *(f"head -c {cut}" for cut in (3, 6_000, 16_000))])
-def broken(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have scanners that end early, or talk nonsense."""
-    script = tmp_path / "python"
-    real = tmp_path / "real.py"
-    # The real one with smaller batches.
-    real.write_text(
-        "import sys\nfrom isolate import scanner\nscanner.BATCH_ENTRIES = 100\nsys.exit(scanner.main(sys.argv[1:]))\n"
-    )
-    script.write_text(f'#!/bin/sh\nshift 3\n"{sys.executable}" -P "{real}" "$@" 2>/dev/null | {request.param}\n')
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
+@pytest.fixture(params=["nonsense", 0, 3, 6_000, 16_000])
+def broken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have scanners that end early, or talk nonsense; they are forks of this process."""
+
+    def write(pieces: queue.Queue[bytes], descriptor: int) -> None:
+        if request.param == "nonsense":
+            while True:
+                os.write(descriptor, b"y\n" * 4096)
+        os.write(descriptor, b"".join(iter(pieces.get, b""))[: request.param])
+        os._exit(0)
+
+    monkeypatch.setattr(scanner, "BATCH_ENTRIES", 100)
+    monkeypatch.setattr(scanner, "_write", write)
 
 
 @pytest.mark.usefixtures("broken")
@@ -159,10 +176,16 @@ def test_either_scanner_may_be_killed(root: Path, number: int) -> None:
         assert told(ahead) == list(scan(str(root), RULES))
 
 
+def refused() -> int:
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
 def test_a_scanner_that_cannot_be_started_is_not_needed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(os, "fork", refused)
+    before = len(os.listdir("/proc/self/fd"))
     with ahead_of(root) as ahead:
         assert ahead.pids == []
+        assert len(os.listdir("/proc/self/fd")) == before
         assert told(ahead) == list(scan(str(root), RULES))
 
 
