@@ -21,6 +21,7 @@ from isolate.cas.cache_form import Form, form_of, open_to_read
 from isolate.cas.cache_index import UNKNOWN_BOOT, Identity, Row, identity
 from isolate.cas.cache_names import EXECUTABLE, name_of
 from isolate.cas.digest import ALGORITHMS, Algorithm, Blob
+from isolate.cas.files import set_aside
 from isolate.cas.foreign import make_way
 from isolate.cas.inode_flags import make_apart, make_mutable
 from isolate.errors import BlobCorrupt, IsolateError, NoSpace
@@ -167,6 +168,7 @@ class FileWriter:
         self._hasher, self._hashed = algorithm.hasher(), 0
         self._mutex = threading.Lock()
         self._descriptor = os.open(temporary, _NEW_FILE, mode_of(key))
+        set_aside(self._descriptor, blob.size)
 
     def write_at(self, offset: int, content: Content) -> None:
         """Write one piece; each byte of the file is written once."""

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from isolate.cas.files import atomic_file, atomic_file_async, read_chunks, sync_directory, write_atomic
+from isolate.cas.files import (
+    SET_ASIDE_BYTES,
+    atomic_file,
+    atomic_file_async,
+    read_chunks,
+    set_aside,
+    sync_directory,
+    write_atomic,
+)
 from tests.faults import fail_nth
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -144,3 +152,20 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     os.close(reader)
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize(("size_bytes", "is_large"), [(SET_ASIDE_BYTES - 1, False), (SET_ASIDE_BYTES, True)])
+def test_a_large_file_has_its_blocks_before_its_bytes(tmp_path: Path, size_bytes: int, is_large: bool) -> None:
+    with open(tmp_path / "file", "wb") as file:
+        set_aside(file.fileno(), size_bytes)
+        status = os.fstat(file.fileno())
+        assert (status.st_size, status.st_blocks * 512 >= size_bytes) == (0, is_large)
+        os.pwrite(file.fileno(), b"x", 2)
+        assert os.fstat(file.fileno()).st_size == 3
+
+
+def test_blocks_that_cannot_be_had_are_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with open(tmp_path / "file", "rb") as file:  # which cannot be written to
+        set_aside(file.fileno(), SET_ASIDE_BYTES)
+        assert os.fstat(file.fileno()).st_blocks == 0
