@@ -17,7 +17,7 @@ from isolate.cas.cache_files import key_of
 from isolate.cas.cache_index import Row
 from isolate.cas.cache_names import NEVER_NS, differing
 from isolate.spool import Spool
-from run_isolated.facts import Facts
+from run_isolated.facts import Fact, Facts
 from run_isolated.linked import HELD_FILES, Variant
 from run_isolated.looker import COMMAND_LINE, batch_of
 from run_isolated.stopping import Check, go_on
@@ -104,6 +104,11 @@ class Look:
 
     def differing(self) -> Iterator[list[Variant]]:
         """Yield the files that are not what they were, some at a time."""
+        for facts in self.untrue():
+            yield [fact.variant for fact in facts]
+
+    def untrue(self) -> Iterator[list[Fact]]:
+        """Yield what is not true any more of them, some at a time."""
         self.go_on()
         while (number := self._next()) is not None:
             yield from self._seen(number)
@@ -127,11 +132,11 @@ class Look:
     def _batch(self, number: int) -> bytes:
         return batch_of(self._expected.pieces[number], self._expected.facts.layout, self._before_ns)
 
-    def _seen(self, number: int) -> Iterator[list[Variant]]:
+    def _seen(self, number: int) -> Iterator[list[Fact]]:
         piece, facts = self._expected.pieces[number], self._expected.facts
         if others := differing(self._files, facts.layout.iter_unpack(piece), self._before_ns):
-            variants = facts.variants(piece)
-            yield [variants[other] for other in others]
+            told = list(facts.unpack(piece))
+            yield [told[other] for other in others]
 
 
 class Looks:

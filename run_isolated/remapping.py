@@ -7,15 +7,17 @@ every file of the cache that it shares is pinned and in `proof`.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from isolate.cas.cache import LocalCache, Pin
 from isolate.spool import Spool
-from run_isolated.facts import Facts
+from run_isolated.facts import Fact, Facts
 from run_isolated.folders import Folder, Known, folders_of
 from run_isolated.kept import About, Shared, Taken
 from run_isolated.linked import Linked, Variant
@@ -59,8 +61,10 @@ def _renewed(
     pin = cache.pin([root])
     expected = settled_files(cache, pin, shared, trees.facts, check)
     directories = Spool(cache.temporary)
-    with sources_of(cache, check) as sources, Look(cache, expected, check=check) as look:
-        wanted = unless_changed(look, _noting(checked(taken.folders(), check), directories))
+    with sources_of(cache, check) as found, Look(cache, expected, taken.about.proven_ns, check) as look:
+        sources = replace(found, are_seen_to=True)
+        folders = _noting(checked(taken.folders(), check), directories)
+        wanted = unless_changed(look, folders, partial(_are_right, cache, sources))
         if trees.renewed(taken, wanted, taken.about.names, sources, destination):
             about, layout = taken.about, _layout_of_list(destination, directories, taken, trees.facts)
             return Ready(
@@ -89,8 +93,13 @@ def settled_files(cache: LocalCache, pin: Pin, shared: Shared, facts: Facts, che
     return expected
 
 
-def unless_changed(look: Look, folders: Iterable[Folder]) -> Iterator[Folder]:
-    """Yield `folders` while others look at the files of the cache; raises NotReusable if one is another one now."""
+def unless_changed(
+    look: Look, folders: Iterable[Folder], are_right: Callable[[Sequence[Fact]], bool] = lambda _: False
+) -> Iterator[Folder]:
+    """Yield `folders` while others look at the files of the cache; raises NotReusable if one is another one now.
+
+    Of what differs `are_right` may say that it is right all the same.
+    """
     facts_bytes = 0
     for folder in folders:
         facts_bytes += len(folder.facts)
@@ -98,8 +107,17 @@ def unless_changed(look: Look, folders: Iterable[Folder]) -> Iterator[Folder]:
             look.go_on()
             facts_bytes = 0
         yield folder
-    for _ in look.differing():
-        raise NotReusable("The cache has other files now")
+    for facts in look.untrue():
+        if not are_right(facts):
+            raise NotReusable("The cache has other files now")
+
+
+def _are_right(cache: LocalCache, sources: Sources, facts: Sequence[Fact]) -> bool:
+    """Whether files that somebody may have written to, or linked, are what they were: they are hashed."""
+    if not all(sources.is_right(fact.variant) for fact in facts):
+        return False
+    known = cache.identities([fact.variant for fact in facts])
+    return all(known.get(fact.variant) == (fact.size, fact.mtime_ns, fact.inode) for fact in facts)
 
 
 def from_near(cache: LocalCache, trees: Trees, plans: Plans, destination: Path, check: Check) -> Mapped | None:

@@ -40,6 +40,9 @@ class Sources:
     files: int  # descriptor of the directory that `path_of` is relative to
     path_of: Callable[[Variant], str]
     is_right: Callable[[Variant], bool]  # hashes; makes read-only again
+    # Whether somebody else sees to it that the files of the cache are as told, and nobody wrote to them: then it is
+    # enough that a name leads to the inode, where nothing is mounted. A directory tells that without a call for each.
+    are_seen_to: bool = False
 
 
 @dataclass(slots=True)
@@ -157,12 +160,15 @@ class _Comparison:
         folders: set[str],
     ) -> None:
         """Take out of the last four what is there as it should be; note what should not be there."""
-        device, proven_ns = self._device, self._proven_ns
+        device, proven_ns, are_seen_to = self._device, self._proven_ns, self._sources.are_seen_to
         with os.scandir(descriptor) as entries:
             for entry in entries:
                 name = entry.name
                 fact = files.get(name)
                 if fact is not None:
+                    if are_seen_to and entry.inode() == fact.inode:
+                        del files[name]
+                        continue
                     status = entry.stat(follow_symlinks=False)
                     if (
                         status.st_ino == fact.inode

@@ -155,3 +155,38 @@ def test_what_is_expected_of_too_many_files_is_not_held(tmp_path: Path, monkeypa
             assert looks.expected() is None
             cache.path(blobs[3]).unlink()
             assert cache.absent(blobs, eyes=looks) == [blobs[3]]
+
+
+async def kept(machine: Machine, root: str) -> Path:
+    """Return the one tree that is kept."""
+    await machine.run(root)
+    (place,) = machine.kept
+    return place / "tree"
+
+
+async def test_links_to_files_of_a_kept_tree_are_no_reason_to_make_it_anew(machine: Machine, root: str) -> None:
+    tree = await kept(machine, root)
+    os.link(tree / "many/f007", machine.path / "another")  # moves the ctime
+    assert await machine.run(root) == TREE
+    assert (machine.count("reused_trees"), machine.count("rejected_trees")) == (1, 0)
+
+
+@pytest.mark.parametrize("harm", [overwritten, lambda path: os.utime(path, (1, 1)), _longer])
+async def test_a_kept_tree_of_which_a_file_was_written_to_is_made_anew(
+    machine: Machine, root: str, harm: Callable[[Path], object]
+) -> None:
+    harm(await kept(machine, root) / "many/f007")
+    assert await machine.run(root) == TREE
+    assert (machine.count("reused_trees"), machine.count("rejected_trees")) == (0, 1)
+
+
+async def test_a_name_in_a_kept_tree_that_leads_to_a_file_that_looks_the_same_is_corrected(
+    machine: Machine, root: str
+) -> None:
+    path = await kept(machine, root) / "many/f007"
+    before = path.stat()
+    path.unlink()
+    path.write_bytes(b"Content 3")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert await machine.run(root) == TREE
+    assert machine.count("corrected_names") >= 1
