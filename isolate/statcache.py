@@ -16,6 +16,7 @@ import struct
 import tempfile
 from bisect import bisect_left
 from collections.abc import Container, Generator, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -237,16 +238,13 @@ class _Merger:
             self.advance(path, dead)
             if self._old_paths and self._old_paths[self._at] == path:
                 self._pass(1)
-            self._write([path], self._record.pack(*stamp, digest))
+            with suppress(struct.error):  # nanoseconds of a year that 64 bits do not hold: read each time
+                self._write([path], self._record.pack(*stamp, digest))
 
     def advance(self, path: str, dead: set[str]) -> None:
         """Write those old ones that come before `path` and are not dead; the dead are forgotten."""
-        while self._old_paths:
-            end = bisect_left(self._old_paths, path, self._at)
-            is_behind = end < len(self._old_paths)
-            self._copy(end, dead)
-            if is_behind:
-                return
+        while self._old_paths and self._old_paths[self._at] < path:
+            self._copy(bisect_left(self._old_paths, path, self._at), dead)
 
     def finish(self, path: Path, dead: set[str]) -> None:
         """Write what is left of the old ones, and let the new cache take the name `path`."""

@@ -54,6 +54,20 @@ def test_another_tree_or_algorithm_knows_nothing_of_it(tmp_path: Path) -> None:
         assert (other.find("a", STAMP), sha1.find("a", STAMP)) == (None, None)
 
 
+def test_a_time_that_is_too_large_is_not_remembered(tmp_path: Path) -> None:
+    """Of a file from the year 2400, say: 64 bits of nanoseconds end in 2262."""
+    late: Stamp = (5, 1 << 63, OLD_NS, 12, 34)
+    remember(tmp_path, ["a", "b", "c"])
+    for _ in range(2):
+        with opened(tmp_path) as cache:
+            assert [cache.find(path, stamp) for path, stamp in (("a", STAMP), ("b", late), ("c", STAMP))] == [
+                DIGEST,
+                None,
+                DIGEST,
+            ]
+            cache.store([("b", late, DIGEST)])
+
+
 def test_a_file_is_settled_two_seconds_after_its_change() -> None:
     assert settled_ns(1_000 + SETTLED_NS) == 1_000
 
