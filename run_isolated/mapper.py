@@ -1,9 +1,9 @@
 """A tree is made as it was planned.
 
-Knows no store: what it maps is in the cache already, and pinned. `apply` makes the directories of a
-run parents first, each before the files in it, and the links of all runs at the very end, so that nothing is ever
-written through a link, whatever the manifest or the file system (case, normalisation) make of the names. The
-invariants: nothing outside the destination is created or changed; memory does not depend on the size of the tree.
+Knows no store: what it maps is in the cache already, and pinned. `apply` makes the directories of a run parents first,
+each before the files in it, and the links of all runs at the very end, so that nothing is ever written through a link,
+whatever the manifest or the file system (case, normalisation) make of the names. The invariants: nothing outside the
+destination is created or changed; memory does not depend on the size of the tree.
 
 Mapped by hard link a file is the cache's own: read-only, 0444 or 0555. Of its mode the executable bit is promised.
 """
@@ -159,9 +159,8 @@ class _Maker:
 
     def make_files(self, tree: Plan, sources: Sequence[str]) -> list[Variant]:
         """Make all directories, and files; return which of the cache they are links to, each once."""
-        entries = tree.files
+        entries, directories = tree.files, _Directories(tree, self._root, self._check)
         copied: set[int] = set()
-        directories = _Directories(tree, self._root, self._check)
 
         def make_one(number: int) -> None:
             self._check()
