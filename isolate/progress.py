@@ -95,7 +95,8 @@ def plain_line(stages: list[Stage]) -> str:
 
 def fetched_line(counted: Mapping[str, int], elapsed_s: float) -> str:
     """Return what bringing a tree here came to."""
-    files, size = counted.get("fetched_blobs", 0), counted.get("fetched_bytes", 0)
+    files = counted.get("fetched_blobs", 0) + counted.get("fetched_manifests", 0)
+    size = counted.get("fetched_bytes", 0) + counted.get("fetched_manifest_bytes", 0)
     found, found_bytes = counted.get("known_blobs", 0), counted.get("known_bytes", 0)
     known = f"{found:,} ({bytes_text(found_bytes)}) {'was' if found == 1 else 'were'} in the cache"
     line = f"{counted_text(files, 'content')} ({bytes_text(size)}) fetched, {known}; {elapsed_s:.1f} s"

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Self
 
 from isolate.cas.block import Block, ChunkList
 from isolate.cas.cache import BlobWriter, LocalCache
@@ -34,6 +35,9 @@ from isolate.receiving import Record, each
 
 CHUNK_READ = 256  # chunks of a large blob asked for in one call: about 256 MiB, in any order
 UNKNOWN_SIZE = -1  # stores read by digest; a manifest's size is learnt when it comes
+
+_OF_FILES = ("fetched_blobs", "fetched_bytes")
+_OF_MANIFESTS = ("fetched_manifests", "fetched_manifest_bytes")  # nobody announced them: they are no part of a whole
 
 
 class Transfer:
@@ -68,6 +72,7 @@ class _Batch:
     ) -> None:
         self._store, self._cache, self._monitor, self._sizes = store, cache, monitor, sizes
         self._left = {blob.digest: blob for blob in blobs}
+        self._counters = _OF_MANIFESTS if any(blob.size == UNKNOWN_SIZE for blob in blobs) else _OF_FILES
         self._recipes: list[ChunkList] = []
 
     async def run(self) -> None:
@@ -90,6 +95,7 @@ class _Batch:
                         self._recipes.append(record)
         if contents:
             self._cache.add_verified(contents)
+            self._came(sum([blob.size for blob, _ in contents]))
             self._done([blob for blob, _ in contents])
 
     def _take(self, blob: Blob) -> bool:
@@ -113,20 +119,23 @@ class _Batch:
             offset += chunk.size
         if offset != recipe.blob.size:
             raise StoredCorrupt(recipe.blob, b"", "a recipe of the store")
-        with await asyncio.to_thread(self._cache.writer, recipe.blob) as writer:
+        with (
+            await asyncio.to_thread(self._cache.writer, recipe.blob) as writer,
+            _Growing(writer, self._came) as file,
+        ):
             chunks = list(offsets)
             for start in range(0, len(chunks), CHUNK_READ):
                 part = {chunk: offsets[chunk] for chunk in chunks[start : start + CHUNK_READ]}
-                await asyncio.to_thread(self._write_cached, part, writer)
+                await asyncio.to_thread(self._write_cached, part, file)
                 if part:
-                    await each(self._store, list(part), partial(self._write, part, writer))
+                    await each(self._store, list(part), partial(self._write, part, file))
                 if part:
                     raise BlobsMissing([recipe.blob.digest], "the store")
             with _store_at_fault():
                 await asyncio.to_thread(writer.commit)
         self._done([recipe.blob])
 
-    def _write(self, offsets: dict[Blob, list[int]], writer: BlobWriter, records: Sequence[Record]) -> None:
+    def _write(self, offsets: dict[Blob, list[int]], file: _Growing, records: Sequence[Record]) -> None:
         """Write the chunks among `records` to all their places, forgetting these; runs in a thread.
 
         What they hold is verified as a whole, when the file is: hashing each as well would prove nothing more.
@@ -134,22 +143,44 @@ class _Batch:
         for record in records:
             if isinstance(record, Block):
                 for chunk, content in _opened(record):
-                    for offset in offsets.pop(chunk, ()):
-                        writer.write_at(offset, content)
+                    file.write(offsets.pop(chunk, ()), content)
 
-    def _write_cached(self, offsets: dict[Blob, list[int]], writer: BlobWriter) -> None:
+    def _write_cached(self, offsets: dict[Blob, list[int]], file: _Growing) -> None:
         """Write the chunks that are files of the cache, too, forgetting these; runs in a thread."""
         lacking = set(self._cache.absent(list(offsets)))
         for chunk in [chunk for chunk in offsets if chunk not in lacking]:
             content = self._cache.read(chunk.digest, chunk.size)
             if content is not None:  # it may have been evicted meanwhile
-                for offset in offsets.pop(chunk):
-                    writer.write_at(offset, content)
+                file.write(offsets.pop(chunk), content)
+
+    def _came(self, more_bytes: int) -> None:
+        self._monitor.count(self._counters[1], more_bytes)
 
     def _done(self, blobs: Sequence[Blob]) -> None:
         self._sizes.extend([blob.size for blob in blobs])
-        self._monitor.count("fetched_blobs", len(blobs))
-        self._monitor.count("fetched_bytes", sum(blob.size for blob in blobs))
+        self._monitor.count(self._counters[0], len(blobs))
+
+
+class _Growing:
+    """A large file that tells how much of it came; of one that does not become whole, nothing came."""
+
+    def __init__(self, writer: BlobWriter, came: Callable[[int], object]) -> None:
+        self._writer, self._came, self._told_bytes = writer, came, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, raised: type[BaseException] | None, *_: object) -> None:
+        if raised is not None:
+            self._came(-self._told_bytes)
+
+    def write(self, offsets: Sequence[int], content: memoryview | bytes) -> None:
+        """Put a chunk at all its places."""
+        for offset in offsets:
+            self._writer.write_at(offset, content)
+        came_bytes = len(offsets) * len(content)
+        self._told_bytes += came_bytes
+        self._came(came_bytes)
 
 
 def _opened(block: Block) -> Iterator[tuple[Blob, memoryview]]:

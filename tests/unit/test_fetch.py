@@ -83,8 +83,10 @@ async def test_a_tree_arrives_as_a_whole(store: WatchedStore, cache: LocalCache,
     assert sorted(fetched.cold[1:]) == [3, 300]
     assert not fetched.hot
     assert monitor.expected == {"fetched_blobs": 2, "fetched_bytes": 303}
-    assert monitor.counters["fetched_blobs"] == 3  # the manifest too
-    assert fetched.downloaded_bytes == monitor.counters["fetched_bytes"]
+    counted = monitor.counters
+    assert (counted["fetched_blobs"], counted["fetched_bytes"]) == (2, 303), "the whole, and no more"
+    assert (counted["fetched_manifests"], counted["fetched_manifest_bytes"]) == (1, fetched.cold[0])
+    assert fetched.downloaded_bytes == 303 + fetched.cold[0]
 
 
 async def test_a_second_time_nothing_is_asked_for(store: WatchedStore, cache: LocalCache) -> None:
