@@ -137,11 +137,14 @@ class LeaseLost(IsolateError):
 
 
 class Unavailable(IsolateError):
-    """The other side cannot answer now; the same call may succeed later."""
+    """The other side cannot answer now; the same call may succeed later.
 
-    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+    With `retry_after_s` it is there, and asks to come again; `waited_s` is how long who gave up has done so.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None, waited_s: float = 0.0) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.waited_s = retry_after_s, waited_s
 
 
 class NoSpace(IsolateError):

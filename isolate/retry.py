@@ -5,7 +5,6 @@ Knows not what is retried: it is whatever raises Unavailable. Time and randomnes
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,12 +17,21 @@ from isolate.monitor import Monitor
 T = TypeVar("T")
 
 
+BUSY_TOTAL_S = 300.0  # a full server lets callers wait for 30 s before it asks them to come again: several times that
+QUIET_S = 10.0  # of waiting for who is busy, before it is told
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how long a call is repeated that the other side could not answer."""
+    """How often and how long a call is repeated that the other side could not answer.
 
-    attempts: int = 5
-    total_s: float = 60.0
+    Who answers that we should come again is there: that is no failed attempt, and ends by a time of its own. A policy
+    of a single attempt repeats nothing at all.
+    """
+
+    attempts: int = 5  # that fail
+    total_s: float = 60.0  # spent on those
+    busy_total_s: float = BUSY_TOTAL_S  # spent on those that were asked to come again
     first_delay_s: float = 0.25
     max_delay_s: float = 10.0
 
@@ -43,6 +51,7 @@ class Retrier:
         self._clock = clock
         self._monitor = monitor
         self._draw = draw
+        self._has_told = False
 
     async def __call__(
         self,
@@ -54,21 +63,53 @@ class Retrier:
 
         `attempts` overrides the policy's; `may_retry` is asked before each repetition.
         """
-        started = self._clock.monotonic()
-        for attempt in itertools.count(1):
+        most = attempts or self._policy.attempts
+        failing, busy = _Spent(self._policy.total_s), _Spent(self._policy.busy_total_s)
+        while True:
+            started_s = self._clock.monotonic()
             try:
                 return await call()
             except Unavailable as error:
-                delay_s = self._policy.delay_s(attempt, self._draw(), error.retry_after_s)
-                too_late = self._clock.monotonic() - started + delay_s > self._policy.total_s
-                if attempt >= (attempts or self._policy.attempts) or too_late or not may_retry():
-                    if error.retry_after_s is None or delay_s <= self._policy.max_delay_s:
+                spent = failing if error.retry_after_s is None else busy
+                spent.add(self._clock.monotonic() - started_s)
+                delay_s = self._policy.delay_s(spent.attempts, self._draw(), error.retry_after_s)
+                is_last = most == 1 or failing.attempts >= most or not spent.allows(delay_s)
+                if is_last or not may_retry():
+                    if error.retry_after_s is None:
                         raise
-                    asked = f"{error}; it asks to come again in {_wait_text(error.retry_after_s)}"
-                    raise Unavailable(asked, error.retry_after_s) from error
+                    asked = self._asked_text(error.retry_after_s, delay_s, busy.total_s)
+                    raise Unavailable(f"{error}{asked}", error.retry_after_s, busy.total_s) from error
+                spent.add(delay_s, attempts=0)
+                self._tell(error, busy)
             self._monitor.count("retried_requests")
             await self._clock.sleep(delay_s)
-        raise AssertionError("unreachable")
+
+    def _asked_text(self, asked_s: float, delay_s: float, waited_s: float) -> str:
+        """Return what to say of the wait that is given up."""
+        if delay_s > self._policy.max_delay_s:
+            return f"; it asks to come again in {_wait_text(asked_s)}"
+        return f"; waited for {_wait_text(waited_s)}" if waited_s > QUIET_S else ""
+
+    def _tell(self, error: Unavailable, busy: _Spent) -> None:
+        """Say once that there is a wait which is longer than people expect."""
+        if busy.total_s > QUIET_S and not self._has_told:
+            self._has_told = True
+            self._monitor.problem(f"{error}; waiting, for {_wait_text(self._policy.busy_total_s)} at most")
+
+
+class _Spent:
+    """What was spent on attempts of one kind, in seconds."""
+
+    def __init__(self, most_s: float) -> None:
+        self.attempts, self.total_s = 0, 0.0
+        self._most_s = most_s
+
+    def add(self, seconds: float, attempts: int = 1) -> None:
+        self.attempts += attempts
+        self.total_s += seconds
+
+    def allows(self, delay_s: float) -> bool:
+        return self.total_s + delay_s <= self._most_s
 
 
 def _wait_text(wait_s: float) -> str:

@@ -7,7 +7,8 @@ acknowledged what it was about, and can give it back as one blob.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeVar
 
 from isolate.cas.digest import Blob
 from isolate.cas.store import BlobStore, Written
@@ -18,7 +19,10 @@ from isolate.errors import ChunksMissing, FileChanged, IsolateError, Unavailable
 from isolate.hashing import Hashed
 from isolate.large import Stored, size_of
 from isolate.monitor import Monitor
+from isolate.retry import BUSY_TOTAL_S
 from isolate.upload import Wanted
+
+T = TypeVar("T")
 
 LARGE_IN_FLIGHT = 2  # large files that are read and sent
 RETRY_DELAYS_S = (1.0, 3.0)  # before an upload that was cut off goes on; the connection has its own retries
@@ -82,7 +86,7 @@ class Sender:
 
     async def send_content(self, blob: Blob, content: bytes) -> None:
         """Send a manifest, unless the store has it."""
-        written = await self._crew.upload_content(blob, content)
+        written = await self._resumed(lambda: self._crew.upload_content(blob, content))
         self._monitor.count("uploaded_manifests", written.stored)
         self._monitor.count("uploaded_manifest_bytes", written.size_bytes)
 
@@ -97,27 +101,61 @@ class Sender:
         self._monitor.count("uploaded_blobs", stored)
 
     async def _store_large(self, path: str, told: _Telling) -> Stored:
-        delays_s = iter(RETRY_DELAYS_S)
-        while True:
+        async def once() -> Stored:
             told.at_bytes = 0
-            try:
-                async with self._large:
-                    return await self._crew.store_large(path, told)
-            except (ChunksMissing, Unavailable):
-                if (delay_s := next(delays_s, None)) is None:
-                    raise
-                await self._clock.sleep(delay_s)
+            async with self._large:
+                return await self._crew.store_large(path, told)
+
+        return await self._resumed(once, lambda: told.at_bytes)
 
     async def _upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:
-        for delay_s in RETRY_DELAYS_S:
+        left, is_again = files, False
+
+        async def once() -> Written:
+            nonlocal left, is_again
+            if is_again:  # the connection broke in the middle: what arrived before is not sent again
+                missing = set(await self._store.missing([file.blob for file in left]))
+                left = [file for file in left if file.blob in missing]
+            is_again = True
+            return await self._crew.upload(left, hand)
+
+        return await self._resumed(once, lambda: len(files) - len(left))
+
+    async def _resumed(self, upload: Callable[[], Awaitable[T]], done: Callable[[], int] = lambda: 0) -> T:
+        """Return what `upload` does, begun again where it breaks; `done` says how far it came."""
+        resuming = _Resuming(self._clock)
+        while True:
             try:
-                return await self._crew.upload(files, hand)
-            except Unavailable:
-                # The connection broke in the middle: what arrived before is not sent again.
-                await self._clock.sleep(delay_s)
-                missing = set(await self._store.missing([file.blob for file in files]))
-                files = [file for file in files if file.blob in missing]
-        return await self._crew.upload(files, hand)
+                return await upload()
+            except (ChunksMissing, Unavailable) as error:
+                await resuming.pause(error, done())
+
+
+class _Resuming:
+    """How long an upload that broke pauses before it goes on, and when it is given up.
+
+    A store that asks to come again is there: that ends when nothing was done for BUSY_TOTAL_S, not by a number.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._delays_s = iter(RETRY_DELAYS_S)
+        self._done = -1  # the most that any attempt came to, and since when
+        self._since_s = 0.0
+
+    async def pause(self, error: IsolateError, done: int) -> None:
+        """Return when the upload may go on, of which so much was `done`; raises `error` when it may not."""
+        if not isinstance(error, Unavailable) or error.retry_after_s is None:
+            delay_s = next(self._delays_s, None)
+            if delay_s is None:
+                raise error
+        else:
+            now_s, delay_s = self._clock.monotonic(), error.retry_after_s
+            if done > self._done:
+                self._done, self._since_s = done, now_s - error.waited_s
+            if now_s + delay_s - self._since_s > BUSY_TOTAL_S:
+                raise error
+        await self._clock.sleep(delay_s)
 
 
 class _Telling:

@@ -25,6 +25,7 @@ from isolate.hashing import FileReader
 from isolate.isolated import Manifest, loads
 from isolate.monitor import NullMonitor, TallyMonitor
 from isolate.parts import Parts
+from isolate.retry import BUSY_TOTAL_S
 from isolate.scan import Found, stamp_of
 from isolate.selection import Variables, select
 from isolate.statcache import StatCache
@@ -137,6 +138,41 @@ async def test_a_store_that_stays_away_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="gone"):
         await archive(write_tree(tmp_path, tree), store, clock=_Impatient())
     assert store.calls["write"] == 1 + len(sender.RETRY_DELAYS_S)
+
+
+class _Full(MemoryStore):
+    """Takes nothing a number of times, and asks to come again."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(OURS)
+        self.times = times
+
+    async def write(self, blocks: AsyncIterator[Block]) -> Written:
+        if self.times:
+            self.times -= 1
+            raise Unavailable("full", retry_after_s=5)
+        return await super().write(blocks)
+
+
+@pytest.mark.parametrize("size_bytes", [1_000_000, 6 << 20])
+async def test_a_store_that_asks_to_come_again_is_waited_for(tmp_path: Path, size_bytes: int) -> None:
+    write_tree(tmp_path, {"f": os.urandom(size_bytes)})
+    store, clock = _Full(10), _Impatient()
+    await archive(tmp_path, store, clock=clock)
+    assert store.times == 0
+    assert clock.monotonic() - _Impatient().monotonic() == 50
+    clock = _Impatient()
+    with pytest.raises(Unavailable, match="full"):
+        await archive(tmp_path, _Full(1_000), clock=clock)
+    assert clock.monotonic() - _Impatient().monotonic() == BUSY_TOTAL_S
+
+
+async def test_who_was_waited_for_is_not_waited_for_again(tmp_path: Path) -> None:
+    store, clock = ScriptedStore(MemoryStore(OURS)), _Impatient()
+    store.script("write", Unavailable("full", retry_after_s=5, waited_s=BUSY_TOTAL_S))
+    with pytest.raises(Unavailable, match="full"):
+        await archive(write_tree(tmp_path, TREE), store, clock=clock)
+    assert (store.calls["write"], clock.monotonic()) == (1, _Impatient().monotonic())
 
 
 class _Impatient(ManualClock):

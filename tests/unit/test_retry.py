@@ -71,15 +71,57 @@ async def test_the_other_side_may_ask_for_more_time() -> None:
         (1_800, "; it asks to come again in 30 minutes"),
         (100_000, "; it asks to come again in 28 hours"),
         (1e6, "; it asks to come again in 12 days"),
-        (1, ""),
+        (1, "; waited for 5 minutes"),
         (None, ""),
     ],
 )
 async def test_who_gives_up_is_told_when_to_come_again(asked_s: float | None, told: str) -> None:
     with pytest.raises(Unavailable) as raised:
-        await retrier(SkippingClock())(Failing(9, Unavailable("Busy", asked_s)))
+        await retrier(SkippingClock())(Failing(999, Unavailable("Busy", asked_s)))
     assert str(raised.value) == f"Busy{told}"
     assert raised.value.retry_after_s == asked_s
+
+
+async def test_who_asks_to_come_again_is_there() -> None:
+    busy = Failing(12, Unavailable("Busy", 1))
+    assert await retrier(SkippingClock())(busy) == "answer"
+    assert busy.calls == 13, "more than the attempts for failures"
+
+
+@pytest.mark.parametrize(("busy_total_s", "calls"), [(29.9, 1), (30, 2), (299, 10), (300, 11)])
+async def test_who_is_busy_is_waited_for_until_a_total_time(busy_total_s: float, calls: int) -> None:
+    """Answers after half a minute each time, as a full server does."""
+    clock, busy, monitor = SkippingClock(), Failing(99, Unavailable("Busy", 5)), TallyMonitor()
+
+    async def call() -> str:
+        clock.advance(25)
+        return await busy()
+
+    policy = RetryPolicy(attempts=4, total_s=1, busy_total_s=busy_total_s)
+    with pytest.raises(Unavailable, match="Busy; waited for") as raised:
+        await Retrier(policy, clock, monitor, lambda: 0.0)(call)
+    assert (busy.calls, raised.value.waited_s) == (calls, 30 * calls - 5)
+    assert len(monitor.problems) == (calls > 1), "said once"
+
+
+async def test_failures_between_busy_answers_are_counted_alone() -> None:
+    errors = [Unavailable("Busy", 20), Unavailable("Down"), Unavailable("Busy", 20), Unavailable("Down")]
+    answers = iter([*errors, *errors])
+
+    async def call() -> str:
+        raise next(answers)
+
+    with pytest.raises(Unavailable, match="Down"):
+        await retrier(SkippingClock(), RetryPolicy(attempts=3, total_s=10))(call)
+    assert len(list(answers)) == 2
+
+
+@pytest.mark.parametrize("attempts", [None, 1])
+async def test_a_single_attempt_waits_for_nobody(attempts: int | None) -> None:
+    busy = Failing(1, Unavailable("Busy", 1))
+    with pytest.raises(Unavailable):
+        await retrier(SkippingClock(), RetryPolicy(attempts=1) if attempts is None else POLICY)(busy, attempts)
+    assert busy.calls == 1
 
 
 async def test_other_errors_are_final() -> None:
