@@ -159,17 +159,21 @@ class _Resuming:
 
 
 class _Telling:
-    """Counts what is sent of one large file. What arrived before it had to be begun again is only read again."""
+    """Counts what is sent of one large file: each part of it once, also where it is begun again and sent again."""
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
         self.sent_bytes = 0
         self.at_bytes = 0  # what was read since it was begun, perhaps again
+        self.read_bytes = 0  # the most that this came to
 
     def __call__(self, read_bytes: int, sent_bytes: int) -> None:
         self.at_bytes += read_bytes
-        self.sent_bytes += sent_bytes
-        self._monitor.count("uploaded_bytes", sent_bytes)
+        new_bytes = max(0, self.at_bytes - self.read_bytes)
+        self.read_bytes += new_bytes
+        new_sent_bytes = min(sent_bytes, new_bytes)
+        self.sent_bytes += new_sent_bytes
+        self._monitor.count("uploaded_bytes", new_sent_bytes)
 
 
 class _FirstTelling(_Telling):
@@ -177,19 +181,19 @@ class _FirstTelling(_Telling):
 
     def __init__(self, monitor: Monitor, size_bytes: int) -> None:
         super().__init__(monitor)
-        self.read_bytes = 0
         self._size_bytes = self._expected_bytes = size_bytes
         monitor.expect("uploaded_blobs", 1)
         monitor.expect("uploaded_bytes", size_bytes)
         monitor.count("archived_bytes", size_bytes)
 
     def __call__(self, read_bytes: int, sent_bytes: int) -> None:
+        read_before_bytes, sent_before_bytes = self.read_bytes, self.sent_bytes
         super().__call__(read_bytes, sent_bytes)
-        new_bytes = max(0, self.at_bytes - self.read_bytes)  # all that was not read before the upload broke
-        self.read_bytes += new_bytes
+        new_bytes = self.read_bytes - read_before_bytes
+        known_bytes = new_bytes - (self.sent_bytes - sent_before_bytes)
         self._monitor.count("hashed_bytes", new_bytes)
-        self._monitor.expect("uploaded_bytes", sent_bytes - new_bytes)
-        self._expected_bytes += sent_bytes - new_bytes
+        self._monitor.expect("uploaded_bytes", -known_bytes)
+        self._expected_bytes -= known_bytes
 
     def settle(self, archived_bytes: int, stored: int) -> None:
         """Put what it came to in the place of what was announced."""

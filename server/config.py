@@ -13,7 +13,9 @@ from pathlib import Path
 from isolate.errors import InvalidInput
 from server.auth import loopback_address
 from server.stores.limits import MIN_PROMISE_S, BlobLimits
-from server.units import parse_bytes, parse_duration_s
+from server.units import bytes_text, parse_bytes, parse_duration_s
+
+MIN_MAX_BYTES = 1 << 20  # with less, nothing but the smallest uploads would ever be taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,9 @@ class ServerConfig:
         limits: BlobLimits | None = None,
     ) -> ServerConfig:
         """Return the checked configuration; raises InvalidInput."""
+        if limits is not None and limits.max_bytes is not None and limits.max_bytes < MIN_MAX_BYTES:
+            given, least = bytes_text(limits.max_bytes), bytes_text(MIN_MAX_BYTES)
+            raise InvalidInput(f"--max-size of {given}: a block of an upload has {least}; leave it out for no limit")
         return cls(
             data_dir=data_dir(data, environ),
             address=loopback_address(host),

@@ -152,9 +152,10 @@ class LocalBlobStores:
         """Return why `size_bytes` more cannot be stored."""
         limits = self.limits
         if limits.max_bytes is not None and self.used_bytes + size_bytes > limits.max_bytes:
+            left = bytes_text(max(0, limits.max_bytes - self.used_bytes))
             held = f"The blob store holds {bytes_text(self.used_bytes)} of at most {bytes_text(limits.max_bytes)}"
             stays = f"what was asked for within {limits.promised_s / 3600:g} hours stays"
-            return f"{held}, {bytes_text(size_bytes)} more do not fit, and {stays}"
+            return f"{held}, which leaves {left}: {bytes_text(size_bytes)} more do not fit, and {stays}"
         if await self.packs.free_bytes() < limits.min_free_bytes + size_bytes:
             floor = f", and {bytes_text(limits.min_free_bytes)} stay free" if limits.min_free_bytes else ""
             return f"The disk of the blob store is full: {bytes_text(size_bytes)} more do not fit{floor}"

@@ -19,6 +19,7 @@ from isolate.errors import FileChanged, Unavailable
 from isolate.monitor import Monitor, NullMonitor, TallyMonitor
 from isolate.progress import Progress, Stage
 from isolate.sender import Sender
+from isolate.upload import Wanted
 from tests.clock import ManualClock
 from tests.faults import ScriptedStore
 
@@ -100,5 +101,18 @@ async def test_what_is_read_again_of_a_large_file_is_told_once(tmp_path: Path) -
     assert broken.calls["write"] > 1
     done = [stages[0].done_bytes for stages in store.seen if stages]
     assert (done, max(done)) == (sorted(done), len(PLAIN))
-    for counter in ("hashed_bytes", "archived_bytes"):
+    for counter in ("hashed_bytes", "archived_bytes", "uploaded_bytes"):
         assert monitor.counters[counter] == len(PLAIN)
+    assert monitor.expected["uploaded_bytes"] == len(PLAIN)
+
+
+async def test_what_is_sent_again_of_a_known_file_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(PLAIN)
+    store, monitor = ScriptedStore(MemoryStore(OURS)), TallyMonitor()
+    store.script("write", Unavailable("cut"), Unavailable("cut"))
+    async with GrowingCrew(store, store, 0, SystemClock(), monitor) as crew:
+        sender = Sender(store, crew, Impatient(), monitor)
+        sender.expect(1, len(PLAIN))
+        await sender.send([Wanted(str(tmp_path / "f"), OURS.blob(PLAIN))])
+    assert store.calls["write"] == 3
+    assert (monitor.counters["uploaded_bytes"], monitor.expected["uploaded_bytes"]) == (len(PLAIN), len(PLAIN))

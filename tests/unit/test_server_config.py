@@ -27,6 +27,14 @@ def test_flags() -> None:
         ServerConfig.from_flags(None, "0.0.0.0", 1, {})
 
 
+@pytest.mark.parametrize(("size", "told"), [("0", "0 B"), ("10", "10 B"), ("1023K", r"1023\.0 KiB")])
+def test_a_store_that_would_refuse_everything_is_not_opened(size: str, told: str) -> None:
+    reason = rf"--max-size of {told}: a block of an upload has 1\.0 MiB; leave it out for no limit"
+    with pytest.raises(InvalidInput, match=reason):
+        ServerConfig.from_flags(None, "::1", 1, {}, blob_limits(size, None, None))
+    assert ServerConfig.from_flags(None, "::1", 1, {}, blob_limits("1M", None, None)).limits.max_bytes == 1 << 20
+
+
 def test_limits() -> None:
     assert blob_limits(None, None, None) == BlobLimits()
     limits = blob_limits("1.5G", "10M", "14d")
