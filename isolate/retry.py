@@ -41,6 +41,20 @@ class RetryPolicy:
         return backoff_s * (0.5 + draw) if asked_s is None else asked_s + backoff_s * draw
 
 
+class BusyNotice:
+    """Says once that who asks to come again is waited for, when that takes longer than people expect."""
+
+    def __init__(self, monitor: Monitor, most_s: float = BUSY_TOTAL_S) -> None:
+        self._monitor, self._most_s = monitor, most_s
+        self._is_said = False
+
+    def waited(self, error: Unavailable, waited_s: float) -> None:
+        """Hear that it will have been waited for so long because of `error`."""
+        if waited_s > QUIET_S and not self._is_said:
+            self._is_said = True
+            self._monitor.problem(f"{error}; waiting, for {_wait_text(self._most_s)} at most")
+
+
 class Retrier:
     """Repeats calls as a policy says; `draw` gives the jitter, a number in 0…1."""
 
@@ -51,7 +65,7 @@ class Retrier:
         self._clock = clock
         self._monitor = monitor
         self._draw = draw
-        self._has_told = False
+        self._notice = BusyNotice(monitor, policy.busy_total_s)
 
     async def __call__(
         self,
@@ -80,7 +94,7 @@ class Retrier:
                     asked = self._asked_text(error.retry_after_s, delay_s, busy.total_s)
                     raise Unavailable(f"{error}{asked}", error.retry_after_s, busy.total_s) from error
                 spent.add(delay_s, attempts=0)
-                self._tell(error, busy)
+                self._notice.waited(error, busy.total_s)
             self._monitor.count("retried_requests")
             await self._clock.sleep(delay_s)
 
@@ -89,12 +103,6 @@ class Retrier:
         if delay_s > self._policy.max_delay_s:
             return f"; it asks to come again in {_wait_text(asked_s)}"
         return f"; waited for {_wait_text(waited_s)}" if waited_s > QUIET_S else ""
-
-    def _tell(self, error: Unavailable, busy: _Spent) -> None:
-        """Say once that there is a wait which is longer than people expect."""
-        if busy.total_s > QUIET_S and not self._has_told:
-            self._has_told = True
-            self._monitor.problem(f"{error}; waiting, for {_wait_text(self._policy.busy_total_s)} at most")
 
 
 class _Spent:

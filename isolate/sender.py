@@ -19,7 +19,7 @@ from isolate.errors import ChunksMissing, FileChanged, IsolateError, Unavailable
 from isolate.hashing import Hashed
 from isolate.large import Stored, size_of
 from isolate.monitor import Monitor
-from isolate.retry import BUSY_TOTAL_S
+from isolate.retry import BUSY_TOTAL_S, BusyNotice
 from isolate.upload import Wanted
 
 T = TypeVar("T")
@@ -33,6 +33,7 @@ class Sender:
 
     def __init__(self, store: BlobStore, crew: GrowingCrew, clock: Clock, monitor: Monitor) -> None:
         self._store, self._crew, self._clock, self._monitor = store, crew, clock, monitor
+        self._busy = BusyNotice(monitor)
         self._large = asyncio.Semaphore(LARGE_IN_FLIGHT)
 
     async def send(self, files: Sequence[Wanted], hand: int | None = None) -> None:
@@ -123,7 +124,7 @@ class Sender:
 
     async def _resumed(self, upload: Callable[[], Awaitable[T]], done: Callable[[], int] = lambda: 0) -> T:
         """Return what `upload` does, begun again where it breaks; `done` says how far it came."""
-        resuming = _Resuming(self._clock)
+        resuming = _Resuming(self._clock, self._busy)
         while True:
             try:
                 return await upload()
@@ -137,8 +138,8 @@ class _Resuming:
     A store that asks to come again is there: that ends when nothing was done for BUSY_TOTAL_S, not by a number.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, notice: BusyNotice) -> None:
+        self._clock, self._notice = clock, notice
         self._delays_s = iter(RETRY_DELAYS_S)
         self._done = -1  # the most that any attempt came to, and since when
         self._since_s = 0.0
@@ -155,6 +156,7 @@ class _Resuming:
                 self._done, self._since_s = done, now_s - error.waited_s
             if now_s + delay_s - self._since_s > BUSY_TOTAL_S:
                 raise error
+            self._notice.waited(error, now_s + delay_s - self._since_s)
         await self._clock.sleep(delay_s)
 
 

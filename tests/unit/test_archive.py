@@ -158,8 +158,8 @@ class _Full(MemoryStore):
 async def test_a_store_that_asks_to_come_again_is_waited_for(tmp_path: Path, size_bytes: int) -> None:
     write_tree(tmp_path, {"f": os.urandom(size_bytes)})
     store, clock = _Full(10), _Impatient()
-    await archive(tmp_path, store, clock=clock)
-    assert store.times == 0
+    await archive(tmp_path, store, monitor := TallyMonitor(), clock=clock)
+    assert (store.times, monitor.problems) == (0, ["full; waiting, for 5 minutes at most"])
     assert clock.monotonic() - _Impatient().monotonic() == 50
     clock = _Impatient()
     with pytest.raises(Unavailable, match="full"):
