@@ -91,16 +91,16 @@ class Retrier:
                 if is_last or not may_retry():
                     if error.retry_after_s is None:
                         raise
-                    asked = self._asked_text(error.retry_after_s, delay_s, busy.total_s)
+                    asked = self._asked_text(error.retry_after_s, busy.total_s)
                     raise Unavailable(f"{error}{asked}", error.retry_after_s, busy.total_s) from error
                 spent.add(delay_s, attempts=0)
                 self._notice.waited(error, busy.total_s)
             self._monitor.count("retried_requests")
             await self._clock.sleep(delay_s)
 
-    def _asked_text(self, asked_s: float, delay_s: float, waited_s: float) -> str:
+    def _asked_text(self, asked_s: float, waited_s: float) -> str:
         """Return what to say of the wait that is given up."""
-        if delay_s > self._policy.max_delay_s:
+        if asked_s > self._policy.max_delay_s:
             return f"; it asks to come again in {_wait_text(asked_s)}"
         return f"; waited for {_wait_text(waited_s)}" if waited_s > QUIET_S else ""
 

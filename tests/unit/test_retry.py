@@ -77,7 +77,7 @@ async def test_the_other_side_may_ask_for_more_time() -> None:
 )
 async def test_who_gives_up_is_told_when_to_come_again(asked_s: float | None, told: str) -> None:
     with pytest.raises(Unavailable) as raised:
-        await retrier(SkippingClock())(Failing(999, Unavailable("Busy", asked_s)))
+        await retrier(SkippingClock(), draw=1.0)(Failing(999, Unavailable("Busy", asked_s)))
     assert str(raised.value) == f"Busy{told}"
     assert raised.value.retry_after_s == asked_s
 
