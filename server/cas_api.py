@@ -87,7 +87,8 @@ class CasApi:
 
     async def blocks(self, request: web.Request) -> web.StreamResponse:
         store = self._store(request)
-        written = await store.write(self._intake.blocks(request, store.namespace.algorithm))
+        async with aclosing(self._intake.blocks(request, store.namespace.algorithm)) as blocks:
+            written = await store.write(blocks)
         return reply(wire.written_body(written))
 
     async def compose(self, request: web.Request) -> web.StreamResponse:

@@ -7,7 +7,7 @@ lease is held; a sender that stops sending is cut off.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -70,7 +70,7 @@ class Intake:
         if buffer or not yielded:
             yield bytes(buffer)
 
-    async def blocks(self, request: web.Request, algorithm: Algorithm) -> AsyncIterator[Block]:
+    async def blocks(self, request: web.Request, algorithm: Algorithm) -> AsyncGenerator[Block, None]:
         """Yield the blocks of a body that ends with an end mark; raises InvalidRecord at the first wrong record.
 
         Their checks are not compared here: who verifies their contents does that in the same go.
@@ -113,7 +113,9 @@ class Intake:
                 return await request.content.readany()
         except TimeoutError as error:
             raise Refused(f"Nothing arrived for {self.idle_s:g} s", 408) from error
-        except web.RequestPayloadError as error:
+        except (web.RequestPayloadError, ConnectionError) as error:
+            # The request keeps it. If it knew this call, and its callers, they and their blocks would live on with it.
+            error.__traceback__ = None
             raise InvalidInput(f"Body cannot be read: {' '.join(str(error).split())}") from error
 
 

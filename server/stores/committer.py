@@ -50,6 +50,8 @@ class GroupCommitter(Generic[Item, Result]):
         except asyncio.CancelledError:
             self.press()  # nobody is left to do so for this item
             raise
+        finally:
+            del future  # an error that it holds knows this call, and would live on with all that was to be committed
 
     def press(self) -> None:
         """Have everything committed that was added so far."""
@@ -65,18 +67,19 @@ class GroupCommitter(Generic[Item, Result]):
 
     async def _drain(self) -> None:
         while self._due > 0:
-            group = self._next_group()
-            try:
-                results = await self._commit([item for item, _ in group])
-            except Exception as error:  # noqa: BLE001 - every item of the group gets it; none may wait for ever
-                for _, future in group:
-                    if not future.done():
-                        future.set_exception(error)
-            else:
-                for (_, future), result in zip(group, results, strict=True):
-                    if not future.done():
-                        future.set_result(result)
+            await self._commit_group(self._next_group())
         self._task = None
+
+    async def _commit_group(self, group: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._commit([item for item, _ in group])
+        except Exception as error:  # noqa: BLE001 - every item of the group gets it; none may wait for ever
+            while group:  # nothing of it may stay here, see `add`
+                _fail(group.pop(0)[1], error)
+        else:
+            for (_, future), result in zip(group, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
 
     def _next_group(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         group = [self._waiting.popleft()]
@@ -86,3 +89,8 @@ class GroupCommitter(Generic[Item, Result]):
         self._due -= len(group)
         self._waiting_weight -= sum(self._weigh(item) for item, _ in group)
         return group
+
+
+def _fail(future: asyncio.Future[Result], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

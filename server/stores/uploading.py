@@ -65,6 +65,11 @@ class Tally:
             so_far.stored + more.stored, so_far.present + more.present, so_far.size_bytes + more.size_bytes
         )
 
+    def take_error(self) -> Exception | None:
+        """Return the earliest failure, and forget it: it knows the calls it went through, and they know this."""
+        error, self.error = self.error, None
+        return error
+
     def failed_before(self, number: int) -> bool:
         """Whether a block in front of this one was bad: what comes behind it is not wanted."""
         return self.error is not None and self._number < number
