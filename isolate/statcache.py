@@ -1,8 +1,9 @@
 """Digests of files that have not changed since they were read: (path, size, mtime, ctime, inode, device) -> digest.
 
 Knows no trees and no store; only saves time. The invariants: a digest is given only for a file whose whole stamp is the
-one that was read, and only if a later write must have moved its ctime; a damaged, foreign or unreadable cache is an
-empty one, reported and never raised.
+one that was read, and only if a later write must have moved its ctime (a store through a writable mapping need not: it
+does so only when it is the first to its page since the page was written out); a damaged, foreign or unreadable cache is
+an empty one, reported and never raised.
 
 One file for each archived tree, read and written as a stream beside the scan, because both are sorted by path: memory
 is one frame, whatever the size of the tree. The first payload names format, algorithm and tree; each later one is

@@ -23,6 +23,7 @@ FOLDER = "code"  # below the directory of the bot: one folder per version
 LOCK = "swarming.lck"  # held by the bot of a directory while it lives
 EMPTIED = ("w", "c", "isolated_cache")  # folders in which a bot deletes what it does not know
 _VERSION = re.compile(r"[0-9a-f]{64}")
+_GONE = re.compile(r"\.[0-9a-f]{64}\.\d+\.gone")  # a version that is being deleted, or was when the machine stopped
 CURRENT, PREVIOUS = "current", "previous"  # links to the version in use and to the one before
 
 
@@ -86,6 +87,8 @@ def choose(folder: Path, version: str) -> None:
     _link(current, version)
     kept = {CURRENT, PREVIOUS, version, before}
     for entry in folder.iterdir():
+        if _GONE.fullmatch(entry.name):
+            shutil.rmtree(entry, ignore_errors=True)
         if not _VERSION.fullmatch(entry.name):
             continue
         if entry.name not in kept and not (before == version and entry.name == _target(folder / PREVIOUS)):

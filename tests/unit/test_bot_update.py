@@ -149,3 +149,7 @@ def test_half_a_version_has_no_name_of_one(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
     (name,) = names[-1]
     assert name != version  # which `choose` and `unpack` would believe
+    (tmp_path / name).mkdir()
+    (tmp_path / ".somebody's").mkdir()
+    unpack.choose(tmp_path, "b" * 64)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".somebody's", unpack.CURRENT]

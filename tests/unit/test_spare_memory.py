@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.spare_memory import QUIET_BYTES, WORTHWHILE_BYTES, SpareMemory, own_bytes, trim
+from server.spare_memory import LOOK_S, MAX_PAUSE_LOOKS, QUIET_BYTES, WORTHWHILE_BYTES, SpareMemory, own_bytes, trim
 
 MIB = 1 << 20
 
@@ -41,22 +41,41 @@ async def test_a_busy_server_is_left_alone_however_long() -> None:
     assert process.given_back == 0
 
 
-async def test_memory_that_is_in_use_is_not_asked_for_again_and_again() -> None:
+async def test_what_was_in_use_at_a_quiet_moment_is_given_back_within_a_minute_of_its_end() -> None:
+    process = Process()
+    await process.memory.look()
+    process.own_bytes = process.used_bytes = 150 * MIB
+    for _ in range(1_000):  # somebody sends nothing, and keeps what he has sent
+        await process.memory.look()
+    assert process.given_back < 100
+    process.used_bytes = 40 * MIB
+    for _ in range(1 + MAX_PAUSE_LOOKS):
+        await process.memory.look()
+    assert process.own_bytes == 40 * MIB
+    assert (1 + MAX_PAUSE_LOOKS) * LOOK_S <= 60.0
+
+
+async def test_memory_that_went_by_itself_counts_as_given_back() -> None:
     process = Process()
     process.own_bytes = process.used_bytes = 150 * MIB
-    for _ in range(5):
-        await process.memory.look()
-    assert process.given_back == 1
-    process.own_bytes = process.used_bytes = 60 * MIB  # it went by itself: from here on it counts
     await process.memory.look()
+    process.own_bytes = process.used_bytes = 60 * MIB
+    await process.memory.look()
+    assert process.given_back == 1
     process.own_bytes = 60 * MIB + WORTHWHILE_BYTES
     await process.memory.look()
     assert (process.given_back, process.own_bytes) == (2, 60 * MIB)
 
 
 async def test_where_nothing_can_be_given_back_nothing_happens() -> None:
-    memory = SpareMemory(lambda: 0, lambda: 500 * MIB, None)
-    await memory.look()
+    asked: list[int] = []
+
+    def own_bytes() -> int:
+        asked.append(1)
+        return 500 * MIB
+
+    await SpareMemory(lambda: 0, own_bytes, None).look()
+    assert asked == []  # not even how much there is
 
 
 async def test_this_process_can_be_asked() -> None:
