@@ -62,12 +62,12 @@ class Receiver:
             tally.has_ended = True
             if tally.waits_for_commit:
                 self._committer.press()
-        error = tally.take_error()
-        if error is not None:
+        failure = tally.take_error()
+        if failure is not None:
             try:
-                raise error
+                raise failure
             finally:
-                del error  # which knows this call, and so what it holds of the last block
+                del failure  # which knows this call, and so what it holds of the last block
         return tally.written
 
     async def _take(self, block: Block, held_bytes: int, turn: Turn, tally: Tally, whole: PassingBlob) -> None:
