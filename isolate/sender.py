@@ -110,26 +110,36 @@ class Sender:
         return await self._resumed(once, lambda: told.at_bytes)
 
     async def _upload(self, files: Sequence[Wanted], hand: int | None = None) -> Written:
-        left, is_again = files, False
+        left = files
 
         async def once() -> Written:
-            nonlocal left, is_again
-            if is_again:  # the connection broke in the middle: what arrived before is not sent again
-                missing = set(await self._store.missing([file.blob for file in left]))
-                left = [file for file in left if file.blob in missing]
-            is_again = True
             return await self._crew.upload(left, hand)
 
-        return await self._resumed(once, lambda: len(files) - len(left))
+        async def look_again() -> None:
+            nonlocal left
+            missing = set(await self._store.missing([file.blob for file in left]))
+            left = [file for file in left if file.blob in missing]
 
-    async def _resumed(self, upload: Callable[[], Awaitable[T]], done: Callable[[], int] = lambda: 0) -> T:
-        """Return what `upload` does, begun again where it breaks; `done` says how far it came."""
+        return await self._resumed(once, lambda: len(files) - len(left), look_again)
+
+    async def _resumed(
+        self,
+        upload: Callable[[], Awaitable[T]],
+        done: Callable[[], int] = lambda: 0,
+        look_again: Callable[[], Awaitable[None]] | None = None,
+    ) -> T:
+        """Return what `upload` does, begun again where it breaks; `done` says how far it came.
+
+        Before each but the first, `look_again` says what arrived and need not be sent again; its failure is the last.
+        """
         resuming = _Resuming(self._clock, self._busy)
         while True:
             try:
                 return await upload()
             except (ChunksMissing, Unavailable) as error:
                 await resuming.pause(error, done())
+            if look_again is not None:
+                await look_again()
 
 
 class _Resuming:
