@@ -137,6 +137,7 @@ class Hooks:
         self._defined: frozenset[str] = frozenset()
         self._lock = asyncio.Lock()
         self._number = 0
+        self._is_asking = False  # an order that the process may be at
         self._problems: dict[str, str] = {}
         self._losses = 0  # of the process, in a row
         self._retry_s = 0.0  # monotonic time before which it is not started again
@@ -220,7 +221,8 @@ class Hooks:
             await self._lose()
             await self._fail(name, f"{what} answered too much, or disturbed the channel to the bot")
         except asyncio.CancelledError:
-            await asyncio.shield(self._drop())  # it may be in the middle of something
+            if self._is_asking:
+                await asyncio.shield(self._drop())  # it may be in the middle of something
             raise
         else:
             self._losses = 0
@@ -234,9 +236,11 @@ class Hooks:
         """Send an order and return its answer; raises HookFailed, ConnectionError, EOFError."""
         assert self._peer is not None
         self._number += 1
+        self._is_asking = True
         await self._peer.send({"number": self._number, **order})
         while (message := await self._peer.receive()) is not None:
             if message.get("number") == self._number:
+                self._is_asking = False
                 if "error" in message:
                     raise HookFailed(message["error"])
                 return message
@@ -270,7 +274,7 @@ class Hooks:
         return pause_s
 
     async def _drop(self) -> str:
-        peer, self._peer = self._peer, None
+        peer, self._peer, self._is_asking = self._peer, None, False
         return "" if peer is None else await peer.close()
 
 

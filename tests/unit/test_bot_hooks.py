@@ -201,6 +201,19 @@ async def test_a_cancelled_call_leaves_no_process(scene: Scene, tmp_path: Path) 
         assert await asyncio.to_thread(reader.read) == b""
 
 
+async def test_a_call_that_is_cancelled_before_the_process_has_heard_of_it_costs_no_process(scene: Scene) -> None:
+    """A bot that is told to end while it asks for a hook that is not there: its others go on in the same process."""
+    await scene.load("n = 0\ndef on_bot_shutdown(bot):\n    global n\n    n += 1\n    return n")
+    assert await scene.call("on_bot_shutdown") == 1
+    for turns in range(4):  # of the loop, until it is cancelled
+        calling = asyncio.create_task(scene.call("on_after_poll"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+    assert (await scene.call("on_bot_shutdown"), scene.starts) == (2, 1)
+
+
 async def test_the_hooks_of_a_group_come_on_top(scene: Scene) -> None:
     """As the injected script of 2020: what is asked for is answered by it alone, what happens is told to both."""
     calls = "called = []\ndef on_bot_idle(bot, s): called.append('all'); return called\ndef setup_bot(bot): return 1\n"
